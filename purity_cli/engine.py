@@ -1,0 +1,172 @@
+"""The one loop: blocks of pixels -> counts per tapped layer, in one forward and one backward pass per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from purity_cli.errors import PurityError
+from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
+from purity_cli.taps import Reading, Taps
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NEVER = torch.iinfo(torch.int64).max
+
+
+class Images(Protocol):
+    """What the engine needs of a block: `pixels` uint8 (n, 3, h, w), `positions` int64 (n,) in the job's list, and
+    `labels` int64 (n,), -1 where unknown."""
+
+    @property
+    def pixels(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+
+
+class NonFinite(PurityError):
+    """A NaN or an infinity in the logits, a feature map or a gradient; `position` is the image's in the job's list."""
+
+    def __init__(self, where: str, position: int, image: str | None = None) -> None:
+        self.where, self.position = where, position
+        super().__init__(
+            f"{where} holds a NaN or an infinity for image {image or position}: check the weights and the "
+            "preprocessing, or use --precision fp32."
+        )
+
+
+class Engine:
+    """Counts, accuracy and nothing else, for one network and its taps; a context manager, since it holds hooks.
+
+    All states are integers that add. They stay on the device: no batch waits for the host, but for the CPU itself.
+    When the device runs out of memory the batch is halved and goes on; a batch counts only when all of it is done, so
+    no image counts twice.
+
+    `normalise` turns uint8 pixels into the network's input on the pixels' own device.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        modules: Sequence[str],
+        *,
+        normalise: Callable[[Tensor], Tensor],
+        thresholds: Sequence[float],
+        groups: int,
+        device: torch.device,
+        precision: str = "fp32",
+        batch_size: int,
+    ) -> None:
+        self.net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normalise = normalise
+        self.thresholds, self.groups = tuple(thresholds), groups
+        self.device, self.precision = device, precision
+        self.batch_size = batch_size
+        self.shapes: dict[str, tuple[int, int, int]] = {}
+        self.purity: dict[str, FeaturePurity] = {}
+        # Images scored, images with a label, hits among the first 1 and 5 classes.
+        self.tally = torch.zeros(4, dtype=torch.int64, device=device)
+        self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
+        self._taps = Taps(self.net, modules, map_statistics, _spatial_sum)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._taps)
+            # PyTorch lets convolutions use TensorFloat-32 unless told otherwise: fp32 must mean fp32.
+            for backend in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+                stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+                backend.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, blocks: Iterable[Images]) -> None:
+        """Score every block; raises NonFinite at the end at the latest."""
+        for block in blocks:
+            self.add(block)
+        self.check()
+
+    def add(self, block: Images) -> None:
+        """Score one block, in pieces of `batch_size` where it is larger."""
+        start, n = 0, len(block.positions)
+        while start < n:
+            piece = slice(start, start + self.batch_size)
+            try:
+                self._score(block.pixels[piece], block.positions[piece], block.labels[piece])
+                start += self.batch_size
+                continue
+            except torch.OutOfMemoryError:
+                pass  # and leave the handler, whose traceback keeps the batch's tensors alive
+            self._halve_batch(n - start)
+        if self.device.type == "cpu":
+            self.check()
+
+    def _halve_batch(self, left: int) -> None:
+        if self.batch_size == 1:
+            raise PurityError(
+                f"{self.device} has too little memory for one image: tap fewer or deeper layers, crop smaller, or use "
+                "--device cpu."
+            )
+        self.batch_size = max(1, min(self.batch_size, left) // 2)
+        torch.cuda.empty_cache()
+
+    def check(self) -> None:
+        """Raise NonFinite for the first bad image seen so far. On CUDA this waits for the device."""
+        names = ["the logits", *(f"layer {name}" for name in self._taps.modules)]
+        for where, position in zip(names, self._first_bad.tolist(), strict=True):
+            if position != NEVER:
+                raise NonFinite(where, position)
+
+    def counts(self, module: str) -> Tensor:
+        """Firings of one tapped layer on the host, int64 (G, T, c)."""
+        return self.purity[module].counts.cpu()
+
+    def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
+        pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
+        with self._autocast():
+            images = self.normalise(pixels)
+            if not self.purity:
+                self._prepare(images[:1])
+            reading = self._taps(images)
+        finite = torch.stack([reading.logits.isfinite().all(1), *(_finite(reading, name) for name in self.shapes)])
+        activations = {
+            name: activation(statistics, reading.gradients[name]) for name, statistics in reading.maps.items()
+        }
+        ranked = reading.logits.float().topk(min(5, reading.logits.shape[1])).indices == labels.unsqueeze(1)
+        hits = torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+        # From here on nothing can fail: either all of the batch counts or none of it.
+        bad = torch.where(finite, NEVER, positions).amin(1)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        for name, values in activations.items():
+            self.purity[name].update(values, positions)
+        self.tally[0] += len(positions)
+        self.tally[1] += (labels >= 0).sum()
+        self.tally[2:] += hits
+
+    def _prepare(self, images: Tensor) -> None:
+        self.shapes = self._taps.shapes(images)
+        for name, (channels, _, _) in self.shapes.items():
+            self.purity[name] = FeaturePurity(channels, self.thresholds, self.groups).to(self.device)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision in HALF:
+            return torch.autocast(self.device.type, HALF[self.precision])
+        return nullcontext()
+
+
+def _spatial_sum(gradient: Tensor) -> Tensor:
+    """A positive multiple of beta, float32 (n, c): only beta's sign enters M."""
+    return gradient.sum((2, 3), dtype=torch.float32)
+
+
+def _finite(reading: Reading[MapStatistics, Tensor], name: str) -> Tensor:
+    values = torch.stack([*reading.maps[name], reading.gradients[name]])
+    return values.isfinite().all(2).all(0)

@@ -1,0 +1,23 @@
+"""The one error that users see, and how it finds near misses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PurityError(Exception):
+    """One sentence that names the thing that is wrong and the way out.
+
+    Raised anywhere in the package; the command line prints it without a traceback and exits with 1.
+    """
+
+
+class UnsuitableLayer(PurityError):
+    """A tapped module that gives no (n, c, h, w) feature map, or not exactly one per forward pass."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean resnet50 or resnet34?"`, or nothing when no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,115 @@
+"""Feature purity as pure functions, and `FeaturePurity`, a metric that only holds additive counts.
+
+Chen, Cong, Huang 2021 (doi 10.3788/LOP202158.2211004). Shapes: n images, c channels, an h x w feature map,
+T thresholds, G jackknife groups. Everything here runs on the device of its input, in float32, without a device sync
+except where said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class MapStatistics(NamedTuple):
+    """Mean and maximum over space of B+ = max(B, 0) and B- = max(-B, 0), each float32 (n, c)."""
+
+    mean_positive: Tensor
+    max_positive: Tensor
+    mean_negative: Tensor
+    max_negative: Tensor
+
+
+def map_statistics(feature_map: Tensor) -> MapStatistics:
+    """All that purity needs of a feature map B (n, c, h, w), so that the map itself need not be kept.
+
+    A NaN or an infinity anywhere in a channel's map shows in that channel's statistics.
+    """
+    space = (2, 3)
+    highest, lowest = feature_map.amax(space).float(), feature_map.amin(space).float()
+    max_positive, max_negative = highest.clamp_min(0), (-lowest).clamp_min(0)
+    # A rectified map has no negative part, and looking costs less than reducing it; on CUDA looking costs a sync.
+    if feature_map.device.type == "cpu" and bool((lowest >= 0).all()):
+        mean_positive = feature_map.mean(space, dtype=torch.float32)
+        return MapStatistics(mean_positive, max_positive, torch.zeros_like(mean_positive), max_negative)
+    mean_positive = feature_map.clamp_min(0).mean(space, dtype=torch.float32)
+    mean_negative = feature_map.clamp_max(0).mean(space, dtype=torch.float32).neg()
+    return MapStatistics(mean_positive, max_positive, mean_negative, max_negative)
+
+
+def activation(statistics: MapStatistics, beta: Tensor) -> Tensor:
+    """M (n, c) in [0, 1]: the mean-to-peak ratio of max(beta_k B_k, 0) (Eqs. 1-3 with the spatial-max normalisation).
+
+    `beta` (n, c) is the Grad-CAM weight, the spatial mean of dy_m / dB; |beta| cancels, so any positive multiple of
+    it serves. beta = 0 or a map without a part of beta's sign gives 0.
+    """
+    positive = statistics.mean_positive / statistics.max_positive
+    negative = statistics.mean_negative / statistics.max_negative
+    zero = torch.zeros((), device=beta.device)
+    ratio = torch.where(beta > 0, positive, torch.where(beta < 0, negative, zero))
+    peak = torch.where(beta > 0, statistics.max_positive, statistics.max_negative)
+    return torch.where(peak > 0, ratio, zero)
+
+
+def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: int) -> Tensor:
+    """How often each channel fires, M > t strictly: int64 (G, T, c).
+
+    `activations` is M (n, c); `positions` int64 (n,) are the images' places in the job's list, and place i belongs to
+    group i mod G; `thresholds` (T,) increase. Adding the results of any split of the images gives that of the whole.
+    """
+    n, c = activations.shape
+    levels = len(thresholds) + 1
+    # The number of thresholds strictly below M: it fires at exactly those.
+    passed = torch.bucketize(activations, thresholds, right=False)
+    channel = torch.arange(c, device=activations.device)
+    cell = ((positions % groups).unsqueeze(1) * levels + passed) * c + channel
+    histogram = torch.zeros(groups * levels * c, dtype=torch.int64, device=activations.device)
+    histogram.scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+    at_least = histogram.view(groups, levels, c).flip(1).cumsum(1).flip(1)
+    return at_least[:, 1:]
+
+
+def feature_purity(counts: Tensor) -> Tensor:
+    """F = H / log2 c of counts (..., c) -> float64 (...); NaN where nothing fired or c = 1 (Eqs. 4, 5)."""
+    counts = counts.double()
+    p = counts / counts.sum(-1, keepdim=True)
+    entropy = -torch.special.xlogy(p, p).sum(-1)
+    # log 1 = 0 makes a single channel 0 / 0, NaN, as it should be; + 0.0 turns -0.0 into 0.0.
+    return entropy / torch.tensor(float(counts.shape[-1])).double().log() + 0.0
+
+
+class FeaturePurity(Metric):
+    """Feature purity of one layer, accumulated batch by batch; states add over batches, ranks and runs.
+
+    `update` takes M (n, c) from `activation`; `compute` gives F at each threshold, float64 (T,), NaN where nothing
+    fired. `counts` is int64 (G, T, c).
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    counts: Tensor
+    images: Tensor
+
+    def __init__(self, channels: int, thresholds: Sequence[float] = (0.5,), groups: int = 20, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.thresholds = torch.tensor(thresholds, dtype=torch.float32)
+        self.groups = groups
+        zeros = torch.zeros(groups, len(thresholds), channels, dtype=torch.int64)
+        self.add_state("counts", default=zeros, dist_reduce_fx="sum")
+        self.add_state("images", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, activations: Tensor, positions: Tensor | None = None) -> None:
+        """Count the firings of M (n, c). `positions` (n,) default to the images' order of arrival."""
+        if positions is None:
+            positions = self.images + torch.arange(len(activations), device=self.device)
+        self.counts += firings(activations, positions, self.thresholds.to(self.device), self.groups)
+        self.images += len(activations)
+
+    def compute(self) -> Tensor:
+        """F at each threshold, float64 (T,)."""
+        return feature_purity(self.counts.sum(0))

@@ -1,0 +1,50 @@
+"""What a run leaves: integer counts per layer, and everything that must stand beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from purity_cli.plan import Job
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """Firings of one tapped layer.
+
+    `counts` is int64 (G, T, c): for each jackknife group and threshold, the number of images on which each channel
+    fired. `height` and `width` are the feature map's.
+    """
+
+    module: str
+    stage: str | None
+    channels: int
+    height: int
+    width: int
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One scored job. `top1` and `top5` are per cent, None where the images carry no labels for this network.
+
+    `model`, `source`, `weights`, `dataset` and `preprocessing` are the names as resolved, which the rows show;
+    `provenance` is what `run.json` holds.
+    """
+
+    job: Job
+    thresholds: tuple[float, ...]
+    layers: tuple[LayerCounts, ...]
+    n_images: int
+    top1: float | None
+    top5: float | None
+    model: str
+    source: str
+    weights: str
+    dataset: str
+    preprocessing: str
+    provenance: dict[str, Any]

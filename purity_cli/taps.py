@@ -1,0 +1,188 @@
+"""Taps: the outputs of chosen modules and the gradients that reach them, from one forward and one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from purity_cli.errors import PurityError, UnsuitableLayer
+
+M = TypeVar("M")
+G = TypeVar("G")
+
+
+class Reading(NamedTuple, Generic[M, G]):
+    """What one batch gave: logits (n, classes), and per tap what `read_map` and `read_gradient` made of B and dy/dB."""
+
+    logits: Tensor
+    maps: Mapping[str, M]
+    gradients: Mapping[str, G]
+
+
+class Taps(Generic[M, G]):
+    """Reads module outputs B (n, c, h, w) and dy_m / dB, m the predicted class, for all taps at once.
+
+    `read_map` and `read_gradient` reduce each map and each gradient as soon as it exists; what they return is kept,
+    the tensors are not. Inside the `with` block the network is in eval mode with its parameters frozen, so that
+    autograd starts at the shallowest tap and records nothing before it; leaving the block, also by an error, removes
+    every hook and restores both.
+
+    The result is that of the graph without in-place ops: a tap whose tensor is overwritten later in the pass (found
+    by its version counter in a one-image trial pass, and checked again in every pass) hands on a copy.
+
+    Raises UnsuitableLayer where a module does not give exactly one (n, c, h, w) tensor per pass, or does not
+    influence the logits.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        modules: Sequence[str],
+        read_map: Callable[[Tensor], M],
+        read_gradient: Callable[[Tensor], G],
+    ) -> None:
+        known = dict(net.named_modules())
+        self.net = net
+        self.modules = {name: known[name] for name in modules}
+        self.read_map = read_map
+        self.read_gradient = read_gradient
+        self._overwritten: set[str] | None = None  # unknown until the trial pass
+        self._outputs: dict[str, tuple[Tensor, int]] = {}
+        self._maps: dict[str, M] = {}
+        self._gradients: dict[str, G] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for module in self.net.modules():
+                stack.callback(setattr, module, "training", module.training)
+            for parameter in self.net.parameters():
+                stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            self.net.eval().requires_grad_(False)
+            for name, module in self.modules.items():
+                handle = module.register_forward_hook(self._hook(name))
+                stack.callback(handle.remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, images: Tensor) -> Reading[M, G]:
+        """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
+        if self._overwritten is None:
+            self.shapes(images[:1])
+        try:
+            with torch.enable_grad(), _FrozenBatchNorm():
+                logits = self._forward(images)
+            changed = self._changed()
+            if changed:
+                raise PurityError(f"{', '.join(changed)}: overwritten in place in this batch but not in the first one.")
+            # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
+            scale = 1024.0 if logits.dtype == torch.float16 else 1.0
+            scores = logits.gather(1, logits.argmax(1, keepdim=True)).sum(dtype=torch.float32) * scale
+            starts = {id(output): output for output, _ in self._outputs.values() if output.is_leaf}
+            self._outputs = {}
+            if scores.requires_grad:
+                torch.autograd.grad(scores, list(starts.values()), allow_unused=True)
+            deaf = [name for name in self.modules if name not in self._gradients]
+            if deaf:
+                raise UnsuitableLayer(f"{', '.join(deaf)} does not influence the logits: choose another layer.")
+            return Reading(logits.detach(), self._maps, self._gradients)
+        finally:
+            self._outputs, self._maps, self._gradients = {}, {}, {}
+
+    def shapes(self, images: Tensor) -> dict[str, tuple[int, int, int]]:
+        """(c, h, w) of every tap, by a trial pass that also finds the taps whose tensors are overwritten."""
+        self._overwritten = set()
+        try:
+            with torch.no_grad():
+                self._forward(images)
+            self._overwritten = set(self._changed())
+            return {name: tuple(output.shape[1:]) for name, (output, _) in self._outputs.items()}  # type: ignore[misc]
+        finally:
+            self._outputs, self._maps, self._gradients = {}, {}, {}
+
+    def _forward(self, images: Tensor) -> Tensor:
+        self._outputs, self._maps, self._gradients = {}, {}, {}
+        logits = self.net(images)
+        silent = [name for name in self.modules if name not in self._outputs]
+        if silent:
+            raise UnsuitableLayer(f"{', '.join(silent)} did not run in the forward pass: choose another layer.")
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise PurityError(f"The network must return logits (n, classes), but it returned {got}: tap a classifier.")
+        return logits
+
+    def _changed(self) -> list[str]:
+        return [name for name, (output, version) in self._outputs.items() if output._version != version]
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+            if name in self._outputs:
+                raise UnsuitableLayer(f"{name} runs more than once per image: tap a module that runs once.")
+            if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
+                got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+                raise UnsuitableLayer(f"{name} gives no (n, c, h, w) feature map but {got}: tap a convolutional layer.")
+            self._outputs[name] = (output, output._version)
+            if not torch.is_grad_enabled():
+                return None
+            if not output.requires_grad:
+                output.requires_grad_()
+            self._maps[name] = self.read_map(output.detach())
+            gradients = self._gradients
+            output.register_hook(lambda gradient: gradients.__setitem__(name, self.read_gradient(gradient.detach())))
+            return output.clone() if self._overwritten and name in self._overwritten else None
+
+        return hook
+
+
+class _FrozenBatchNorm(TorchFunctionMode):
+    """Batch normalisation with fixed statistics is an affine map per channel, and so is its gradient.
+
+    Autograd's own backward keeps the input and also forms the gradients of weight and bias, frozen or not; on CPU it
+    costs as much as the convolutions of a DenseNet.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            bound = _bind_batch_norm(*args, **kwargs)
+            if not bound[5] and bound[0].requires_grad:
+                return _AffineBatchNorm.apply(*bound[:5], bound[6])
+        return func(*args, **kwargs)
+
+
+def _bind_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Any, ...]:
+    return x, running_mean, running_var, weight, bias, training or running_mean is None, eps
+
+
+class _AffineBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float):  # type: ignore[no-untyped-def]
+        scale = torch.rsqrt(var + eps)
+        ctx.save_for_backward(scale if weight is None else scale * weight)
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor):  # type: ignore[no-untyped-def, override]
+        (scale,) = ctx.saved_tensors
+        shape = (1, -1) + (1,) * (gradient.ndim - 2)
+        return gradient * scale.view(shape).to(gradient.dtype), None, None, None, None, None
