@@ -1,0 +1,182 @@
+"""Names become networks: `load` for one, `catalogue` for the list of them all."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.models.base import ModelEntry, Network, Recipe, Source, count_classes, seeded
+from purity_cli.models.bundled import Bundled
+from purity_cli.models.checkpoints import looks_like_file, read
+from purity_cli.models.from_file import UserFile, bare_name
+from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
+from purity_cli.models.from_timm import Timm
+from purity_cli.models.from_torchvision import Torchvision
+
+__all__ = ["SOURCES", "ModelEntry", "Network", "catalogue", "load"]
+
+SOURCES: dict[str, Source] = {
+    source.name: source for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels())
+}
+"""Where names are looked up, in this order; a name may begin with one of these and a colon."""
+
+COUNTED = 100
+"""Networks whose parameters `catalogue` counts at most: timm's take some 80 ms each even without their tensors."""
+
+
+def load(name: str, weights: str = "default") -> Network:
+    """The network `name` with `weights`, ready to score.
+
+    `name` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ...; `weights` is `default`, the name of
+    weights that the source knows, `none` (random, seed 0) or a file. Raises PurityError for a name that is unknown,
+    weights that are not at hand or do not fit, and files that hold anything but tensors.
+    """
+    source, bare, written = _find(name)
+    shown = bare_name(bare) if source.name == "file" else bare
+    tag = _choose(source, bare, written, weights)
+    recipe = source.recipe(bare, tag)
+    path, label = _weight_file(source, recipe, shown, tag, weights)
+    checkpoint = read(path) if path else None
+    if checkpoint and checkpoint.part:
+        label = f"{label}[{checkpoint.part}]"
+    with seeded():
+        module = recipe.build(checkpoint)
+    module.eval().requires_grad_(False).float()
+    return Network(
+        module=module,
+        name=shown,
+        source=source.name,
+        weights=label,
+        weights_sha256=_sha256(path) if path else None,
+        preprocessing=recipe.preprocessing,
+        preprocessing_note=recipe.note,
+        num_classes=count_classes(module, recipe.input_size),
+        input_size=recipe.input_size,
+    )
+
+
+def catalogue(pattern: str | None = None) -> list[ModelEntry]:
+    """The models whose names match, source by source; without a pattern all of them.
+
+    A pattern is a glob (`resnet*`), a part of a name, either after a source and a colon, or has a dot, where timm's
+    weights are listed one by one (`resnet50.*`). Parameters are counted for `COUNTED` matches at most.
+    """
+    matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
+    if pattern and not matches:
+        raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
+    count = pattern is not None and len(matches) <= COUNTED
+    return [_entry(source, name, tag, count) for source, name, tag in matches]
+
+
+def _find(text: str) -> tuple[Source, str, str | None]:
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in SOURCES:
+        found = SOURCES[prefix].find(rest)
+        if found is None:
+            raise PurityError(f"{prefix} has no model {rest!r}: see `purity models`.{_near(rest, SOURCES[prefix])}")
+        return SOURCES[prefix], *found
+    for source in SOURCES.values():
+        if found := source.find(text):
+            return source, *found
+    if colon:
+        known = ", ".join(f"{source}:" for source in SOURCES if source != "file")
+        raise PurityError(f"No model {text!r}: names begin with {known} or are FILE.py:FUNCTION.{_near(rest)}")
+    raise PurityError(f"No model {text!r}: see `purity models`, or give FILE.py:FUNCTION.{_near(text)}")
+
+
+def _near(name: str, *sources: Source) -> str:
+    known = {known for source in sources or SOURCES.values() for known in source.names()}
+    return did_you_mean(name, sorted(known))
+
+
+def _choose(source: Source, name: str, written: str | None, weights: str) -> str | None:
+    """The tag that decides preprocessing and, unless a file or none are asked for, the weights."""
+    tags = source.tags(name)
+    if written is not None and source.tag_of(name, written) is None:
+        raise PurityError(_no_such_weights(source, name, written, tags))
+    default = written or (tags[0] if tags else None)
+    if weights in ("default", "none"):
+        return default
+    if looks_like_file(weights):
+        return source.tag_of(name, Path(weights).name) or default
+    tag = source.tag_of(name, weights)
+    if tag is None:
+        raise PurityError(_no_such_weights(source, name, weights, tags))
+    if written is not None and tag != written:
+        raise PurityError(f"{name}.{written} already names its weights: leave out one of the two.")
+    return tag
+
+
+def _no_such_weights(source: Source, name: str, wanted: str, tags: list[str]) -> str:
+    shown = ", ".join(tags[:8]) + (f" and {len(tags) - 8} more" if len(tags) > 8 else "")
+    there = f"it has {shown}" if tags else "it has none of its own"
+    other = next((s for s in SOURCES.values() if s is not source and _has(s, name, wanted)), None)
+    hint = f" {other.name}:{name} has them." if other else did_you_mean(wanted, tags)
+    return f"{name} of source {source.name} has no weights {wanted!r}: {there}; or give a file, or none.{hint}"
+
+
+def _has(source: Source, name: str, tag: str) -> bool:
+    found = source.find(name)
+    return found is not None and source.tag_of(found[0], tag) is not None
+
+
+def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, weights: str) -> tuple[Path | None, str]:
+    """The file to read and how results call it; no file for random weights."""
+    if weights not in ("default", "none") and looks_like_file(weights):
+        return Path(weights).expanduser(), Path(weights).name
+    if source.name == "file":
+        return None, "as built"
+    if weights == "none":
+        return None, "none"
+    if recipe.file is None:
+        raise PurityError(f"{source.name} has no weights for {name}: pass --weights FILE or --weights none.")
+    return recipe.file.fetch(f"{source.name}:{name} with weights {tag}"), tag or "default"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]]:
+    if pattern is None:
+        return [(name, None) for name in source.names()]
+    prefix, colon, rest = pattern.partition(":")
+    if colon and prefix != source.name:
+        return []
+    wanted = rest if colon else pattern
+    glob = wanted if set(wanted) & set("*?[") else f"*{wanted}*"
+    names: list[tuple[str, str | None]] = [(name, None) for name in source.names()]
+    if "." in wanted:
+        names = [(name, tag) for name, _ in names for tag in source.tags(name)]
+        return [(name, tag) for name, tag in names if fnmatch.fnmatch(f"{name}.{tag}", glob)]
+    return [(name, tag) for name, tag in names if fnmatch.fnmatch(name, glob)]
+
+
+def _entry(source: Source, name: str, tag: str | None, count: bool) -> ModelEntry:
+    recipes: dict[str | None, Recipe] = {}
+    tags: list[str | None] = [tag] if tag else [*source.tags(name)] or [None]
+    for candidate in tags:
+        with suppress(PurityError):  # weights without a classifier
+            recipes[candidate] = source.recipe(name, candidate)
+    recipe = next(iter(recipes.values()), None)
+    return ModelEntry(
+        name=f"{name}.{tag}" if tag else name,
+        source=source.name,
+        parameters=_count_parameters(recipe) if recipe and count else None,
+        input_size=recipe.input_size if recipe else None,
+        weights=tuple(known for known, made in recipes.items() if known and made.file and made.file.cached()),
+    )
+
+
+def _count_parameters(recipe: Recipe) -> int | None:
+    try:
+        with seeded(), torch.device("meta"):
+            return sum(parameter.numel() for parameter in recipe.build(None).parameters())
+    except (RuntimeError, NotImplementedError):  # a few networks compute with values as they are built
+        return None

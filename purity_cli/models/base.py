@@ -1,0 +1,127 @@
+"""What every source of networks gives: a recipe, and the loaded `Network` that comes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from purity_cli.models.caches import WeightFile
+from purity_cli.models.checkpoints import Checkpoint
+from purity_cli.plan import Preprocessing, Size
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network ready to score: in eval mode, frozen, float32, on the CPU."""
+
+    module: nn.Module
+    name: str
+    """Canonical bare name, e.g. `resnet50`."""
+    source: str
+    """A key of `SOURCES`."""
+    weights: str
+    """What was loaded: `IMAGENET1K_V1`, `tv_in1k`, a file's name, `none`, or `as built` by a user's function."""
+    weights_sha256: str | None
+    """SHA-256 of the weight file; None where none was read."""
+    preprocessing: Preprocessing
+    """What the weights declare."""
+    preprocessing_note: str | None
+    """A warning where `preprocessing` is a guess or not quite what the weights declare."""
+    num_classes: int | None
+    input_size: Size
+    """(h, w) after preprocessing."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One row of `purity models`."""
+
+    name: str
+    source: str
+    parameters: int | None
+    """None where it was not counted: that takes building the network."""
+    input_size: Size | None
+    weights: tuple[str, ...]
+    """Names of the weights that are on this machine."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is made with one set of weights; making a recipe downloads nothing."""
+
+    build: Callable[[Checkpoint | None], nn.Module]
+    """The network with these tensors, or freshly initialised where None; PurityError where they do not fit."""
+    preprocessing: Preprocessing
+    file: WeightFile | None
+    """Where the weights lie; None where the source has none for it."""
+    note: str | None = None
+    size: Size | None = None
+    """(h, w) of the input where `preprocessing` does not say."""
+
+    @property
+    def input_size(self) -> Size:
+        crop, resize = self.preprocessing.crop, self.preprocessing.resize
+        size = self.size or crop or resize
+        return size if isinstance(size, tuple) else (size or 224,) * 2
+
+
+class Source(ABC):
+    """Where networks come from. Heavy libraries are imported when asked, not when this package is."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every network that can be named."""
+
+    def find(self, text: str) -> tuple[str, str | None] | None:
+        """The canonical name and the weights named along with it (`resnet50.tv_in1k`); None if it is not here."""
+        return (text, None) if text in self.names() else None
+
+    @abstractmethod
+    def tags(self, name: str) -> list[str]:
+        """Names of a network's weights, the default first; empty where it can only be random or read a file."""
+
+    def tag_of(self, name: str, given: str) -> str | None:
+        """The tag that the user means by `given`: its name, or the name of the file it comes in."""
+        return given if given in self.tags(name) else None
+
+    @abstractmethod
+    def recipe(self, name: str, tag: str | None) -> Recipe:
+        """How to make `name` with the weights `tag`, one of `tags(name)`, or None where there are none."""
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Initialisation from a seed, with the global random state left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would seed every GPU as well, and nothing would set those back.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def count_classes(module: nn.Module, size: Size) -> int | None:
+    """The width of the logits, by a forward pass of shapes alone; where that fails, the last linear layer's."""
+    shape = output_shape(module, size)
+    if shape is not None:
+        return shape[1] if len(shape) == 2 else None
+    linear = [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
+    """Shape of the output for one image of `size`; None where the network takes no such image or gives no tensor."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    try:
+        with torch.inference_mode():
+            output = torch.func.functional_call(module, shapes, torch.empty(1, 3, *size, device="meta"))
+    except Exception:  # anything can go wrong in a user's forward, and on the meta device
+        return None
+    return output.shape if isinstance(output, Tensor) else None

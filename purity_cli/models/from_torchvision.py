@@ -1,0 +1,70 @@
+"""torchvision's classification networks, with the weights that its enums name."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from purity_cli.models.base import Recipe, Source
+from purity_cli.models.caches import HubFile
+from purity_cli.models.checkpoints import Checkpoint, fit
+from purity_cli.models.declared import from_torchvision
+
+# The keys of auxiliary heads, by network. Their builders reorder the input's channels' scale with pretrained weights.
+AUXILIARY = {"googlenet": "aux", "inception_v3": "AuxLogits."}
+# Module names held dots when the DenseNet files were made; torchvision renames them as it loads them.
+OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
+
+
+class Torchvision(Source):
+    name = "torchvision"
+
+    def names(self) -> list[str]:
+        from torchvision import models
+
+        return [str(name) for name in models.list_models(module=models)]
+
+    def tags(self, name: str) -> list[str]:
+        members = _members(name)
+        default = getattr(members, "DEFAULT", None)
+        return sorted((member.name for member in members), key=lambda tag: default is None or tag != default.name)
+
+    def tag_of(self, name: str, given: str) -> str | None:
+        members = _members(name)
+        wanted = given.removeprefix(f"{members.__name__}.").upper()
+        if wanted in members.__members__:
+            return str(members[wanted].name)
+        return next((member.name for member in members if HubFile(member.url).name == given), None)
+
+    def recipe(self, name: str, tag: str | None) -> Recipe:
+        weights = _members(name)[tag]
+        return Recipe(partial(_build, name), from_torchvision(weights.transforms()), HubFile(weights.url))
+
+
+def _members(name: str) -> Any:
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(name)
+
+
+def _build(name: str, checkpoint: Checkpoint | None) -> nn.Module:
+    from torchvision.models import get_model
+
+    settings: dict[str, Any] = {}
+    if checkpoint is not None:
+        state = {OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in checkpoint.stripped().state.items()}
+        checkpoint = replace(checkpoint, state=state)
+        if name in AUXILIARY:
+            auxiliary = any(key.startswith(AUXILIARY[name]) for key in state)
+            settings = {"transform_input": True, "aux_logits": auxiliary, "init_weights": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the slow initialisation of the two Inceptions
+        module: nn.Module = get_model(name, weights=None, **settings)
+    if checkpoint is not None:
+        fit(module, checkpoint, f"torchvision's {name}")
+    return module
