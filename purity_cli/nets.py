@@ -1,0 +1,95 @@
+"""The networks of the paper's Table 3, and the one whose weights ship with this package.
+
+All take float RGB pictures (n, 3, 32, 32) in 0..1, without normalisation, and give logits (n, num_classes). Every ReLU
+is a module of its own and runs once, so that each can be tapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+
+class _Block(BasicBlock):  # type: ignore[misc]
+    """torchvision's, whose one ReLU runs twice, with a second one, `relu2`, for the sum."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)) + shortcut)  # type: ignore[no-any-return]
+
+
+def resnet18_cifar(num_classes: int = 10) -> nn.Module:
+    """ResNet18 for small pictures: a 3x3 stem of 64 without maxpool, then stages of 64, 128, 256, 512 channels.
+
+    Modules are named, and weights initialised, as torchvision's; its average pool gets 4x4 maps. Stages C1..C4 are
+    layer1..layer4: the stem keeps its resolution.
+    """
+    net = ResNet(_Block, [2, 2, 2, 2], num_classes=num_classes)
+    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    return net  # type: ignore[no-any-return]
+
+
+class _TinyVgg(nn.Module):
+    """Convolutions in pairs with a maxpool after each (`features`), then `classifier`.
+
+    Stages C1, C2 are the ReLUs before the two maxpools.
+    """
+
+    def __init__(self, pairs: list[list[nn.Module]], classifier: list[nn.Module]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        self.purity_stages: list[str] = []
+        for pair in pairs:
+            layers += pair
+            self.purity_stages.append(f"features.{len(layers) - 1}")
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Flatten(), *classifier)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))  # type: ignore[no-any-return]
+
+
+def tiny_vgg(num_classes: int = 10) -> nn.Module:
+    """The paper's Tiny VGG: padded 3x3 convolutions of 32, 64, 128, 256 channels without bias, each with BN and ReLU.
+
+    A maxpool of 2 follows the second and the fourth, then fully connected layers 16384-256-`num_classes` with a ReLU
+    in between (not printed in the paper; without it the two layers would be one).
+    """
+
+    def convolution(c_in: int, c_out: int) -> list[nn.Module]:
+        return [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+
+    return _TinyVgg(
+        [convolution(3, 32) + convolution(32, 64), convolution(64, 128) + convolution(128, 256)],
+        [nn.Linear(256 * 8 * 8, 256), nn.ReLU(inplace=True), nn.Linear(256, num_classes)],
+    )
+
+
+def tiny_vgg_10(num_classes: int = 10) -> nn.Module:
+    """CNN Explainer's Tiny VGG (Wang et al. 2020, github.com/poloclub/cnn-explainer, tiny-vgg/tiny-vgg.py).
+
+    As there: four 3x3 convolutions of 10 filters with bias and without padding, a ReLU after each, a maxpool of 2 after
+    the second and the fourth, one fully connected layer, no BN; Keras' initialisation of weights (Glorot uniform,
+    biases 0). Unlike there: pictures of 32x32 instead of 64x64, so that the last maps are 10x10 and the fully connected
+    layer has 250 inputs; logits instead of softmax.
+    """
+
+    def convolution(c_in: int) -> list[nn.Module]:
+        return [nn.Conv2d(c_in, 10, 3), nn.ReLU(inplace=True)]
+
+    net = _TinyVgg(
+        [convolution(3) + convolution(10), convolution(10) + convolution(10)], [nn.Linear(10 * 5 * 5, num_classes)]
+    )
+    for parameter in net.parameters():
+        nn.init.xavier_uniform_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+    return net
