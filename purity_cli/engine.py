@@ -79,7 +79,8 @@ class Engine:
         with ExitStack() as stack:
             stack.enter_context(self._taps)
             # PyTorch lets convolutions use TensorFloat-32 unless told otherwise: fp32 must mean fp32.
-            for backend in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+            conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            for backend in (conv, torch.backends.cuda.matmul):
                 stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
                 backend.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
             self._stack = stack.pop_all()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from purity_cli.stats import feature_purity
+
 
 class MapStatistics(NamedTuple):
     """Mean and maximum over space of B+ = max(B, 0) and B- = max(-B, 0), each float32 (n, c)."""
@@ -61,7 +63,7 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     `activations` is M (n, c); `positions` int64 (n,) are the images' places in the job's list, and place i belongs to
     group i mod G; `thresholds` (T,) increase. Adding the results of any split of the images gives that of the whole.
     """
-    n, c = activations.shape
+    c = activations.shape[1]
     levels = len(thresholds) + 1
     # The number of thresholds strictly below M: it fires at exactly those.
     passed = torch.bucketize(activations, thresholds, right=False)
@@ -71,15 +73,6 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     histogram.scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
     at_least = histogram.view(groups, levels, c).flip(1).cumsum(1).flip(1)
     return at_least[:, 1:]
-
-
-def feature_purity(counts: Tensor) -> Tensor:
-    """F = H / log2 c of counts (..., c) -> float64 (...); NaN where nothing fired or c = 1 (Eqs. 4, 5)."""
-    counts = counts.double()
-    p = counts / counts.sum(-1, keepdim=True)
-    entropy = -torch.special.xlogy(p, p).sum(-1)
-    # log 1 = 0 makes a single channel 0 / 0, NaN, as it should be; + 0.0 turns -0.0 into 0.0.
-    return entropy / torch.tensor(float(counts.shape[-1])).double().log() + 0.0
 
 
 class FeaturePurity(Metric):
@@ -112,4 +105,4 @@ class FeaturePurity(Metric):
 
     def compute(self) -> Tensor:
         """F at each threshold, float64 (T,)."""
-        return feature_purity(self.counts.sum(0))
+        return torch.from_numpy(feature_purity(self.counts.sum(0).cpu().numpy())).to(self.device)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
-from pathlib import Path
 
 import torch
 
-from purity_cli import __version__, models, stages
+from purity_cli import models, stages
 from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
+from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
 from purity_cli.pixels import Pixels, normalise
 from purity_cli.plan import Job, Preprocessing
 from purity_cli.results import LayerCounts, Result
@@ -83,19 +77,18 @@ def resolve(job: Job, *, download: bool = False, warn: Warn = lambda _: None) ->
 
 
 def score(
-    job: Job,
+    plan: Plan,
     *,
     workers: int,
-    download: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = lambda _: None,
 ) -> Result:
-    """Score one Job: all its layers over all its images, in one pass.
+    """Score a resolved Job: all its layers over all its images, in one pass.
 
     `workers` threads decode. `progress` is called with the images done and the images in all after every block;
     `warn` takes one sentence at a time. Raises PurityError.
     """
-    plan = resolve(job, download=download, warn=warn)
+    job = plan.job
     keep_freed_memory()
     started, clock = datetime.now(UTC), time.perf_counter()
     pixels = Pixels(
@@ -105,6 +98,7 @@ def score(
         batch_size=plan.batch_size,
         workers=workers,
         on_bad_image=job.on_bad_image,
+        pin=plan.device.type == "cuda",
     )
     engine = Engine(
         plan.network.module,
@@ -142,9 +136,7 @@ def score(
     return _result(plan, engine, skipped, started, seconds)
 
 
-def _result(
-    plan: Plan, engine: Engine, skipped: list[tuple[str, str]], started: datetime, seconds: float
-) -> Result:
+def _result(plan: Plan, engine: Engine, skipped: list[tuple[str, str]], started: datetime, seconds: float) -> Result:
     n_images, labelled, hits1, hits5 = engine.tally.tolist()
     known = labelled > 0 and plan.label_note is None
     network, source = plan.network, plan.source
@@ -187,25 +179,6 @@ def _result(
     )
 
 
-def resolve_device(name: str, precision: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:i` -> a device that is there and can compute in `precision`."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in PIXELS_PER_BATCH:
-        raise PurityError(f"--device {name} is not supported: use auto, cpu, cuda or cuda:0.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PurityError("--device cuda needs an NVIDIA GPU that PyTorch can see, and there is none: use --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PurityError(f"--device {name} is not there: this machine has {torch.cuda.device_count()} GPU(s), from cuda:0.")
-    if device.type == "cpu" and precision in ("tf32", "fp16"):
-        raise PurityError(f"--precision {precision} needs a CUDA device: use fp32 or bf16 on the CPU.")
-    return device
-
-
 def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
     """What the weights declare, or the paper's, with the job's single overrides."""
     base = PAPER.get(job.dataset, PAPER["imagenet"]) if job.preprocess == "paper" else declared
@@ -237,48 +210,5 @@ def label_note(source: ImageSource, network: models.Network) -> str | None:
     return None
 
 
-def versions() -> dict[str, str | None]:
-    """The package's, its checkout's and its libraries' versions, for `run.json`."""
-    here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ) if (here.parent / ".git").exists() else None
-    libraries = ("torch", "torchvision", "timm", "pretrainedmodels", "pillow", "numpy")
-    return {
-        "purity": __version__,
-        "git": git.stdout.strip() or None if git else None,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in libraries},
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu, 2 threads` or the GPU's own name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
-
-
 def _name_image(error: NonFinite, plan: Plan) -> NonFinite:
     return NonFinite(error.where, error.position, plan.source.paths[plan.selection[error.position]])
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed buffers for the next batch instead of returning them to the system.
-
-    Feature maps are tens of megabytes each; getting such a block from the system anew, page by page, takes longer
-    than most operations on it. Elsewhere than on glibc this does nothing.
-    """
-    if sys.platform == "linux" and "MALLOC_MMAP_MAX_" not in os.environ:
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):
-            return
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-
-

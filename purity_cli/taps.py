@@ -182,7 +182,7 @@ class _AffineBatchNorm(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, gradient: Tensor):  # type: ignore[no-untyped-def]
         (scale,) = ctx.saved_tensors
         shape = (1, -1) + (1,) * (gradient.ndim - 2)
         return gradient * scale.view(shape).to(gradient.dtype), None, None, None, None, None

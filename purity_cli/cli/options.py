@@ -1,0 +1,143 @@
+"""The options that make a Job, shared by every command that scores."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from purity_cli.plan import Job
+
+
+class Size(click.ParamType[Any]):
+    """Pixels: `224`, `240x320` (height x width), or `none`."""
+
+    name = "N|HxW|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value == "none":
+            return value
+        parts = value.split("x")
+        if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no size: write 224, 240x320 (height x width) or none.", param, ctx)
+        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+class Colour(click.ParamType[Any]):
+    """Three numbers, `R,G,B`."""
+
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            red, green, blue = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no colour: write three numbers, e.g. 0.485,0.456,0.406.", param, ctx)
+        return red, green, blue
+
+
+class Count(click.ParamType[Any]):
+    """A positive number or `auto`."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int) or value == "auto":
+            return value
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is no batch size: write a positive number or auto.", param, ctx)
+        return int(value)
+
+
+def _layers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def parse_threshold(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """One threshold, for `callback=`; a usage error outside [0, 1)."""
+    from purity_cli.errors import PurityError
+    from purity_cli.plan import check_thresholds
+
+    try:
+        return check_thresholds([value])[0]
+    except PurityError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+_MODEL = click.option(
+    "--model", "-m", "models", multiple=True, default=("tiny_vgg_10",), show_default=True, metavar="NAME",
+    help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models.",
+)  # fmt: skip
+_JOB: tuple[Callable[[Any], Any], ...] = (
+    click.option("--weights", "-w", default="default", show_default=True, metavar="NAME|FILE|none",
+                 help="Weights that the model knows by name, a file, or none for random ones."),
+    click.option("--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
+                 help="imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`."),
+    click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
+    click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),
+    click.option("--download", is_flag=True, help="Fetch the data set where its library can."),
+    click.option("--layers", "-l", default="C1..last", show_default=True, callback=_layers, metavar="SPEC,...",
+                 help="Stages (C1..C5, last), module paths or globs: see `purity layers MODEL`."),
+    click.option("--preprocess", type=click.Choice(["weights", "paper"]), default="weights", show_default=True,
+                 help="Pixels as the weights declare them, or as in the paper."),
+    click.option("--resize", type=Size(), help="Short side or exact size, instead of what was declared."),
+    click.option("--crop", type=Size(), help="Central crop, instead of what was declared."),
+    click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="Of the resize."),
+    click.option("--mean", type=Colour(), help="Per channel, on a scale of 0 to 1."),
+    click.option("--std", type=Colour(), help="Per channel, on a scale of 0 to 1."),
+    click.option("--per-class", type=click.IntRange(1), metavar="N", help="Only the first N images of each class."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images."),
+    click.option("--batch-size", "-b", type=Count(), default="auto", show_default=True),
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]"),
+    click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True),
+    click.option("--on-bad-image", type=click.Choice(["skip", "fail"]), default="skip", show_default=True,
+                 help="Leave unreadable images out and name them, or stop."),
+)  # fmt: skip
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(1), default=None, metavar="N", help="Decoding threads.  [default: one per core]"
+)
+
+
+def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every option that makes a Job; `function` is given `jobs`, a maker of Jobs per model, and `download`,
+    `workers` and `models` as they are.
+    """
+
+    @functools.wraps(function)
+    def wrapper(**given: Any) -> Any:
+        settings = {name: given.pop(name) for name in JOB_SETTINGS}
+        given["workers"] = given["workers"] or cores()
+        return function(settings=settings, **given)
+
+    for option in reversed((_MODEL, *_JOB, _WORKERS)):
+        option(wrapper)
+    return wrapper
+
+
+JOB_SETTINGS = (
+    "weights", "dataset", "data_dir", "split", "layers", "preprocess", "resize", "crop", "interpolation", "mean", "std",
+    "per_class", "limit", "batch_size", "device", "precision", "on_bad_image",
+)  # fmt: skip
+
+
+def make_jobs(models: Iterable[str], settings: dict[str, Any], thresholds: tuple[float, ...]) -> list[Job]:
+    """A Job per model with the same settings."""
+    from purity_cli.plan import Job
+
+    crop = settings["crop"]
+    square = {**settings, "crop": (crop, crop) if isinstance(crop, int) else crop}
+    return [Job.of(model=model, thresholds=thresholds, **square) for model in dict.fromkeys(models)]
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,95 @@
+"""`purity score`: the purity of every chosen layer of one or more models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from purity_cli.cli import options, progress
+
+if TYPE_CHECKING:
+    from purity_cli.results import Result
+
+
+@click.command("score")
+@options.job_options
+@click.option(
+    "--threshold",
+    "-t",
+    default=0.5,
+    show_default=True,
+    callback=options.parse_threshold,
+    metavar="T",
+    help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the results; with several models, of a folder for each.  [default: results/MODEL_DATASET]",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["table", "csv", "md", "json"]),
+    default="table",
+    show_default=True,
+    help="What is printed; the files are always written.",
+)
+def command(
+    models: tuple[str, ...],
+    settings: dict[str, Any],
+    download: bool,
+    workers: int,
+    threshold: float,
+    output: Path | None,
+    layout: str,
+) -> None:  # fmt: skip
+    """Score the feature purity of a model's layers.
+
+    Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline.
+    """
+    from purity_cli import run, store
+    from purity_cli.plan import DEFAULT_GRID
+
+    jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, threshold})))
+    results = []
+    for job in jobs:
+        plan = run.resolve(job, download=download, warn=progress.warn)
+        name = f"{plan.network.name}_{plan.source.name}"
+        folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
+        store.prepare(folder)
+        with progress.images(plan.network.name) as show:
+            result = run.score(plan, workers=workers, progress=show, warn=progress.warn)
+        result.provenance["command"] = click.get_current_context().find_root().obj
+        store.write(result, folder, threshold)
+        results.append(result)
+        click.echo(f"Wrote {folder}", err=True)
+    show_results(results, threshold, layout)
+
+
+def show_results(results: list[Result], threshold: float, layout: str) -> None:
+    """Print the tables at one threshold, and warn where too little fired."""
+    from purity_cli import tables
+
+    rows = tables.at(tables.frame(results), threshold)
+    if layout == "table":
+        from rich.console import Console
+
+        console = Console()
+        console.print(tables.console(rows))
+        for result in results:
+            console.print(tables.summary(result, threshold), highlight=False, markup=False)
+    else:
+        write = {"csv": tables.to_csv, "json": tables.to_json}
+        text = tables.to_markdown(results, threshold) if layout == "md" else write[layout](rows)
+        click.echo(text, nl=False)
+    low = tables.starved(rows)
+    if len(low):
+        layers = ", ".join(low["stage"].fillna(low["layer"]))
+        progress.warn(
+            f"F is biased low in {layers}, where fewer than 5 activations per channel were counted: score more images."
+        )

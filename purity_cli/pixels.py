@@ -1,0 +1,164 @@
+"""Pictures -> uint8 blocks on the host, by threads, and their normalisation on the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from purity_cli.datasets import UnreadableImage
+from purity_cli.errors import PurityError
+from purity_cli.plan import Preprocessing
+
+AHEAD = 2
+"""Blocks that are decoded while the engine works on one."""
+
+
+class Source(Protocol):
+    """What is needed of a `datasets.ImageSource`."""
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> Sequence[int] | None: ...
+    def load(self, i: int, /) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """B consecutive images of the job's list, less the unreadable ones."""
+
+    number: int
+    pixels: Tensor
+    """uint8 (n, 3, h, w), channels last in memory."""
+    positions: Tensor
+    """int64 (n,), in the job's list."""
+    labels: Tensor
+    """int64 (n,), -1 where unknown."""
+    skipped: tuple[tuple[str, str], ...]
+    """(path, reason) of each image that could not be read."""
+
+
+class Pixels:
+    """Blocks of a selection of images, resized and cropped by PIL; only `AHEAD` blocks are in memory at a time.
+
+    `workers` threads decode: PIL lets go of the interpreter while it does. Raises PurityError where an image is
+    unreadable and `on_bad_image` is `fail`, and where images come in several sizes and nothing makes them one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        selection: Sequence[int],
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        workers: int,
+        on_bad_image: str = "skip",
+        pin: bool = False,
+    ) -> None:
+        self.source, self.selection, self.preprocessing = source, selection, preprocessing
+        self.batch_size, self.workers, self.on_bad_image = batch_size, workers, on_bad_image
+        self.pin = pin
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return -(-len(self.selection) // self.batch_size)
+
+    def blocks(self, numbers: Sequence[int] | None = None) -> Iterator[Block]:
+        """The blocks with these numbers, in this order; all of them by default."""
+        waiting = deque(range(len(self)) if numbers is None else numbers)
+        ready: deque[tuple[int, list[Future[NDArray[np.uint8] | UnreadableImage]]]] = deque()
+        pool = ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="decode")
+        try:
+            while waiting or ready:
+                while waiting and len(ready) <= AHEAD:
+                    number = waiting.popleft()
+                    ready.append((number, [pool.submit(self._load, k) for k in self._positions(number)]))
+                number, futures = ready.popleft()
+                yield self._assemble(number, [future.result() for future in futures])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _positions(self, number: int) -> range:
+        start = number * self.batch_size
+        return range(start, min(start + self.batch_size, len(self.selection)))
+
+    def _load(self, position: int) -> NDArray[np.uint8] | UnreadableImage:
+        i = self.selection[position]
+        try:
+            image = self.source.load(i)
+        except UnreadableImage as error:
+            if self.on_bad_image == "fail":
+                raise PurityError(
+                    f"{self.source.paths[i]} cannot be read ({error}): mend or remove it, or use --on-bad-image skip."
+                ) from None
+            return error
+        return np.asarray(resize_and_crop(image, self.preprocessing, self.source.paths[i]))
+
+    def _assemble(self, number: int, images: Sequence[NDArray[np.uint8] | UnreadableImage]) -> Block:
+        places = self._positions(number)
+        read = [(k, image) for k, image in zip(places, images, strict=True) if isinstance(image, np.ndarray)]
+        paths, labels = self.source.paths, self.source.labels
+        shape = read[0][1].shape if read else (0, 0, 3)
+        pixels = torch.empty((len(read), *shape), dtype=torch.uint8, pin_memory=self.pin)
+        for row, (k, image) in zip(pixels.numpy(), read, strict=True):
+            if image.shape != shape:
+                raise PurityError(
+                    f"{paths[self.selection[k]]} is {image.shape[0]}x{image.shape[1]} and others are "
+                    f"{shape[0]}x{shape[1]}: give --resize and --crop, so that all are of one size."
+                )
+            row[...] = image
+        return Block(
+            number=number,
+            pixels=pixels.permute(0, 3, 1, 2),
+            positions=torch.tensor([k for k, _ in read], dtype=torch.int64),
+            labels=torch.tensor([labels[self.selection[k]] if labels else -1 for k, _ in read], dtype=torch.int64),
+            skipped=tuple(
+                (paths[self.selection[k]], str(image))
+                for k, image in zip(places, images, strict=True)
+                if isinstance(image, UnreadableImage)
+            ),
+        )
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
+    """The picture (RGB) as the network sees it, before normalisation; `path` is for messages."""
+    if preprocessing.resize:
+        size = preprocessing.resize
+        mode = InterpolationMode(preprocessing.interpolation)
+        image = F.resize(image, [size] if isinstance(size, int) else list(size), mode)
+    if preprocessing.crop:
+        height, width = preprocessing.crop
+        if image.height < height or image.width < width:
+            raise PurityError(
+                f"{path} is {image.height}x{image.width}, too small for a crop of {height}x{width}: give --resize."
+            )
+        image = F.center_crop(image, [height, width])
+    return image
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (n, 3, h, w) -> the network's float32 input, on the device and in the memory format of `pixels`."""
+    mean, std = _constants(preprocessing, pixels.device)
+    images = pixels.float().div_(255).sub_(mean).div_(std)
+    return images.flip(1) if preprocessing.bgr else images
+
+
+@cache
+def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    return (
+        torch.tensor(preprocessing.mean, device=device).view(3, 1, 1),
+        torch.tensor(preprocessing.std, device=device).view(3, 1, 1),
+    )
