@@ -7,10 +7,8 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from purity_cli.errors import PurityError, did_you_mean
-from purity_cli.models.base import ModelEntry, Network, Recipe, Source, count_classes, seeded
+from purity_cli.models.base import ModelEntry, Network, Recipe, ShapesOnly, Source, count_classes, seeded
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import looks_like_file, read
 from purity_cli.models.from_file import UserFile, bare_name
@@ -29,22 +27,23 @@ COUNTED = 100
 """Networks whose parameters `catalogue` counts at most: timm's take some 80 ms each even without their tensors."""
 
 
-def load(name: str, weights: str = "default") -> Network:
+def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
     """The network `name` with `weights`, ready to score.
 
     `name` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ...; `weights` is `default`, the name of
-    weights that the source knows, `none` (random, seed 0) or a file. Raises PurityError for a name that is unknown,
+    weights that the source knows, `none` (random, by `seed`) or a file. Raises PurityError for a name that is unknown,
     weights that are not at hand or do not fit, and files that hold anything but tensors.
     """
     source, bare, written = _find(name)
     shown = bare_name(bare) if source.name == "file" else bare
     tag = _choose(source, bare, written, weights)
-    recipe = source.recipe(bare, tag)
+    with seeded(seed):  # a user's function builds its network here
+        recipe = source.recipe(bare, tag)
     path, label = _weight_file(source, recipe, shown, tag, weights)
     checkpoint = read(path) if path else None
     if checkpoint and checkpoint.part:
         label = f"{label}[{checkpoint.part}]"
-    with seeded():
+    with seeded(seed):
         module = recipe.build(checkpoint)
     module.eval().requires_grad_(False).float()
     return Network(
@@ -176,7 +175,7 @@ def _entry(source: Source, name: str, tag: str | None, count: bool) -> ModelEntr
 
 def _count_parameters(recipe: Recipe) -> int | None:
     try:
-        with seeded(), torch.device("meta"):
+        with seeded(), ShapesOnly():
             return sum(parameter.numel() for parameter in recipe.build(None).parameters())
     except (RuntimeError, NotImplementedError):  # a few networks compute with values as they are built
         return None

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from purity_cli.errors import PurityError, did_you_mean
-from purity_cli.models.base import Recipe, Source, output_shape, seeded
+from purity_cli.models.base import Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint, fit
 from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
 from purity_cli.plan import Preprocessing
@@ -44,8 +44,7 @@ class UserFile(Source):
             raise PurityError(f"{name!r} does not name a function in a file: write FILE.py:FUNCTION.")
         path, function = Path(match["path"]).expanduser(), match["function"] or ""
         # Only the network itself can say what it takes.
-        with seeded():
-            module = _build(path, function)
+        module = _build(path, function)
         preprocessing, note = _declared(module, function)
         return Recipe(partial(_fill, module, f"{path.name}:{function}"), preprocessing, None, note)
 
