@@ -1,0 +1,139 @@
+"""What every set of images gives: the contract `ImageSource`, its decoding, and what families share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from purity_cli.errors import PurityError, did_you_mean
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What a file may hold, whatever its suffix says. Not all of PIL's: some of those start other programs (EPS)."""
+
+# PIL cuts these off at 255 without a word when it converts to RGB.
+CLIPPED = ("I", "F")
+
+
+class UnreadableImage(PurityError):
+    """One image that cannot be decoded; the text is the reason, in a few words, without its path."""
+
+
+@dataclass(eq=False)
+class ImageSource(ABC):
+    """Images in a fixed order, that of their paths' bytes, so that image i is the same one everywhere."""
+
+    name: str
+    """For tables and file names: `imagenet`, `digits`, a folder's own name; with `-train` where that split was asked
+    for and is not the default."""
+    paths: Sequence[str]
+    """Relative to where the images were said to be, with `/`; for errors and `run.json`."""
+    labels: Sequence[int] | None
+    """Class of each image, 0..len(class_names)-1; None where unknown."""
+    label_note: str | None
+    """Why `labels` is None, as a clause."""
+    class_names: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over everything that decides which images and labels these are; see each source."""
+
+    @abstractmethod
+    def load(self, i: int, /) -> Image.Image:
+        """Image i, RGB, decoded to its last pixel; UnreadableImage otherwise. Any number of threads may call this."""
+
+
+@dataclass(eq=False)
+class ArraySource(ImageSource):
+    """Images that are in memory. The fingerprint covers every pixel."""
+
+    pixels: NDArray[np.uint8]
+    """(n, h, w, 3)."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        contents = (hashlib.sha256(image.tobytes()).hexdigest() for image in self.pixels)
+        return fingerprint(self.paths, contents, self.labels)
+
+    def load(self, i: int, /) -> Image.Image:
+        return Image.fromarray(self.pixels[i])
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of data set: one row of `purity datasets`."""
+
+    name: str
+    open: Callable[[str | None, str | None, bool], ImageSource]
+    """From a place (data_dir, or the path itself), a split and leave to download; PurityError where it cannot."""
+    about: str
+    classes: int | None
+    splits: tuple[str, ...]
+    """The default first; empty where they depend on what is found."""
+    needs: str
+
+
+def fingerprint(paths: Iterable[str], contents: Iterable[object], labels: Iterable[int] | None) -> str:
+    """SHA-256, in hex, over (path, what stands for the content, label) of each image, in order."""
+    digest = hashlib.sha256()
+    for path, content, label in zip(paths, contents, repeat(None) if labels is None else labels, strict=False):
+        digest.update(os.fsencode(path) + f"\0{content}\0{label}\0".encode())
+    return digest.hexdigest()
+
+
+def choose_split(owner: str, asked: str | None, there: Sequence[str], default: str | None) -> str:
+    """The split asked for, or the default; PurityError where it is not there."""
+    known = ", ".join(there)
+    chosen = asked or default
+    if chosen is None:
+        raise PurityError(f"{owner} has only {known}, and neither test nor val: pass --split {there[0]}.")
+    if chosen not in there:
+        raise PurityError(f"{owner} has no split {chosen!r}: it has {known}.{did_you_mean(chosen, there)}")
+    return chosen
+
+
+def with_split(name: str, split: str | None, default: str | None) -> str:
+    """A source's name: with its split, unless that is the one taken by default."""
+    return name if split == default else f"{name}-{split}"
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in a file's bytes as torchvision's `pil_loader` gives it; UnreadableImage says what is wrong.
+
+    That is PIL's conversion to RGB: alpha is dropped, a palette looked up, the orientation in EXIF not applied, and
+    the first frame taken. Pixels of 16 or 32 bits, grey only, are refused: PIL would clip them.
+    """
+    if not data:
+        raise UnreadableImage("empty file")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.mode.startswith(CLIPPED):
+            raise UnreadableImage(f"16-bit or floating-point pixels (mode {image.mode}), which 8 bits would clip")
+        image.load()
+        # RGB has no use for it, and PIL would warn that it is lost.
+        image.info.pop("transparency", None)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UnreadableImage(f"more than {limit} million pixels, as a decompression bomb has") from None
+    except Exception as error:  # PIL's decoders raise anything on damaged files: OSError, SyntaxError, struct.error
+        text = str(error).strip()
+        reason = "truncated" if "truncated" in text.lower() else f"damaged ({text[:80] or type(error).__name__})"
+        raise UnreadableImage(reason) from None

@@ -1,0 +1,60 @@
+"""`cifar10`: the python version of CIFAR-10, by torchvision."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from http.client import HTTPException
+from pathlib import Path
+
+from torchvision.datasets import CIFAR10
+
+from purity_cli.datasets.base import ArraySource, Family, ImageSource, choose_split, with_split
+from purity_cli.errors import PurityError
+
+SPLITS = ("test", "train")
+
+
+def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> ImageSource:
+    """The 10,000 test or 50,000 train images, in the order of their files.
+
+    torchvision compares every file with its published MD5 before it unpickles any.
+    """
+    folder = CIFAR10.base_folder
+    if data_dir is None:
+        raise PurityError(f"cifar10 needs --data-dir: the folder that holds {folder}, or will with --download.")
+    chosen = choose_split("cifar10", split, SPLITS, SPLITS[0])
+    root = Path(data_dir).expanduser()
+    if root.name == folder and not (root / folder).exists():
+        root = root.parent
+    way_out = f"unpack {CIFAR10.filename} from {CIFAR10.url} there, or pass --download"
+    if not download and not (root / folder).is_dir():
+        raise PurityError(f"No {folder} in {data_dir}: {way_out}.")
+    try:
+        with redirect_stdout(sys.stderr):
+            data = CIFAR10(str(root), train=chosen == "train", download=download)
+    except (OSError, RuntimeError, HTTPException, EOFError) as error:
+        if download:
+            lines = str(getattr(error, "reason", None) or error).splitlines() or [type(error).__name__]
+            raise PurityError(f"Could not download CIFAR-10 to {data_dir} ({lines[0]}): bring {CIFAR10.url}.") from None
+        raise PurityError(
+            f"{folder} in {data_dir} is incomplete or damaged, for its checksums differ: remove it and {way_out}."
+        ) from None
+    return ArraySource(
+        name=with_split("cifar10", chosen, SPLITS[0]),
+        paths=[f"{chosen}/{i:05d}" for i in range(len(data))],
+        labels=[int(label) for label in data.targets],
+        label_note=None,
+        class_names=list(data.classes),
+        pixels=data.data,
+    )
+
+
+FAMILY = Family(
+    name="cifar10",
+    open=open_cifar10,
+    about="10,000 test images of 32x32 and 50,000 train images",
+    classes=10,
+    splits=SPLITS,
+    needs=f"--data-dir with {CIFAR10.base_folder}, or --download",
+)
