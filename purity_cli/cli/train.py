@@ -1,0 +1,108 @@
+"""`purity train`: checkpoints of a network at chosen epochs, for purity over training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from purity_cli.cli import options, progress
+
+if TYPE_CHECKING:
+    from purity_cli.train import Epoch
+
+
+def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of epochs: write e.g. 10,20,50,100.", ctx, param)
+    return tuple(int(part) for part in parts)
+
+
+@click.command("train")
+@click.option(
+    "--model",
+    "-m",
+    default="tiny_vgg_10",
+    show_default=True,
+    metavar="NAME",
+    help="tiny_vgg, resnet18_cifar, net.py:function, ...: see `purity models`.",
+)
+@click.option(
+    "--dataset",
+    "-d",
+    default="digits",
+    show_default=True,
+    metavar="NAME|PATH",
+    help="cifar10, digits, or a folder or tar with train and test (or val) folders of class folders.",
+)
+@click.option("--data-dir", metavar="DIR", help="Where a named data set lies.")
+@click.option("--download", is_flag=True, help="Fetch the data set where its library can.")
+@click.option(
+    "--resize",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Short side of the pictures, and then a central crop of NxN.  [default: as they are]",
+)
+@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--checkpoints",
+    callback=_epochs,
+    metavar="N,N,...",
+    help="Epochs whose weights are kept.  [default: 10,20,50,100 and the last]",
+)
+@click.option(
+    "--batch-size", "-b", type=click.IntRange(1), metavar="N", help="[default: 64 for resnet18_cifar, else 128]"
+)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 every 20 epochs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N pictures of each split, for a trial.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Decoding threads.  [default: one per core]")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the checkpoints.  [default: checkpoints/MODEL_DATASET]",
+)
+def command(download: bool, workers: int | None, output: Path | None, **settings: Any) -> None:  # fmt: skip
+    """Train a network by the paper's recipe, and keep its weights after chosen epochs.
+
+    Pictures are padded by 4, mirrored at random (but for digits) and cropped at random. Each checkpoint is a weight
+    file for `purity score --weights` and a JSON that says how it came about. The same command goes on after an
+    interruption, to the same weights, and with more --epochs after the end.
+    """
+    from purity_cli import train
+
+    plan = train.resolve(train.Training.of(**settings), download=download, warn=progress.warn)
+    folder = output or Path("checkpoints", f"{plan.network.name}_{plan.test.name}")
+    start, first = time.monotonic(), 0
+
+    def report(epoch: Epoch) -> None:
+        nonlocal first
+        first = first or epoch.epoch
+        left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (plan.training.epochs - epoch.epoch)
+        test = "" if epoch.test_top1 is None else f", test {epoch.test_top1:.2f} %"
+        click.echo(
+            f"epoch {epoch.epoch}/{plan.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}, "
+            f"{epoch.seconds:.1f} s, {left / 60:.0f} min left",
+            err=True,
+        )
+
+    with progress.images(plan.network.name) as show:
+        files = train.train(
+            plan,
+            folder,
+            workers=workers or options.cores(),
+            command=click.get_current_context().find_root().obj,
+            progress=show,
+            report=report,
+        )
+    for file in files:
+        click.echo(file)

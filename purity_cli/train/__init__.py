@@ -1,0 +1,177 @@
+"""Table 3's training: a named network on a named data set, to checkpoints, the same weights each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from purity_cli import models
+from purity_cli.datasets import ImageSource, open_dataset
+from purity_cli.errors import PurityError
+from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
+from purity_cli.models.base import output_shape
+from purity_cli.plan import Preprocessing, Size
+from purity_cli.train.folder import Folder
+from purity_cli.train.loop import Loop, numerics
+from purity_cli.train.pictures import Pictures, decode
+from purity_cli.train.settings import BATCH_SIZE, Training
+
+__all__ = ["Epoch", "Plan", "Training", "resolve", "train"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Training with every name resolved."""
+
+    training: Training
+    network: models.Network
+    train: ImageSource
+    test: ImageSource
+    preprocessing: Preprocessing
+    size: Size
+    """(h, w) of the pictures."""
+    device: torch.device
+    batch_size: int
+
+    def recipe(self) -> dict[str, Any]:
+        """All that decides the path of the weights but the device: one recipe, one training."""
+        training = self.training
+        return {
+            "model": f"{self.network.source}:{self.network.name}",
+            "initial_weights": "random" if self.network.weights == "none" else self.network.weights,
+            "dataset": self.test.name,
+            "train_images": len(self.selection(self.train)),
+            "test_images": len(self.selection(self.test)),
+            "train_fingerprint": self.train.fingerprint,
+            "test_fingerprint": self.test.fingerprint,
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "augmentation": training.augmentation().model_dump(mode="json"),
+            "optimizer": "Adam",
+            "lr": training.lr,
+            "lr_divisor": training.lr_divisor,
+            "lr_every": training.lr_every,
+            "batch_size": self.batch_size,
+            "precision": training.precision,
+            "seed": training.seed,
+        }
+
+    def selection(self, source: ImageSource) -> list[int]:
+        """Which pictures of a split take part: all, or `limit` evenly spaced ones, so that no class is left out."""
+        n = len(source)
+        kept = min(self.training.limit or n, n)
+        return [i * n // kept for i in range(kept)]
+
+    def pictures(self, source: ImageSource, workers: int) -> Pictures:
+        """The pictures of a split, decoded by `workers` threads, on the device."""
+        return decode(source, self.selection(source), self.preprocessing, self.size, workers).to(self.device)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; accuracies are per cent."""
+
+    epoch: int
+    loss: float
+    """Mean cross-entropy of the augmented training pictures while the epoch went on."""
+    train_top1: float
+    """Of the same pictures, also while it went on."""
+    test_top1: float | None
+    """Of the test split after the epoch; None where it leaves no checkpoint."""
+    seconds: float
+
+
+def resolve(training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None) -> Plan:
+    """Resolve every name; PurityError for whatever is missing, misspelt or does not fit together."""
+    device = resolve_device(training.device, training.precision)
+    network = models.load(training.model, "none", seed=training.seed)
+    # The default split is the one that accuracies are of: test, or else val.
+    train, test = (
+        open_dataset(training.dataset, data_dir=training.data_dir, split=split, download=download)
+        for split in ("train", None)
+    )
+    _check_classes(network, train, test)
+    preprocessing, size = network.preprocessing, network.input_size
+    if training.resize:
+        size = (training.resize, training.resize)
+        preprocessing = preprocessing.model_copy(update={"resize": training.resize, "crop": size})
+        if size != network.input_size and output_shape(network.module, size) is None:
+            raise PurityError(f"{network.name} takes no pictures of {size[0]}x{size[1]}: give another --resize.")
+    elif network.preprocessing_note:
+        warn(network.preprocessing_note)
+    return Plan(
+        training=training,
+        network=network,
+        train=train,
+        test=test,
+        preprocessing=preprocessing,
+        size=size,
+        device=device,
+        batch_size=training.batch_size or BATCH_SIZE.get(network.name, 128),
+    )
+
+
+def _check_classes(network: models.Network, train: ImageSource, test: ImageSource) -> None:
+    for source in (train, test):
+        if source.labels is None:
+            raise PurityError(f"{source.name} cannot be trained on: {source.label_note or 'it carries no labels'}.")
+    if train.class_names != test.class_names:
+        raise PurityError(f"{train.name} and {test.name} differ in their classes: give both the same class folders.")
+    classes = len(train.class_names or set(train.labels or ()))
+    if network.num_classes != classes:
+        raise PurityError(
+            f"{train.name} has {classes} classes and {network.name} {network.num_classes}: give --model "
+            f"FILE.py:FUNCTION with a function that builds the network for {classes} classes."
+        )
+
+
+def train(
+    plan: Plan,
+    output: Path,
+    *,
+    workers: int,
+    command: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[Epoch], None] = lambda epoch: None,
+) -> list[Path]:
+    """Train to the last epoch and return the weight files, in the order of their epochs.
+
+    Goes on where a training by the same recipe in `output` was interrupted, and further where it ended earlier. On one
+    device the weights come out the same, bit by bit, however often it was interrupted; on a CPU the number of threads
+    must be the same as well. `command`, if given, is recorded beside each checkpoint.
+
+    `workers` threads decode. `progress` is called with the pictures done in this call and their number in all;
+    `report` after each epoch. Raises PurityError.
+    """
+    training, kept = plan.training, plan.training.kept()
+    folder = Folder(output, plan.network.name, plan.recipe())
+    loop = Loop(plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device)
+    done = folder.resume(loop, kept, plan.device)
+    if done >= training.epochs:
+        return [folder.weights(epoch) for epoch in kept]
+    keep_freed_memory()
+    pictures, test = (plan.pictures(source, workers) for source in (plan.train, plan.test))
+    total = (training.epochs - done) * len(pictures)
+    with numerics(plan.device, training.precision):
+        for number in range(done + 1, training.epochs + 1):
+            clock = time.perf_counter()
+            count = partial(_count, progress, (number - done - 1) * len(pictures), total)
+            loss, top1 = loop.epoch(number, pictures, count)
+            accuracy = loop.accuracy(test) if number in kept else None
+            epoch = Epoch(number, loss, top1, accuracy, time.perf_counter() - clock)
+            if number in kept:
+                about = {"command": command, "device": device_name(plan.device), "versions": versions()}
+                folder.write_checkpoint(number, loop.net.state_dict(), {**asdict(epoch), **about})
+            # After the checkpoint, so that an epoch that counts as finished has left its own.
+            folder.write_resume(number, loop.state())
+            report(epoch)
+    return [folder.weights(epoch) for epoch in kept]
+
+
+def _count(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
