@@ -167,13 +167,14 @@ def _by_model(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     parts = [(dict(zip(keys, key, strict=True)), part) for key, part in rows.groupby(keys, sort=False)]
     varying = ["model"]
     for name in keys[1:]:
-        if len({tuple(key[k] for k in varying) for key, _ in parts}) < len(parts):
+        distinct = len({tuple(key[k] for k in varying) for key, _ in parts})
+        if distinct < len({tuple(key[k] for k in (*varying, name)) for key, _ in parts}):
             varying.append(name)
     return [(" ".join(str(key[name]) for name in varying), part) for key, part in parts]
 
 
 def _labels(model: pd.DataFrame) -> list[str]:
-    return [stage or layer for stage, layer in zip(model["stage"], model["layer"], strict=True)]
+    return [stage if isinstance(stage, str) else layer for stage, layer in zip(model["stage"], model["layer"], strict=True)]
 
 
 def _cell(value: Any, digits: int = 3) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from purity_cli.cli import options, progress
+from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
@@ -77,12 +77,9 @@ def show_results(results: list[Result], threshold: float, layout: str) -> None:
 
     rows = tables.at(tables.frame(results), threshold)
     if layout == "table":
-        from rich.console import Console
-
-        console = Console()
-        console.print(tables.console(rows))
+        console.show(tables.console(rows))
         for result in results:
-            console.print(tables.summary(result, threshold), highlight=False, markup=False)
+            click.echo(tables.summary(result, threshold))
     else:
         write = {"csv": tables.to_csv, "json": tables.to_json}
         text = tables.to_markdown(results, threshold) if layout == "md" else write[layout](rows)

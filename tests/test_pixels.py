@@ -1,0 +1,127 @@
+"""Blocks: the libraries' own transforms, order, threads, unreadable images."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from purity_cli.datasets import UnreadableImage
+from purity_cli.errors import PurityError
+from purity_cli.pixels import AHEAD, Pixels, normalise
+from purity_cli.plan import Preprocessing
+
+IMAGENET = Preprocessing(resize=40, crop=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class Noise:
+    """`n` pictures of noise; those in `bad` cannot be read."""
+
+    def __init__(self, n: int, bad: Sequence[int] = (), size: tuple[int, int] = (48, 60)) -> None:
+        self.paths = [f"{i:03}.png" for i in range(n)]
+        self.labels: list[int] | None = [i % 3 for i in range(n)]
+        self.bad, self.size, self.loaded = set(bad), size, 0
+        self.lock = threading.Lock()
+
+    def load(self, i: int) -> Image.Image:
+        with self.lock:
+            self.loaded += 1
+        if i in self.bad:
+            raise UnreadableImage("truncated")
+        pixels = np.random.default_rng(i).integers(0, 256, (*self.size, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+
+def blocks(
+    source: Noise, selection: Sequence[int], preprocessing: Preprocessing = IMAGENET, **options: object
+) -> Pixels:
+    return Pixels(source, selection, preprocessing, **{"batch_size": 4, "workers": 3, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+@pytest.mark.parametrize(("resize", "crop"), [(40, (32, 32)), ((40, 50), (30, 41)), (None, (32, 32)), (41, None)])
+def test_pixels_are_torchvisions(
+    interpolation: str, resize: int | tuple[int, int] | None, crop: tuple[int, int] | None
+) -> None:
+    preprocessing = IMAGENET.model_copy(update={"resize": resize, "crop": crop, "interpolation": interpolation})
+    source = Noise(5)
+    steps: list[object] = [transforms.Resize(resize, InterpolationMode(interpolation))] if resize else []
+    steps += [transforms.CenterCrop(crop)] if crop else []
+    steps += [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
+    expected = torch.stack([transforms.Compose(steps)(source.load(i)) for i in range(5)])
+    got = torch.cat(
+        [normalise(block.pixels, preprocessing) for block in blocks(source, range(5), preprocessing).blocks()]
+    )
+    assert torch.equal(got, expected)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bgr_reverses_the_channels_after_normalisation() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    assert torch.equal(
+        normalise(pixels, IMAGENET.model_copy(update={"bgr": True})), normalise(pixels, IMAGENET).flip(1)
+    )
+
+
+def test_blocks_hold_the_selection_in_order_whatever_the_threads_do() -> None:
+    source, selection = Noise(30), [3, 4, 8, 9, 15, 16, 17, 21, 28]
+    got = list(blocks(source, selection).blocks())
+    assert [block.number for block in got] == [0, 1, 2]
+    assert [block.positions.tolist() for block in got] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert torch.cat([block.labels for block in got]).tolist() == [i % 3 for i in selection]
+    one = next(blocks(source, [17]).blocks())
+    assert torch.equal(got[1].pixels[2], one.pixels[0])
+    assert source.loaded == len(selection) + 1
+
+
+def test_chosen_blocks_are_the_same_blocks() -> None:
+    everything = list(blocks(Noise(10), range(10)).blocks())
+    chosen = list(blocks(Noise(10), range(10)).blocks([2, 0]))
+    assert [block.number for block in chosen] == [2, 0]
+    assert all(torch.equal(block.pixels, everything[block.number].pixels) for block in chosen)
+
+
+def test_unknown_labels_are_minus_one() -> None:
+    source = Noise(3)
+    source.labels = None
+    assert next(blocks(source, range(3)).blocks()).labels.tolist() == [-1, -1, -1]
+
+
+def test_unreadable_images_are_left_out_and_named() -> None:
+    got = list(blocks(Noise(9, bad=[1, 4, 5, 6, 7]), range(9)).blocks())
+    assert [block.positions.tolist() for block in got] == [[0, 2, 3], [], [8]]
+    assert got[0].skipped == (("001.png", "truncated"),)
+    assert [path for path, _ in got[1].skipped] == ["004.png", "005.png", "006.png", "007.png"]
+
+
+def test_an_unreadable_image_stops_the_run_if_asked() -> None:
+    with pytest.raises(PurityError, match=r"006.png cannot be read \(truncated\): .* --on-bad-image skip"):
+        list(blocks(Noise(9, bad=[6]), range(9), on_bad_image="fail").blocks())
+
+
+def test_images_of_several_sizes_need_a_resize() -> None:
+    class Sizes(Noise):
+        def load(self, i: int) -> Image.Image:
+            return super().load(i).crop((0, 0, 30 + i % 2, 30))
+
+    with pytest.raises(PurityError, match="001.png is 30x31 and others are 30x30: give --resize and --crop"):
+        list(blocks(Sizes(4), range(4), Preprocessing()).blocks())
+    with pytest.raises(PurityError, match="000.png is 30x30, too small for a crop of 32x32: give --resize"):
+        list(blocks(Sizes(4), range(4), Preprocessing(crop=(32, 32))).blocks())
+
+
+def test_leaving_early_stops_the_threads_and_never_decodes_far_ahead() -> None:
+    source, before = Noise(400), threading.active_count()
+    stream = blocks(source, range(400)).blocks()
+    next(stream)
+    del stream
+    gc.collect()
+    assert threading.active_count() == before
+    assert source.loaded <= 4 * (AHEAD + 2)
