@@ -42,6 +42,7 @@ class TarTree(Tree):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
+        changed = os.stat(os.path.expanduser(path)).st_ctime_ns
         self._file = _open_plain(path)
         weakref.finalize(self, self._file.close)
         self._offsets: dict[str, int] = {}
@@ -57,7 +58,7 @@ class TarTree(Tree):
                 plain = member.isreg() and not member.issparse()
                 problem = None if plain else "a link or a special file in an archive"
                 # Where a tar holds a name twice, the later one is the newer one.
-                files[name] = File(name, member.size, problem)
+                files[name] = File(name, member.size, problem, changed)
                 self._offsets[name] = member.offset_data
                 name = posixpath.dirname(name)
             while name not in folders:

@@ -51,6 +51,10 @@ class ImageSource(ABC):
     def fingerprint(self) -> str:
         """SHA-256, in hex, over everything that decides which images and labels these are; see each source."""
 
+    def changed(self, i: int, /) -> int:
+        """Differs where image i's content may have changed under the same fingerprint."""
+        return 0
+
     @abstractmethod
     def load(self, i: int, /) -> Image.Image:
         """Image i, RGB, decoded to its last pixel; UnreadableImage otherwise. Any number of threads may call this."""
@@ -129,7 +133,7 @@ def decode(data: bytes) -> Image.Image:
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+        raise UnreadableImage(f"not an image of a known kind ({', '.join(FORMATS)}), or damaged at its start") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UnreadableImage(f"more than {limit} million pixels, as a decompression bomb has") from None

@@ -93,10 +93,10 @@ def _others_hold_images(tree: Tree, base: str, splits: Collection[str]) -> bool:
 
 def refuse_mixture(tree: Tree, base: str) -> None:
     """PurityError where images lie beside class folders: either could be meant."""
-    loose = tree.listing(base).images
+    loose = [file.path for file in tree.listing(base).images]
     if loose:
         raise PurityError(
-            f"{tree.path} has class folders and {len(loose)} images beside them, the first {loose[0].path}: "
+            f"{tree.path} has class folders and {len(loose)} images beside them, the first {min(loose)}: "
             "sort them into the folders or move them away."
         )
 

@@ -27,6 +27,8 @@ class File(NamedTuple):
     """Bytes."""
     problem: str | None = None
     """Why it cannot be read, where that is known without opening it."""
+    changed: int = 0
+    """When the file, or the archive that it is in, last changed in any way: its ctime in ns, which no program sets."""
 
 
 class Listing(NamedTuple):
@@ -124,7 +126,8 @@ def _examine(entry: os.DirEntry[str], path: str) -> File:
     except OSError:
         return File(path, 0, "a link to a file that is not there")
     # Opening a named pipe would wait for ever.
-    return File(path, status.st_size, None if stat.S_ISREG(status.st_mode) else "not a regular file")
+    problem = None if stat.S_ISREG(status.st_mode) else "not a regular file"
+    return File(path, status.st_size, problem, status.st_ctime_ns)
 
 
 def is_image(name: str) -> bool:
@@ -175,6 +178,9 @@ class FileSource(ImageSource):
     def fingerprint(self) -> str:
         below = (path.removeprefix(f"{self.base}/") for path in self.paths)
         return fingerprint(below, (file.size for file in self.files), self.labels)
+
+    def changed(self, i: int, /) -> int:
+        return self.files[i].changed
 
     def load(self, i: int, /) -> Image.Image:
         file = self.files[i]
