@@ -84,13 +84,13 @@ def layout(rows: pd.DataFrame) -> pd.DataFrame:
     have is empty (None).
     """
     columns = {}
-    for name, model in _by_model(rows):
-        column: dict[str, float | None] = dict(zip(_labels(model), model["purity"], strict=True))
+    for name, model in by_model(rows):
+        column: dict[str, float | None] = dict(zip(labels(model), model["purity"], strict=True))
         column["Average"] = float(np.mean(model["purity"]))
         top1 = model["top1"].iloc[0]
         column["top1"] = None if math.isnan(top1) else float(top1)
         columns[name] = column
-    order = dict.fromkeys([label for _, model in _by_model(rows) for label in _labels(model)])
+    order = dict.fromkeys([label for _, model in by_model(rows) for label in labels(model)])
     return pd.DataFrame(columns, index=[*order, "Average", "top1"], dtype=object)
 
 
@@ -161,7 +161,7 @@ def _footnote(result: Result, threshold: float) -> str:
     return f"{summary(result, threshold)}. Layers: {modules}.{left_out}"
 
 
-def _by_model(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def by_model(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Each result's rows under the shortest name that tells it from the others."""
     keys = ["model", "source", "weights", "dataset", "preprocessing"]
     parts = [(dict(zip(keys, key, strict=True)), part) for key, part in rows.groupby(keys, sort=False)]
@@ -173,8 +173,11 @@ def _by_model(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(" ".join(str(key[name]) for name in varying), part) for key, part in parts]
 
 
-def _labels(model: pd.DataFrame) -> list[str]:
-    return [stage if isinstance(stage, str) else layer for stage, layer in zip(model["stage"], model["layer"], strict=True)]
+def labels(model: pd.DataFrame) -> list[str]:
+    """What the rows' layers are called: their stage, else their path."""
+    return [
+        stage if isinstance(stage, str) else layer for stage, layer in zip(model["stage"], model["layer"], strict=True)
+    ]
 
 
 def _cell(value: Any, digits: int = 3) -> str:
