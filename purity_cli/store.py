@@ -41,6 +41,14 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
+def occupant(folder: Path) -> Job | None:
+    """The Job whose results a folder holds, None where it holds none that can be read."""
+    try:
+        return read(folder).job
+    except PurityError:
+        return None
+
+
 def write(result: Result, folder: Path, threshold: float = 0.5) -> None:
     """Write the four files; the tables in `purity.md` are those at `threshold`.
 

@@ -62,6 +62,9 @@ def command(
         name = f"{plan.network.name}_{plan.source.name}"
         folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
         store.prepare(folder)
+        before = store.occupant(folder)
+        if before and before.key() != job.key():
+            progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
         with progress.images(plan.network.name) as show:
             result = run.score(plan, workers=workers, progress=show, warn=progress.warn)
         result.provenance["command"] = click.get_current_context().find_root().obj

@@ -1,0 +1,44 @@
+"""The README's command reference, generated from the commands themselves.
+
+    python -m tests.reference   # writes it anew
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from purity_cli.cli import COMMANDS, cli
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+START, END = "<!-- reference: python -m tests.reference -->\n", "<!-- end of reference -->\n"
+
+
+def reference() -> str:
+    """`--help` of every command, as Markdown."""
+    return "\n".join(_section(cli.get_command(click.Context(cli), name), f"purity {name}") for name in COMMANDS)
+
+
+def _section(command: click.Command | None, name: str) -> str:
+    assert command is not None
+    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+    text = f"### `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        text += "".join("\n" + _section(sub, f"{name} {key}") for key, sub in command.commands.items())
+    return text
+
+
+def written() -> str:
+    """What the README holds."""
+    text = README.read_text()
+    return text[text.index(START) + len(START) : text.index(END)]
+
+
+def main() -> None:
+    text = README.read_text()
+    README.write_text(text.replace(written(), "\n" + reference() + "\n"))
+
+
+if __name__ == "__main__":
+    main()

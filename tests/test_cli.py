@@ -1,0 +1,229 @@
+"""The command line as a user meets it: answers, files, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from purity_cli import cli, store
+from purity_cli.cli import COMMANDS
+
+FEW = ["--limit", "30", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands write into `results/` of the folder they run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of three pictures."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_with_no_options_the_bundled_network_is_scored_on_the_digits(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score"]) == 0
+    out, err = capfd.readouterr()
+    result = store.read(Path("results/tiny_vgg_10_digits"))
+    assert result.top1 is not None
+    assert result.top1 >= 97
+    assert f"top-1 {result.top1:.2f} %" in out
+    assert [layer.stage for layer in result.layers] == ["C1", "C2"]
+    assert all(layer.module in out for layer in result.layers)
+    assert "Wrote results/tiny_vgg_10_digits" in err
+    assert result.provenance["command"] == "purity score"
+
+
+def test_every_format_prints_the_same_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    printed = {}
+    for layout in ("csv", "json", "md", "table"):
+        assert cli.run(["score", *FEW, "--layers", "last", "-t", "0.42", "--format", layout]) == 0
+        printed[layout] = capfd.readouterr().out
+    (row,) = csv.DictReader(io.StringIO(printed["csv"]))
+    (record,) = json.loads(printed["json"])
+    assert float(row["purity"]) == record["purity"]
+    assert record["threshold"] == 0.42
+    assert record["n_images"] == 30
+    for layout in ("md", "table"):
+        assert f"{record['purity']:.3f}" in printed[layout]
+    assert printed["md"] == Path("results/tiny_vgg_10_digits/purity.md").read_text()
+
+
+def test_several_models_give_a_folder_each_and_one_table(capfd: pytest.CaptureFixture[str]) -> None:
+    models = ["-m", "tiny_vgg_10", "-m", "tiny_vgg", "--weights", "none"]
+    assert cli.run(["score", *models, *FEW, "-o", "both", "--format", "md"]) == 0
+    assert sorted(path.name for path in Path("both").iterdir()) == ["tiny_vgg_10_digits", "tiny_vgg_digits"]
+    assert "| tiny_vgg_10" in capfd.readouterr().out.splitlines()[0]
+
+
+def test_every_option_reaches_the_result() -> None:
+    options = {
+        "--weights": "none", "--dataset": "digits", "--split": "train", "--layers": "C1,last", "--preprocess": "paper",
+        "--resize": "40", "--crop": "32x32", "--interpolation": "lanczos",
+        "--mean": "0.1,0.2,0.3", "--std": "0.5,0.6,0.7",
+        "--per-class": "3", "--limit": "20", "--batch-size": "7", "--device": "cpu", "--precision": "bf16",
+        "--on-bad-image": "fail", "--workers": "2", "--output": "out",
+    }  # fmt: skip
+    assert cli.run(["score", *(word for pair in options.items() for word in pair)]) == 0
+    result = store.read(Path("out"))
+    assert (result.weights, result.n_images, result.job.per_class) == ("none", 20, 3)
+    assert result.preprocessing == "resize 40 lanczos, crop 32, mean 0.1 0.2 0.3, std 0.5 0.6 0.7"
+    assert (result.provenance["batch_size"], result.provenance["precision"]) == (7, "bf16")
+    assert (result.job.split, result.job.preprocess, result.job.on_bad_image) == ("train", "paper", "fail")
+
+
+def test_unreadable_images_are_counted_named_and_shown(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (photos / "cat" / "1.png").write_text("not a picture")
+    arguments = ["score", "-d", str(photos), "--resize", "none", "--crop", "none", "-o", "out"]
+    assert cli.run(arguments) == 0
+    assert (
+        "1 of 6 images could not be read and were left out, the first cat/1.png (not an image" in capfd.readouterr().err
+    )
+    record = json.loads(Path("out/run.json").read_text())
+    assert (record["images_scored"], record["images_selected"]) == (5, 6)
+    assert [skipped["path"] for skipped in record["images_skipped"]] == ["cat/1.png"]
+    assert cli.run([*arguments, "--on-bad-image", "fail"]) == 1
+    assert "cat/1.png cannot be read" in capfd.readouterr().err
+
+
+def _weights_of_three_classes() -> None:
+    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), "three.pth")
+
+
+def _no_weights() -> None:
+    Path("w.pth").write_text("x")
+
+
+def _file() -> None:
+    Path("file").write_text("")
+
+
+def _text_named_jpg() -> None:
+    Path("texts").mkdir()
+    Path("texts/a.jpg").write_text("hello")
+
+
+def _flat() -> None:
+    Path("flat").mkdir()
+    Image.new("RGB", (32, 32)).save("flat/a.png")
+
+
+MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
+    "misspelt model": (["-m", "resnt50"], 1, "No model 'resnt50'.*Did you mean resnet50", None),
+    "misspelt data set": (["-d", "digts"], 1, "No data set 'digts'.*Did you mean digits", None),
+    "no such folder": (["-d", "not/there"], 1, "No data set 'not/there', and no such file or folder", None),
+    "empty folder": (["-d", "empty"], 1, "empty", lambda: Path("empty").mkdir()),
+    "unknown stage": (["-l", "C7"], 1, r"tiny_vgg_10 has no stage C7: it has C1\.\.C2", None),
+    "unknown layer": (["-l", "features.99"], 1, "no layer 'features.99'.*purity layers", None),
+    "wrong weights file": (["-w", "w.pth"], 1, "w.pth is damaged or no PyTorch", _no_weights),
+    "weights of other classes": (
+        ["-m", "squeezenet1_1", "-w", "three.pth"], 1, "for 3 classes, and .* has 1000", _weights_of_three_classes,
+    ),
+    "threshold above 1": (["-t", "1.5"], 2, r"A threshold must lie in \[0, 1\), not 1.5", None),
+    "unwritable output": (["-o", "file/out"], 1, "Cannot write results into file/out", _file),
+    "text named .jpg": (["-d", "texts"], 1, "None of the 1 images of texts could be read", _text_named_jpg),
+    "unknown option": (["--modle", "x"], 2, "No such option.*--model", None),
+    "no number": (["--limit", "many"], 2, "'many' is not a valid integer", None),
+    "no size": (["--crop", "big"], 2, "'big' is no size", None),
+    "crop above resize": (["--resize", "20", "--crop", "32"], 1, "crop of 32 does not fit .* 20", None),
+    "std of nought": (["--std", "0,1,1"], 1, "std must be positive", None),
+    "no such device": (["--device", "tpu"], 1, "--device tpu is not supported: use auto, cpu, cuda", None),
+    "half precision on CPU": (["--device", "cpu", "--precision", "fp16"], 1, "fp16 needs a CUDA device", None),
+    "labels for per-class": (["-d", "flat", "--per-class", "2"], 1, "--per-class needs labels", _flat),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_its_exit_code(mistake: str, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments, code, answer, prepare = MISTAKES[mistake]
+    if prepare:
+        prepare()
+    assert cli.run(["score", *arguments]) == code
+    out, err = capfd.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert re.search(answer, errors[0])
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_misspelt_command_suggests_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["scroe"]) == 2
+    assert "No such command 'scroe'. Did you mean score?" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so asking for it is no mistake")
+def test_cuda_without_a_gpu_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score", "--device", "cuda"]) == 1
+    assert "there is none: use --device cpu" in capfd.readouterr().err
+
+
+def test_debug_shows_the_traceback() -> None:
+    from purity_cli.errors import PurityError
+
+    with pytest.raises(PurityError):
+        cli.run(["score", "-m", "resnt50", "--debug"])
+
+
+def test_help_is_light_and_every_command_has_it() -> None:
+    heavy = "{'torch', 'torchvision', 'timm', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich', 'pydantic', 'yaml'}"
+    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
+        code = f"import sys; from purity_cli.cli import run; run({arguments}); print({heavy} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_checkout())
+        assert done.stdout.splitlines()[-1] == "set()", arguments
+        assert "--help" in done.stdout
+
+
+def _checkout() -> Path:
+    return Path(cli.__file__).parents[2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_an_interrupted_run_ends_with_130_and_without_a_traceback(photos: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(_checkout())}
+    command = [
+        sys.executable,
+        "-m",
+        "purity_cli",
+        "score",
+        "-m",
+        "tiny_vgg",
+        "-w",
+        "none",
+        "--batch-size",
+        "1",
+        "-o",
+        "out",
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    while not Path("out").exists() and running.poll() is None:  # it has begun to score
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert "Interrupted" in err
