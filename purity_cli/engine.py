@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
+from purity_cli.peers import FeatureSpectrum
 from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
 from purity_cli.taps import Reading, Taps
 
@@ -47,7 +48,8 @@ class Engine:
     When the device runs out of memory the batch is halved and goes on; a batch counts only when all of it is done, so
     no image counts twice.
 
-    `normalise` turns uint8 pixels into the network's input on the pixels' own device.
+    `normalise` turns uint8 pixels into the network's input on the pixels' own device. `pooled` is one of `modules`
+    whose spatial means also go into `spectrum`; None for none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Engine:
         device: torch.device,
         precision: str = "fp32",
         batch_size: int,
+        pooled: str | None = None,
     ) -> None:
         self.net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = normalise
@@ -69,6 +72,8 @@ class Engine:
         self.batch_size = batch_size
         self.shapes: dict[str, tuple[int, int, int]] = {}
         self.purity: dict[str, FeaturePurity] = {}
+        self.pooled = pooled
+        self.spectrum: FeatureSpectrum | None = None
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
@@ -143,6 +148,9 @@ class Engine:
         }
         ranked = reading.logits.float().topk(min(5, reading.logits.shape[1])).indices == labels.unsqueeze(1)
         hits = torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+        if self.spectrum is not None and self.pooled:
+            maps = reading.maps[self.pooled]
+            self.spectrum.update(maps.mean_positive - maps.mean_negative)
         # From here on nothing can fail: either all of the batch counts or none of it.
         bad = torch.where(finite, NEVER, positions).amin(1)
         self._first_bad = torch.minimum(self._first_bad, bad)
@@ -156,6 +164,8 @@ class Engine:
         self.shapes = self._taps.shapes(images)
         for name, (channels, _, _) in self.shapes.items():
             self.purity[name] = FeaturePurity(channels, self.thresholds, self.groups).to(self.device)
+        if self.pooled:
+            self.spectrum = FeatureSpectrum(self.shapes[self.pooled][0]).to(self.device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision in HALF:
