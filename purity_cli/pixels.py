@@ -53,8 +53,9 @@ class Block:
 class Pixels:
     """Blocks of a selection of images, resized and cropped by PIL; only `AHEAD` blocks are in memory at a time.
 
-    `workers` threads decode: PIL lets go of the interpreter while it does. Raises PurityError where an image is
-    unreadable and `on_bad_image` is `fail`, and where images come in several sizes and nothing makes them one.
+    `workers` threads decode, PIL lets go of the interpreter while it does; or those of `pool`, which is left running
+    for whoever shares it. Raises PurityError where an image is unreadable and `on_bad_image` is `fail`, and where
+    images come in several sizes and nothing makes them one.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Pixels:
         workers: int,
         on_bad_image: str = "skip",
         pin: bool = False,
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self.source, self.selection, self.preprocessing = source, selection, preprocessing
         self.batch_size, self.workers, self.on_bad_image = batch_size, workers, on_bad_image
-        self.pin = pin
+        self.pin, self.pool = pin, pool
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -80,16 +82,22 @@ class Pixels:
         """The blocks with these numbers, in this order; all of them by default."""
         waiting = deque(range(len(self)) if numbers is None else numbers)
         ready: deque[tuple[int, list[Future[NDArray[np.uint8] | UnreadableImage]]]] = deque()
-        pool = ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="decode")
+        pool = self.pool or ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="decode")
         try:
             while waiting or ready:
                 while waiting and len(ready) <= AHEAD:
                     number = waiting.popleft()
                     ready.append((number, [pool.submit(self._load, k) for k in self._positions(number)]))
-                number, futures = ready.popleft()
-                yield self._assemble(number, [future.result() for future in futures])
+                number, futures = ready[0]
+                block = self._assemble(number, [future.result() for future in futures])
+                ready.popleft()
+                yield block
         finally:
-            pool.shutdown(cancel_futures=True)
+            for _, futures in ready:
+                for future in futures:
+                    future.cancel()
+            if pool is not self.pool:
+                pool.shutdown()
 
     def _positions(self, number: int) -> range:
         start = number * self.batch_size

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, did_you_mean
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-Size = tuple[int, int]
+Positive = Annotated[int, Field(ge=1)]
+Size = tuple[Positive, Positive]
 """(height, width) in pixels."""
 
 
@@ -34,7 +35,7 @@ class Preprocessing(Frozen):
     size; `crop` is central. `None` leaves the step out.
     """
 
-    resize: int | Size | None = None
+    resize: Positive | Size | None = None
     crop: Size | None = None
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -63,7 +64,9 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
         else:
             values = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError):
-        raise PurityError(f"Cannot read thresholds {text!r}: write them as start:stop:step, e.g. 0.1:0.9:0.1.") from None
+        raise PurityError(
+            f"Cannot read thresholds {text!r}: write them as start:stop:step, e.g. 0.1:0.9:0.1."
+        ) from None
     return check_thresholds(values)
 
 
@@ -73,12 +76,39 @@ def check_thresholds(values: Any) -> tuple[float, ...]:
     wrong = [v for v in grid if not 0.0 <= v < 1.0]
     if wrong or not grid:
         shown = f"{wrong[0]:g}" if wrong else "an empty grid"
-        raise PurityError(f"A threshold must lie in [0, 1), not {shown}: a channel's mean-to-peak ratio never exceeds 1.")
+        raise PurityError(
+            f"A threshold must lie in [0, 1), not {shown}: a channel's mean-to-peak ratio never exceeds 1."
+        )
     return grid
 
 
+def _grid(value: Any) -> Any:
+    try:
+        return parse_thresholds(value) if isinstance(value, str) else check_thresholds(value)
+    except (PurityError, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _specs(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
 DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
-Grid = Annotated[tuple[float, ...], BeforeValidator(check_thresholds)]
+Grid = Annotated[tuple[float, ...], BeforeValidator(_grid)]
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in a sentence without its place."""
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), Job.model_fields)}"
+    cause = first.get("ctx", {}).get("error")
+    text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {first['input']!r})."
+    return text if text.endswith(".") else f"{text}."
 
 
 class Job(Frozen):
@@ -93,16 +123,16 @@ class Job(Frozen):
     dataset: str = "digits"
     data_dir: str | None = None
     split: str | None = None
-    layers: tuple[str, ...] = ("C1..last",)
+    layers: Annotated[tuple[str, ...], BeforeValidator(_specs), Field(min_length=1)] = ("C1..last",)
     preprocess: Literal["weights", "paper"] = "weights"
-    resize: int | Size | Literal["none"] | None = None
-    crop: Size | Literal["none"] | None = None
+    resize: Positive | Size | Literal["none"] | None = None
+    crop: Annotated[Size | Literal["none"] | None, BeforeValidator(_square)] = None
     interpolation: Interpolation | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    per_class: Annotated[int, Field(ge=1)] | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    per_class: Positive | None = None
+    limit: Positive | None = None
+    batch_size: Positive | Literal["auto"] = "auto"
     device: str = "auto"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     on_bad_image: Literal["skip", "fail"] = "skip"
@@ -112,7 +142,7 @@ class Job(Frozen):
     @model_validator(mode="after")
     def _std_is_positive(self) -> Self:
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError("std must be positive in every channel")
+            raise ValueError("std must be positive in every channel.")
         return self
 
     @classmethod
@@ -121,9 +151,8 @@ class Job(Frozen):
         try:
             return cls(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "settings"
-            raise PurityError(f"{where}: {first['msg']} (got {first['input']!r}).") from None
+            where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "settings"
+            raise PurityError(f"{where}: {complaint(error)}") from None
 
     def key(self) -> str:
         """SHA-256 over every field, so that two jobs share a key only where they must share every count."""
