@@ -75,9 +75,11 @@ _MODEL = click.option(
     "--model", "-m", "models", multiple=True, default=("tiny_vgg_10",), show_default=True, metavar="NAME",
     help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models.",
 )  # fmt: skip
+_WEIGHTS = functools.partial(click.option, "--weights", "-w", show_default=True, metavar="NAME|FILE|none")
+_ONE = _WEIGHTS(default="default", help="Weights that the model knows by name, a file, or none for random ones.")
+_SEVERAL = _WEIGHTS(default=("default",), multiple=True,
+                    help="As for score; again for each --model, or for more weights of one.")  # fmt: skip
 _JOB: tuple[Callable[[Any], Any], ...] = (
-    click.option("--weights", "-w", default="default", show_default=True, metavar="NAME|FILE|none",
-                 help="Weights that the model knows by name, a file, or none for random ones."),
     click.option("--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
                  help="imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`."),
     click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
@@ -105,9 +107,9 @@ _WORKERS = click.option(
 )
 
 
-def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add every option that makes a Job; `function` is given `jobs`, a maker of Jobs per model, and `download`,
-    `workers` and `models` as they are.
+def job_options(function: Callable[..., Any], *, several_weights: bool = False) -> Callable[..., Any]:
+    """Add every option that makes a Job; `function` is given them as `settings`, for `make_jobs`, and `download`,
+    `workers` and `models` as they are. With `several_weights`, `settings["weights"]` is a tuple.
     """
 
     @functools.wraps(function)
@@ -116,7 +118,7 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
         given["workers"] = given["workers"] or cores()
         return function(settings=settings, **given)
 
-    for option in reversed((_MODEL, *_JOB, _WORKERS)):
+    for option in reversed((_MODEL, _SEVERAL if several_weights else _ONE, *_JOB, _WORKERS)):
         option(wrapper)
     return wrapper
 
