@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,6 +106,24 @@ _JOB: tuple[Callable[[Any], Any], ...] = (
 _WORKERS = click.option(
     "--workers", type=click.IntRange(1), default=None, metavar="N", help="Decoding threads.  [default: one per core]"
 )
+
+
+def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
+    from purity_cli.cache import default_root
+
+    return None if value == "none" else default_root() if value == "auto" else Path(value).expanduser()
+
+
+def cache_option(default: str) -> Callable[[Any], Any]:
+    """`--cache`, given to the command as a Path, or None for none."""
+    return click.option(
+        "--cache",
+        default=default,
+        show_default=True,
+        callback=_cache,
+        metavar="auto|none|DIR",
+        help="Keep decoded pixels, for models that want the same; auto is $PURITY_CACHE, else ~/.cache/purity.",
+    )
 
 
 def job_options(function: Callable[..., Any], *, several_weights: bool = False) -> Callable[..., Any]:

@@ -1,0 +1,180 @@
+"""Decode once: pixels after resize and crop, kept on disk, one memory-mapped array per data set and preprocessing.
+
+A row is an image's place in the whole data set, so that every selection of it shares them, and rows are filled in any
+order, by any number of threads, processes and ranks at once. Each row has a mark: the CRC-32 of its place, of the time
+at which its file last changed, and of its pixels. A row is used only where its mark fits, and so nothing depends on
+the order in which a disk writes, and no lock is needed. Rows that a kill or a power cut left half-written, rows of an
+image that was replaced, rows of anything else (all but one in 2^32 of them) are absent ones, and are decoded again.
+Two processes that fill the same row write the same bytes. Unreadable images are not kept: every run tries them anew,
+because they may have been mended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from purity_cli.cache.rows import Rows, Shape, create, identify, key, open_rows
+from purity_cli.datasets import ImageSource, UnreadableImage
+from purity_cli.pixels import Pixels, resize_and_crop
+from purity_cli.plan import Preprocessing
+
+__all__ = ["LEFT_FREE", "Cache", "CachedPixels", "default_root", "estimate", "size_text"]
+
+LEFT_FREE = 2**28
+"""Bytes of a disk that caches leave to others: the results are often on the same one."""
+
+Say = Callable[[str], None]
+
+
+def default_root() -> Path:
+    """`$PURITY_CACHE`, else `purity` in the user's folder of caches."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PURITY_CACHE") or Path(caches, "purity")).expanduser()
+
+
+class Cache:
+    """The cached pixels of one data set after one resize and crop, in a folder of `root`.
+
+    The folder is made when the first row is put. Whatever goes wrong with it is told to `warn` in one sentence, and
+    then nothing more is put. `say` is told once how much `selection` will add. Any number of threads may use this.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        selection: Sequence[int],
+        *,
+        warn: Say,
+        say: Say = lambda _: None,
+    ) -> None:
+        self.root, self.source, self.selection, self.warn, self.say = root, source, selection, warn, say
+        self.identity = identify(source, preprocessing)
+        self._lock = Lock()
+        self.filling = True
+        """Whether rows are put; False once that has failed."""
+        self._rows: Rows | None = None
+        try:
+            self._rows = open_rows(root, self.identity, warn)
+            if self._rows:
+                self._announce(self._rows)
+        except OSError as error:
+            self._stop(error)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, or will be."""
+        return self.root / key(self.identity)
+
+    @property
+    def shape(self) -> Shape | None:
+        """Of one image (h, w, 3); None where nothing is here yet."""
+        return self._rows.shape if self._rows else None
+
+    def get(self, i: int) -> NDArray[np.uint8] | None:
+        """Image i's pixels (h, w, 3), None where they are not here."""
+        return self._rows.get(i, self.source.changed(i)) if self._rows else None
+
+    def put(self, i: int, pixels: NDArray[np.uint8]) -> None:
+        """Keep image i's pixels (h, w, 3), unless they are of another size than those here."""
+        if not self.filling:
+            return
+        try:
+            with self._lock:
+                if self._rows is None:
+                    self._rows = create(self.root, self.identity, self.source.name, pixels.shape, self.warn)
+                    self._announce(self._rows)
+                rows = self._rows
+            if self.filling and pixels.shape == rows.shape:
+                rows.put(i, self.source.changed(i), pixels, LEFT_FREE)
+        except OSError as error:
+            self._stop(error)
+
+    def missing(self, shape: Shape) -> int:
+        """Bytes that the selection will add, if one image is of this shape."""
+        absent = len(self.selection) if self._rows is None else self._rows.absent(self.selection)
+        return absent * int(np.prod(shape))
+
+    def _announce(self, rows: Rows) -> None:
+        """Say what will be added, or that there is no room for it."""
+        need, free = self.missing(rows.shape), shutil.disk_usage(rows.folder).free
+        if need and need + LEFT_FREE > free:
+            self.filling = False
+            self.warn(
+                f"The pixels of {self.source.name} are not cached, for they take {size_text(need)} and {self.root} has "
+                f"{size_text(free)}, of which {size_text(LEFT_FREE)} stay free: give --cache another folder, or none."
+            )
+        elif need:
+            self.say(f"Caching {self.source.name} in {rows.folder}: {size_text(need)}, with {size_text(free)} free.")
+
+    def _stop(self, error: OSError) -> None:
+        with self._lock:
+            first, self.filling = self.filling, False
+        if first:
+            self.warn(
+                f"The pixels of {self.source.name} are no longer cached, for {self.root} cannot be used "
+                f"({error.strerror or error}); the run goes on without: give --cache another folder, or none."
+            )
+
+
+class CachedPixels(Pixels):
+    """As `Pixels`, but decodes only what the cache in `root` does not have, and keeps what it decodes."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        selection: Sequence[int],
+        preprocessing: Preprocessing,
+        *,
+        root: Path,
+        warn: Say,
+        say: Say = lambda _: None,
+        **options: Any,
+    ) -> None:
+        super().__init__(source, selection, preprocessing, **options)
+        self.cache = Cache(root, source, preprocessing, selection, warn=warn, say=say)
+
+    def _load(self, position: int) -> NDArray[np.uint8] | UnreadableImage:
+        i = self.selection[position]
+        cached = self.cache.get(i)
+        if cached is not None:
+            return cached
+        decoded = super()._load(position)
+        if isinstance(decoded, np.ndarray):
+            self.cache.put(i, decoded)
+        return decoded
+
+
+def estimate(root: Path, source: ImageSource, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
+    """Bytes that a run over these images would add to the cache; decodes an image where only that tells its size."""
+    here = Cache(root, source, preprocessing, selection, warn=lambda _: None)
+    return here.missing(here.shape or next(_shapes(source, preprocessing, selection), (0,)))
+
+
+def _shapes(source: ImageSource, preprocessing: Preprocessing, selection: Sequence[int]) -> Iterator[Shape]:
+    known = preprocessing.crop or preprocessing.resize
+    if isinstance(known, tuple):
+        yield (*known, 3)
+    for i in selection:
+        with suppress(UnreadableImage):
+            image = resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            yield (image.height, image.width, 3)
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as `150 MB`."""
+    units = ["bytes", "KB", "MB", "GB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    return f"{count:.3g} {units[0]}"

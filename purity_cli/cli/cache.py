@@ -1,0 +1,151 @@
+"""`purity cache`: what is kept of decoded images, filling it beforehand, and its removal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from purity_cli.cli import console, options, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from purity_cli.cache.shelf import Entry
+
+_ROOT = click.option(
+    "--cache", "root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Where it is.  [default: $PURITY_CACHE, else ~/.cache/purity]",
+)  # fmt: skip
+
+
+@click.group("cache")
+def command() -> None:
+    """Keep the decoded pixels of images: each is decoded once for all models that want it the same.
+
+    `purity bench` does so by itself, `purity score` with --cache auto.
+    """
+
+
+@command.command("list")
+@_ROOT
+@click.option("--format", "layout", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def list_(root: Path | None, layout: str) -> None:
+    """List what is cached, what was used last first."""
+    from purity_cli.cache import default_root, shelf
+
+    root = root or default_root()
+    entries = shelf.entries(root)
+    if layout == "json":
+        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+    elif entries:
+        console.show(_table(entries))
+    else:
+        click.echo(f"Nothing is cached in {root}.", err=True)
+
+
+@command.command()
+@options.job_options
+@_ROOT
+def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, workers: int, root: Path | None) -> None:
+    """Decode images now that will be scored later.
+
+    The options are those of `purity score`, of which the data set, the selection, and how the model wants its pixels
+    matter here.
+    """
+    from purity_cli import run
+    from purity_cli.cache import CachedPixels, default_root
+    from purity_cli.errors import PurityError
+    from purity_cli.plan import DEFAULT_GRID
+
+    for job in options.make_jobs(models, settings, DEFAULT_GRID):
+        plan = run.resolve(job, download=download, warn=progress.warn)
+        pixels = CachedPixels(
+            plan.source,
+            plan.selection,
+            plan.preprocessing,
+            root=root or default_root(),
+            warn=progress.warn,
+            say=lambda sentence: click.echo(sentence, err=True),
+            batch_size=plan.batch_size,
+            workers=workers,
+            on_bad_image=job.on_bad_image,
+        )
+        skipped: list[tuple[str, str]] = []
+        done = 0
+        with progress.images(plan.source.name) as show:
+            for block in pixels.blocks():
+                if not pixels.cache.filling:
+                    raise PurityError(f"The pixels of {plan.source.name} are not all cached.")
+                skipped += block.skipped
+                done += len(block.positions)
+                show(done + len(skipped), len(plan.selection))
+        if skipped:
+            path, reason = skipped[0]
+            progress.warn(f"{len(skipped)} images could not be read, the first {path} ({reason}).")
+        click.echo(f"{done:,} images of {plan.source.name} are cached in {pixels.cache.folder}.", err=True)
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[DATASET|KEY]...")
+@_ROOT
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
+    """Delete what is cached, all of it or that of these data sets or keys (their first characters do).
+
+    A run that is using it goes on unharmed.
+    """
+    from purity_cli.cache import default_root, shelf, size_text
+
+    root = root or default_root()
+    entries = _choose(shelf.entries(root), names, root)
+    if entries:
+        console.show(_table(entries))
+        if not yes:
+            click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
+    shelf.clear(root, entries)
+    total = size_text(sum(entry.bytes for entry in entries))
+    click.echo(f"{total} deleted." if entries else f"Nothing is cached in {root}.", err=True)
+
+
+def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[Entry]:
+    from purity_cli.errors import PurityError, did_you_mean
+
+    chosen: dict[str, Entry] = {}
+    for name in names:
+        found = {
+            entry.key: entry for entry in entries if name and (entry.dataset == name or entry.key.startswith(name))
+        }
+        if not found:
+            hint = did_you_mean(name, {entry.dataset for entry in entries})
+            raise PurityError(f"Nothing of {name!r} is cached in {root}: see `purity cache list`.{hint}")
+        chosen |= found
+    return list(chosen.values()) if names else list(entries)
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from purity_cli.cache import size_text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("key", "data set", "pixels", "images", "on disk", "last used", ""):
+        table.add_column(name, justify="right" if name in ("images", "on disk") else "left", no_wrap=True)
+    for entry in entries:
+        table.add_row(
+            entry.key,
+            entry.dataset,
+            entry.pixels,
+            f"{entry.present:,} of {entry.images:,}",
+            size_text(entry.bytes),
+            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            "" if entry.usable or not entry.dataset else "by other libraries, not used",
+        )
+    return table
