@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
     from purity_cli.plan import Job
 
 
+PEERS = {"rankme": "rankme", "alpha-req": "alpha_req"}
+"""Other measures of a layer than purity: as `--metrics` names them, and the columns where they stand."""
+
+
 @dataclass(frozen=True)
 class LayerCounts:
     """Firings of one tapped layer.
 
     `counts` is int64 (G, T, c): for each jackknife group and threshold, the number of images on which each channel
-    fired. `height` and `width` are the feature map's.
+    fired. `height` and `width` are the feature map's. `peers` are the other measures asked for, by their column.
     """
 
     module: str
@@ -26,6 +31,7 @@ class LayerCounts:
     height: int
     width: int
     counts: NDArray[np.int64]
+    peers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

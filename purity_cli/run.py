@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,9 +16,9 @@ from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
-from purity_cli.pixels import Pixels, normalise
+from purity_cli.pixels import Block, Pixels, normalise
 from purity_cli.plan import Job, Preprocessing
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import PEERS, LayerCounts, Result
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = {
@@ -48,6 +49,11 @@ class Plan:
     label_note: str | None
     """Why there is no accuracy; None where there is."""
 
+    @property
+    def deepest(self) -> stages.Tap:
+        """The last stage that is tapped, or else the last layer asked for."""
+        return max(reversed(self.taps), key=lambda tap: int(tap.stage[1:]) if tap.stage else 0)
+
 
 def resolve(job: Job, *, download: bool = False, warn: Warn = lambda _: None) -> Plan:
     """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together."""
@@ -76,30 +82,37 @@ def resolve(job: Job, *, download: bool = False, warn: Warn = lambda _: None) ->
     )
 
 
-def score(
-    plan: Plan,
-    *,
-    workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Warn = lambda _: None,
-) -> Result:
-    """Score a resolved Job: all its layers over all its images, in one pass.
-
-    `workers` threads decode. `progress` is called with the images done and the images in all after every block;
-    `warn` takes one sentence at a time. Raises PurityError.
-    """
-    job = plan.job
-    keep_freed_memory()
-    started, clock = datetime.now(UTC), time.perf_counter()
-    pixels = Pixels(
+def read(plan: Plan, *, workers: int) -> Iterator[Block]:
+    """The pixels of a resolved Job, block by block, decoded by `workers` threads."""
+    return Pixels(
         plan.source,
         plan.selection,
         plan.preprocessing,
         batch_size=plan.batch_size,
         workers=workers,
-        on_bad_image=job.on_bad_image,
+        on_bad_image=plan.job.on_bad_image,
         pin=plan.device.type == "cuda",
-    )
+    ).blocks()
+
+
+def score(
+    plan: Plan,
+    *,
+    workers: int,
+    blocks: Iterable[Block] | None = None,
+    peers: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Warn = lambda _: None,
+) -> Result:
+    """Score a resolved Job: all its layers over all its images, in one pass.
+
+    `workers` threads decode, unless `blocks` are what `read` gave before. `peers` (see that module) are taken of the
+    deepest layer. `progress` is called with the images done and the images in all after every block; `warn` takes one
+    sentence at a time. Raises PurityError.
+    """
+    job = plan.job
+    keep_freed_memory()
+    started, clock = datetime.now(UTC), time.perf_counter()
     engine = Engine(
         plan.network.module,
         [tap.module for tap in plan.taps],
@@ -109,11 +122,12 @@ def score(
         device=plan.device,
         precision=job.precision,
         batch_size=plan.batch_size,
+        pooled=plan.deepest.module if peers else None,
     )
     skipped: list[tuple[str, str]] = []
     done = 0
     with engine:
-        for block in pixels.blocks():
+        for block in read(plan, workers=workers) if blocks is None else blocks:
             try:
                 engine.add(block)
             except NonFinite as error:
@@ -133,10 +147,21 @@ def score(
         warn(f"{len(skipped)} of {done} images could not be read and were left out, the first {path} ({reason}).")
     if engine.batch_size < plan.batch_size:
         warn(f"Out of memory at a batch of {plan.batch_size}: the rest ran at {engine.batch_size}.")
-    return _result(plan, engine, skipped, started, seconds)
+    found = engine.spectrum.compute() if engine.spectrum else {}
+    measured = {PEERS[name]: float(found[PEERS[name]]) for name in peers}
+    for name in (name for name, value in measured.items() if math.isnan(value)):
+        warn(f"{name} of {plan.deepest.module} is unknown: too few images or channels that vary.")
+    return _result(plan, engine, measured, skipped, started, seconds)
 
 
-def _result(plan: Plan, engine: Engine, skipped: list[tuple[str, str]], started: datetime, seconds: float) -> Result:
+def _result(
+    plan: Plan,
+    engine: Engine,
+    peers: Mapping[str, float],
+    skipped: list[tuple[str, str]],
+    started: datetime,
+    seconds: float,
+) -> Result:
     n_images, labelled, hits1, hits5 = engine.tally.tolist()
     known = labelled > 0 and plan.label_note is None
     network, source = plan.network, plan.source
@@ -145,7 +170,13 @@ def _result(plan: Plan, engine: Engine, skipped: list[tuple[str, str]], started:
         job=plan.job,
         thresholds=plan.job.thresholds,
         layers=tuple(
-            LayerCounts(tap.module, tap.stage, *engine.shapes[tap.module], engine.counts(tap.module).numpy())
+            LayerCounts(
+                tap.module,
+                tap.stage,
+                *engine.shapes[tap.module],
+                engine.counts(tap.module).numpy(),
+                peers if tap == plan.deepest else {},
+            )
             for tap in plan.taps
         ),
         n_images=n_images,
@@ -165,6 +196,7 @@ def _result(plan: Plan, engine: Engine, skipped: list[tuple[str, str]], started:
             "source": network.source,
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,
+            "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
             "preprocessing": plan.preprocessing.model_dump(mode="json"),
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,

@@ -82,9 +82,7 @@ def read(folder: Path) -> Result:
         ) from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise PurityError(f"{path} is damaged ({error}): score these images again.") from None
-    layers = tuple(
-        LayerCounts(**layer, counts=arrays[layer["module"]].astype(np.int64)) for layer in described.pop("layers")
-    )
+    layers = tuple(_layer(layer, arrays[layer["module"]]) for layer in described.pop("layers"))
     job = Job.of(**described.pop("job"))
     return Result(**{**described, "thresholds": tuple(described["thresholds"])}, job=job, layers=layers)
 
@@ -119,6 +117,11 @@ def _pack(result: Result) -> bytes:
     arrays = {layer.module: _smallest(layer.counts) for layer in result.layers}
     metadata = {"format": FORMAT, "result": json.dumps(_finite(described), allow_nan=False)}
     return safetensors.numpy.save(arrays, metadata)
+
+
+def _layer(described: dict[str, Any], counts: np.ndarray[Any, Any]) -> LayerCounts:
+    peers = {name: math.nan if value is None else value for name, value in described.pop("peers", {}).items()}
+    return LayerCounts(**described, counts=counts.astype(np.int64), peers=peers)
 
 
 def _smallest(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:

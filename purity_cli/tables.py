@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from purity_cli.errors import PurityError
-from purity_cli.results import Result
+from purity_cli.results import PEERS, Result
 from purity_cli.stats import jackknife
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 
     `purity`, `se` and `purity_jk` (F, its jackknife standard error, F with its bias removed) are NaN where nothing
     fired; `activations` is N, `live` the number of channels that fired; `top1` and `top5` are per cent, `stage` is
-    None for a layer that is none.
+    None for a layer that is none. Behind them stands a column for every peer that any of the layers has, NaN elsewhere.
     """
+    results = list(results)
+    peers = list(dict.fromkeys(name for result in results for layer in result.layers for name in layer.peers))
     rows: list[tuple[Any, ...]] = []
     for result in results:
         names = (result.model, result.source, result.weights, result.dataset, result.n_images)
@@ -40,11 +42,17 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
             totals = layer.counts.sum(0)
             fired, live = totals.sum(1).tolist(), (totals > 0).sum(1).tolist()
             values = np.stack(jackknife(layer.counts, result.n_images), 1).tolist()
+            last = (
+                result.top1,
+                result.top5,
+                result.preprocessing,
+                *(layer.peers.get(name, math.nan) for name in peers),
+            )
             rows += [
-                (*names, *place, threshold, *value, count, alive, result.top1, result.top5, result.preprocessing)
+                (*names, *place, threshold, *value, count, alive, *last)
                 for threshold, value, count, alive in zip(result.thresholds, values, fired, live, strict=True)
             ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"top1": float, "top5": float, "stage": object})
+    return pd.DataFrame(rows, columns=[*COLUMNS, *peers]).astype({"top1": float, "top5": float, "stage": object})
 
 
 def at(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -56,6 +64,11 @@ def at(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return found
 
 
+def peers_of(rows: pd.DataFrame) -> list[str]:
+    """The columns of other measures than purity."""
+    return [name for name in rows.columns if name in PEERS.values()]
+
+
 def starved(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose F is biased low because N is below `ENOUGH` x c."""
     return rows[rows["activations"] < ENOUGH * rows["channels"]]
@@ -63,7 +76,8 @@ def starved(rows: pd.DataFrame) -> pd.DataFrame:
 
 def to_csv(rows: pd.DataFrame) -> str:
     """CSV that pandas reads back to the last digit; `NaN` where nothing fired, empty where there is no such thing."""
-    absent = {name: rows[name].astype(object).where(rows[name].notna(), "") for name in ("stage", "top1", "top5")}
+    optional = ("stage", "top1", "top5", *peers_of(rows))
+    absent = {name: rows[name].astype(object).where(rows[name].notna(), "") for name in optional}
     return rows.assign(**absent).to_csv(index=False, na_rep="NaN", lineterminator="\n")
 
 
@@ -124,6 +138,7 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
             "F jk": [_cell(value) for value in rows["purity_jk"]],
             "N": [f"{n:,}{' (< 5 c)' if i in low else ''}" for i, n in rows["activations"].items()],
             "live": [f"{live} of {c}" for live, c in zip(rows["live"], rows["channels"], strict=True)],
+            **{name: [_cell(None if math.isnan(value) else value) for value in rows[name]] for name in peers_of(rows)},
         }
     )
     return table if several else table.drop(columns="model")

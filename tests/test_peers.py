@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from purity_cli import run, store, tables
 from purity_cli.engine import Engine
 from purity_cli.errors import PurityError
 from purity_cli.peers import FeatureSpectrum, alpha_req, check_peers, rankme
+from purity_cli.pixels import normalise
+from purity_cli.plan import Job
+from purity_cli.results import Result
+from purity_cli.taps import Taps
 from tests import test_engine
 
 Floats = NDArray[np.float64]
@@ -173,14 +181,14 @@ class Rectified(nn.Module):
 def test_the_engine_pools_the_layer_that_it_is_told(layer: str) -> None:
     net, batch = Rectified().eval(), test_engine.images(50)
     settings: dict[str, Any] = {"thresholds": (0.5,), "groups": 4, "device": torch.device("cpu"), "batch_size": 16}
-    with Engine(net, ["conv", "relu"], normalise=test_engine.scale, pooled=layer, **settings) as run:
-        run.run(test_engine.blocks(batch, 16))
+    with Engine(net, ["conv", "relu"], normalise=test_engine.scale, pooled=layer, **settings) as engine:
+        engine.run(test_engine.blocks(batch, 16))
     with torch.no_grad():
         maps = net.conv(test_engine.scale(batch.pixels))
     pooled = (maps if layer == "conv" else maps.relu()).mean((2, 3)).double().numpy()
-    assert run.spectrum is not None
-    assert int(run.spectrum.images) == 50
-    assert values(run.spectrum) == pytest.approx([oracle_rankme(pooled), oracle_alpha(pooled)], rel=1e-5)
+    assert engine.spectrum is not None
+    assert int(engine.spectrum.images) == 50
+    assert values(engine.spectrum) == pytest.approx([oracle_rankme(pooled), oracle_alpha(pooled)], rel=1e-5)
 
 
 def test_running_out_of_memory_adds_no_image_twice() -> None:
@@ -189,11 +197,11 @@ def test_running_out_of_memory_adds_no_image_twice() -> None:
     both = []
     for largest in (10, 10_000):
         net = test_engine.make_net(largest)
-        with Engine(net, ["features.2"], normalise=test_engine.scale, pooled="features.2", **settings) as run:
-            run.run(test_engine.blocks(batch, 32))
-        assert run.spectrum is not None
-        assert int(run.spectrum.images) == 50
-        both.append(values(run.spectrum))
+        with Engine(net, ["features.2"], normalise=test_engine.scale, pooled="features.2", **settings) as engine:
+            engine.run(test_engine.blocks(batch, 32))
+        assert engine.spectrum is not None
+        assert int(engine.spectrum.images) == 50
+        both.append(values(engine.spectrum))
     assert both[0] == pytest.approx(both[1], rel=1e-5)
 
 
@@ -201,3 +209,61 @@ def test_an_unknown_metric_is_one_sentence() -> None:
     assert check_peers(["alpha-req", "rankme", "alpha-req"]) == ("alpha-req", "rankme")
     with pytest.raises(PurityError, match=r"No metric 'rank_me': there are rankme, alpha-req. Did you mean rankme\?"):
         check_peers(["rank_me"])
+
+
+@pytest.fixture(scope="module")
+def scored() -> Result:
+    job = Job(limit=60, layers=("last", "features.0", "C1"))
+    return run.score(run.resolve(job), workers=1, peers=("rankme", "alpha-req"))
+
+
+def test_a_result_carries_them_for_its_deepest_stage_alone(scored: Result) -> None:
+    plan = run.resolve(scored.job)
+    assert plan.deepest.stage == "C2"
+    with Taps(plan.network.module, [plan.deepest.module], lambda maps: maps.mean((2, 3)), _nothing) as taps:
+        blocks = run.read(plan, workers=1)
+        means = torch.cat(
+            [taps(normalise(block.pixels, plan.preprocessing)).maps[plan.deepest.module] for block in blocks]
+        )
+    pooled = means.double().numpy()
+    assert len(pooled) == 60
+    expected = [oracle_rankme(pooled), oracle_alpha(pooled)]
+    assert {layer.module: list(layer.peers.values()) for layer in scored.layers} == {
+        "features.8": pytest.approx(expected, rel=1e-5), "features.0": [], "features.3": [],
+    }  # fmt: skip
+
+
+def _nothing(gradient: Tensor) -> None:
+    return None
+
+
+def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored: Result, tmp_path: Path) -> None:
+    store.write(scored, tmp_path)
+    assert [layer.peers for layer in store.read(tmp_path).layers] == [layer.peers for layer in scored.layers]
+    rows = tables.at(tables.frame([scored]), 0.5)
+    assert list(rows.columns[-2:]) == ["rankme", "alpha_req"]
+    assert rows["rankme"].notna().tolist() == [True, False, False]
+    back = pd.read_csv(tmp_path / "purity.csv")
+    assert tables.at(back, 0.5)["alpha_req"].tolist() == pytest.approx(
+        rows["alpha_req"].tolist(), rel=1e-12, nan_ok=True
+    )
+    assert "rankme" in tables.details(rows).columns
+    plain = replace(scored, layers=tuple(replace(layer, peers={}) for layer in scored.layers))
+    assert tuple(tables.frame([plain]).columns) == tables.COLUMNS
+
+
+def test_one_that_is_unknown_is_said_and_stored_as_such(tmp_path: Path) -> None:
+    said: list[str] = []
+    job = Job(limit=3, layers=("last",))
+    result = run.score(run.resolve(job), workers=1, peers=("alpha-req",), warn=said.append)
+    assert said == ["alpha_req of features.8 is unknown: too few images or channels that vary."]
+    store.write(result, tmp_path)
+    assert math.isnan(store.read(tmp_path).layers[0].peers["alpha_req"])
+
+
+def test_blocks_that_were_read_before_give_the_same_counts(scored: Result) -> None:
+    plan = run.resolve(scored.job)
+    again = run.score(plan, workers=1, blocks=list(run.read(plan, workers=1)))
+    assert all(np.array_equal(a.counts, b.counts) for a, b in zip(scored.layers, again.layers, strict=True))
+    assert again.top1 == scored.top1
+    assert again.provenance["parameters"] == sum(p.numel() for p in plan.network.module.parameters())
