@@ -52,10 +52,24 @@ def command(
 
     Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline.
     """
+    results = score_all(models, settings, (threshold,), threshold, download, workers, output)
+    show_results(results, threshold, layout)
+
+
+def score_all(
+    models: tuple[str, ...],
+    settings: dict[str, Any],
+    thresholds: tuple[float, ...],
+    threshold: float,
+    download: bool,
+    workers: int,
+    output: Path | None,
+) -> list[Result]:
+    """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`."""
     from purity_cli import run, store
     from purity_cli.plan import DEFAULT_GRID
 
-    jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, threshold})))
+    jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
     results = []
     for job in jobs:
         plan = run.resolve(job, download=download, warn=progress.warn)
@@ -71,7 +85,7 @@ def command(
         store.write(result, folder, threshold)
         results.append(result)
         click.echo(f"Wrote {folder}", err=True)
-    show_results(results, threshold, layout)
+    return results
 
 
 def show_results(results: list[Result], threshold: float, layout: str) -> None:
