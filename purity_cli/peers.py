@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.results import PEERS
 
 Floats = NDArray[np.float64]
@@ -60,14 +59,6 @@ def alpha_req(eigenvalues: Floats) -> float:
     return float(-slope)
 
 
-def check_peers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once; PurityError for one that is unknown."""
-    for name in names:
-        if name not in PEERS:
-            raise PurityError(f"No metric {name!r}: there are {', '.join(PEERS)}.{did_you_mean(name, PEERS)}")
-    return tuple(dict.fromkeys(names))
-
-
 class FeatureSpectrum(Metric):
     """RankMe and alpha-ReQ of features (n, c), accumulated batch by batch; states add over batches, ranks and runs.
 
@@ -83,7 +74,7 @@ class FeatureSpectrum(Metric):
 
     def __init__(self, channels: int, peers: Sequence[str] = tuple(PEERS), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.peers = check_peers(peers)
+        self.peers = tuple(peers)
         self.add_state("images", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", default=torch.zeros(channels, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("products", default=torch.zeros(channels, channels, dtype=torch.float64), dist_reduce_fx="sum")

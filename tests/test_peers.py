@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from purity_cli import run, store, tables
 from purity_cli.engine import Engine
-from purity_cli.errors import PurityError
-from purity_cli.peers import FeatureSpectrum, alpha_req, check_peers, rankme
+from purity_cli.peers import FeatureSpectrum, alpha_req, rankme
 from purity_cli.pixels import normalise
 from purity_cli.plan import Job
 from purity_cli.results import Result
@@ -203,12 +202,6 @@ def test_running_out_of_memory_adds_no_image_twice() -> None:
         assert int(engine.spectrum.images) == 50
         both.append(values(engine.spectrum))
     assert both[0] == pytest.approx(both[1], rel=1e-5)
-
-
-def test_an_unknown_metric_is_one_sentence() -> None:
-    assert check_peers(["alpha-req", "rankme", "alpha-req"]) == ("alpha-req", "rankme")
-    with pytest.raises(PurityError, match=r"No metric 'rank_me': there are rankme, alpha-req. Did you mean rankme\?"):
-        check_peers(["rank_me"])
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,24 @@ def cache_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def _metrics(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from purity_cli.errors import did_you_mean
+    from purity_cli.results import PEERS
+
+    names = _layers(ctx, param, value)
+    for name in names:
+        if name not in PEERS:
+            known = f"there are {', '.join(PEERS)}.{did_you_mean(name, PEERS)}"
+            raise click.BadParameter(f"No metric {name!r}: {known}", ctx, param)
+    return names
+
+
+metrics_option = click.option(
+    "--metrics", default="", callback=_metrics, metavar="NAME,...",
+    help="Other measures beside purity, of the deepest layer's pooled features: rankme, alpha-req.",
+)  # fmt: skip
+
+
 def job_options(function: Callable[..., Any], *, several_weights: bool = False) -> Callable[..., Any]:
     """Add every option that makes a Job; `function` is given them as `settings`, for `make_jobs`, and `download`,
     `workers` and `models` as they are. With `several_weights`, `settings["weights"]` is a tuple.
