@@ -158,12 +158,13 @@ def console(rows: pd.DataFrame) -> Table:
     return table
 
 
-def summary(result: Result, threshold: float) -> str:
-    """One line: the model, its images, its accuracy, the pixels, the threshold."""
+def summary(result: Result, threshold: float | None = None) -> str:
+    """One line: the model, its images, its accuracy, the pixels, the threshold if there is one."""
     accuracy = "no accuracy" if result.top1 is None else f"top-1 {result.top1:.2f} %"
+    at_threshold = "" if threshold is None else f"threshold {threshold:g}; "
     return (
         f"{result.model} ({result.source}, weights {result.weights}) on {result.n_images:,} images of "
-        f"{result.dataset}: {accuracy}; threshold {threshold:g}; {result.preprocessing}"
+        f"{result.dataset}: {accuracy}; {at_threshold}{result.preprocessing}"
     )
 
 
