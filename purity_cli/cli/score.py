@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     metavar="T",
     help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
 )
+@options.metrics_option
 @click.option(
     "--output",
     "-o",
@@ -45,6 +46,7 @@ def command(
     download: bool,
     workers: int,
     threshold: float,
+    metrics: tuple[str, ...],
     output: Path | None,
     layout: str,
 ) -> None:  # fmt: skip
@@ -52,7 +54,7 @@ def command(
 
     Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline.
     """
-    results = score_all(models, settings, (threshold,), threshold, download, workers, output)
+    results = score_all(models, settings, (threshold,), threshold, download, workers, output, metrics)
     show_results(results, threshold, layout)
 
 
@@ -64,6 +66,7 @@ def score_all(
     download: bool,
     workers: int,
     output: Path | None,
+    peers: tuple[str, ...] = (),
 ) -> list[Result]:
     """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`."""
     from purity_cli import run, store
@@ -80,7 +83,7 @@ def score_all(
         if before and before.key() != job.key():
             progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
         with progress.images(plan.network.name) as show:
-            result = run.score(plan, workers=workers, progress=show, warn=progress.warn)
+            result = run.score(plan, workers=workers, peers=peers, progress=show, warn=progress.warn)
         result.provenance["command"] = click.get_current_context().find_root().obj
         store.write(result, folder, threshold)
         results.append(result)
