@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -101,11 +102,11 @@ DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
 Grid = Annotated[tuple[float, ...], BeforeValidator(_grid)]
 
 
-def complaint(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in a sentence without its place."""
+def complaint(error: ValidationError, known: Iterable[str]) -> str:
+    """The first thing that pydantic found wrong, in a sentence without its place; `known` are the settings there."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), Job.model_fields)}"
+        return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), known)}"
     cause = first.get("ctx", {}).get("error")
     text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {first['input']!r})."
     return text if text.endswith(".") else f"{text}."
@@ -152,7 +153,7 @@ class Job(Frozen):
             return cls(**settings)
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "settings"
-            raise PurityError(f"{where}: {complaint(error)}") from None
+            raise PurityError(f"{where}: {complaint(error, cls.model_fields)}") from None
 
     def key(self) -> str:
         """SHA-256 over every field, so that two jobs share a key only where they must share every count."""

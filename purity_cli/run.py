@@ -3,96 +3,57 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
 
-import torch
+import numpy as np
 
-from purity_cli import models, stages
-from purity_cli.datasets import ImageSource, open_dataset, select
-from purity_cli.engine import Engine, NonFinite
+from purity_cli.cache import CachedPixels
+from purity_cli.counting import Progress, Share
 from purity_cli.errors import PurityError
-from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
-from purity_cli.pixels import Block, Pixels, normalise
-from purity_cli.plan import Job, Preprocessing
+from purity_cli.machine import device_name, keep_freed_memory, versions
+from purity_cli.parts import Part
+from purity_cli.pixels import Block, Pixels
+from purity_cli.ranks import Ranks
+from purity_cli.resolve import Plan, Warn, resolve
 from purity_cli.results import PEERS, LayerCounts, Result
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PAPER = {
-    "imagenet": Preprocessing(resize=224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "cifar10": Preprocessing(),
-}
-"""The paper's pixels (SPEC, published settings). Data sets not named here are taken for photographs, as ImageNet's."""
-
-# A batch of this many pixels keeps both cores of a small machine busy and its maps within a few gigabytes.
-PIXELS_PER_BATCH = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
-LARGEST_BATCH = 1024
-
-Warn = Callable[[str], None]
+__all__ = ["Plan", "pixels_of", "read", "resolve", "score"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A Job with every name resolved: what `score` runs, and what a dry run shows."""
-
-    job: Job
-    network: models.Network
-    taps: tuple[stages.Tap, ...]
-    source: ImageSource
-    selection: Sequence[int]
-    preprocessing: Preprocessing
-    device: torch.device
-    batch_size: int
-    label_note: str | None
-    """Why there is no accuracy; None where there is."""
-
-    @property
-    def deepest(self) -> stages.Tap:
-        """The last stage that is tapped, or else the last layer asked for."""
-        return max(reversed(self.taps), key=lambda tap: int(tap.stage[1:]) if tap.stage else 0)
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
-def resolve(job: Job, *, download: bool = False, warn: Warn = lambda _: None) -> Plan:
-    """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together."""
-    device = resolve_device(job.device, job.precision)
-    source = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
-    selection = select(source, job.per_class, job.limit)
-    network = models.load(job.model, job.weights)
-    preprocessing = resolve_preprocessing(job, network.preprocessing)
-    if network.preprocessing_note and preprocessing == network.preprocessing:
-        warn(network.preprocessing_note)
-    size = preprocessing.crop or network.input_size
-    taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    note = label_note(source, network)
-    if note:
-        warn(f"No accuracy: {note}.")
-    return Plan(
-        job=job,
-        network=network,
-        taps=tuple(taps),
-        source=source,
-        selection=selection,
-        preprocessing=preprocessing,
-        device=device,
-        batch_size=resolve_batch_size(job.batch_size, device, size),
-        label_note=note,
-    )
+def pixels_of(
+    plan: Plan,
+    *,
+    workers: int,
+    pool: ThreadPoolExecutor | None = None,
+    cache: Path | None = None,
+    warn: Warn = silent,
+    say: Warn = silent,
+) -> Pixels:
+    """The images of a resolved Job as blocks of pixels, decoded by `workers` threads, or by those of `pool`.
+
+    `cache` is the folder in which decoded pixels are kept; without it they are not.
+    """
+    what = (plan.source, plan.selection, plan.preprocessing)
+    batch_size, on_bad_image, pin = plan.batch_size, plan.job.on_bad_image, plan.device.type == "cuda"
+    if cache is None:
+        return Pixels(*what, batch_size=batch_size, workers=workers, on_bad_image=on_bad_image, pin=pin, pool=pool)
+    return CachedPixels(
+        *what, root=cache, warn=warn, say=say,
+        batch_size=batch_size, workers=workers, on_bad_image=on_bad_image, pin=pin, pool=pool,
+    )  # fmt: skip
 
 
 def read(plan: Plan, *, workers: int) -> Iterator[Block]:
     """The pixels of a resolved Job, block by block, decoded by `workers` threads."""
-    return Pixels(
-        plan.source,
-        plan.selection,
-        plan.preprocessing,
-        batch_size=plan.batch_size,
-        workers=workers,
-        on_bad_image=plan.job.on_bad_image,
-        pin=plan.device.type == "cuda",
-    ).blocks()
+    return pixels_of(plan, workers=workers).blocks()
 
 
 def score(
@@ -100,69 +61,70 @@ def score(
     *,
     workers: int,
     blocks: Iterable[Block] | None = None,
+    pixels: Pixels | None = None,
     peers: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Warn = lambda _: None,
+    checkpoint: Path | None = None,
+    every: float = 60.0,
+    ranks: Ranks | None = None,
+    progress: Progress = lambda done, total: None,
+    warn: Warn = silent,
 ) -> Result:
     """Score a resolved Job: all its layers over all its images, in one pass.
 
-    `workers` threads decode, unless `blocks` are what `read` gave before. `peers` (see that module) are taken of the
-    deepest layer. `progress` is called with the images done and the images in all after every block; `warn` takes one
-    sentence at a time. Raises PurityError.
+    `workers` threads decode, unless the images come from `pixels`, or are the `blocks` that `read` gave before.
+    `checkpoint` is a folder in which an unfinished job is kept, at least every `every` seconds and when it is
+    interrupted, and from which it goes on; who calls this removes what is left (`parts.clear`) once the result is
+    stored. Of several `ranks` each scores its share of the blocks, and all return the whole result. `peers` (see that
+    module) are taken of the deepest layer; as these do not add without rounding, nothing is kept then, nor shared.
+
+    `progress` is called with the images done and the images in all after every block; `warn` takes one sentence at a
+    time. Raises PurityError.
     """
-    job = plan.job
+    ranks = ranks or Ranks()
+    divisible = not peers and blocks is None
+    if not divisible and ranks.size > 1:
+        raise PurityError("RankMe and alpha-ReQ are taken by one process: leave them out, or run without torchrun.")
     keep_freed_memory()
-    started, clock = datetime.now(UTC), time.perf_counter()
-    engine = Engine(
-        plan.network.module,
-        [tap.module for tap in plan.taps],
-        normalise=partial(normalise, preprocessing=plan.preprocessing),
-        thresholds=job.thresholds,
-        groups=job.groups,
-        device=plan.device,
-        precision=job.precision,
-        batch_size=plan.batch_size,
-        pooled=plan.deepest.module if peers else None,
-    )
-    skipped: list[tuple[str, str]] = []
-    done = 0
-    with engine:
-        for block in read(plan, workers=workers) if blocks is None else blocks:
-            try:
-                engine.add(block)
-            except NonFinite as error:
-                raise _name_image(error, plan) from None
-            skipped += block.skipped
-            done += len(block.positions) + len(block.skipped)
-            progress(done, len(plan.selection))
-        try:
-            engine.check()
-        except NonFinite as error:
-            raise _name_image(error, plan) from None
-    seconds = time.perf_counter() - clock
-    if not engine.purity:
+    share = Share(plan, checkpoint if divisible else None, every, ranks)
+    before = ranks.together(lambda: share.restore(warn))[0]
+    if blocks is None:
+        pixels = pixels or pixels_of(plan, workers=workers)
+        blocks = pixels.blocks(ranks.share([n for n in range(len(pixels)) if n not in before.blocks]))
+    headings = ranks.together(lambda: share.count(blocks, before, peers, progress))
+    total = _total(share, headings)
+    if not total.shapes:
         raise PurityError(f"None of the {len(plan.selection)} images of {plan.source.name} could be read.")
-    if skipped:
-        path, reason = skipped[0]
-        warn(f"{len(skipped)} of {done} images could not be read and were left out, the first {path} ({reason}).")
-    if engine.batch_size < plan.batch_size:
-        warn(f"Out of memory at a batch of {plan.batch_size}: the rest ran at {engine.batch_size}.")
-    found = engine.spectrum.compute() if engine.spectrum else {}
-    measured = {PEERS[name]: float(found[PEERS[name]]) for name in peers}
+    if total.left_out:
+        path, reason = total.left_out[0]
+        warn(
+            f"{len(total.left_out)} of {len(plan.selection)} images could not be read and were left out, the first "
+            f"{path} ({reason})."
+        )
+    if total.batch_size < plan.batch_size:
+        warn(f"Out of memory at a batch of {plan.batch_size}: the rest ran at {total.batch_size}.")
+    measured = {PEERS[name]: share.peers[PEERS[name]] for name in peers}
     for name in (name for name, value in measured.items() if math.isnan(value)):
         warn(f"{name} of {plan.deepest.module} is unknown: too few images or channels that vary.")
-    return _result(plan, engine, measured, skipped, started, seconds)
+    return _result(plan, total, measured)
 
 
-def _result(
-    plan: Plan,
-    engine: Engine,
-    peers: Mapping[str, float],
-    skipped: list[tuple[str, str]],
-    started: datetime,
-    seconds: float,
-) -> Result:
-    n_images, labelled, hits1, hits5 = engine.tally.tolist()
+def _total(share: Share, headings: Sequence[Part]) -> Part:
+    """Everybody's part in one, by one all-reduce."""
+    total = reduce(Part.__add__, headings)
+    plan, own = share.plan, share.part
+    shape = (plan.job.groups, len(plan.job.thresholds))
+    arrays = {
+        f"counts/{name}": own.counts.get(name, np.zeros((*shape, channels), np.int64))
+        for name, (channels, _, _) in sorted(total.shapes.items())
+    }
+    summed = share.ranks.total({**arrays, "tally": own.tally}, plan.device)
+    tally = summed.pop("tally")
+    counts = {name.removeprefix("counts/"): array for name, array in summed.items()}
+    return replace(total, counts=counts, tally=tally, seconds=headings[0].seconds, started=headings[0].started)
+
+
+def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
+    n_images, labelled, hits1, hits5 = total.tally.tolist()
     known = labelled > 0 and plan.label_note is None
     network, source = plan.network, plan.source
     classes = network.num_classes or 0
@@ -173,8 +135,8 @@ def _result(
             LayerCounts(
                 tap.module,
                 tap.stage,
-                *engine.shapes[tap.module],
-                engine.counts(tap.module).numpy(),
+                *total.shapes[tap.module],
+                total.counts[tap.module],
                 peers if tap == plan.deepest else {},
             )
             for tap in plan.taps
@@ -191,11 +153,12 @@ def _result(
             **versions(),
             "device": device_name(plan.device),
             "precision": plan.job.precision,
-            "batch_size": engine.batch_size,
+            "batch_size": total.batch_size,
             "model": network.name,
             "source": network.source,
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,
+            "network_sha256": plan.inputs["network_sha256"],
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
             "preprocessing": plan.preprocessing.model_dump(mode="json"),
             "dataset": source.name,
@@ -203,44 +166,9 @@ def _result(
             "labels": plan.label_note or "used",
             "images_selected": len(plan.selection),
             "images_scored": n_images,
-            "images_skipped": [{"path": path, "reason": reason} for path, reason in skipped],
-            "seconds": round(seconds, 3),
-            "images_per_second": round(n_images / seconds, 2),
-            "started": started.isoformat(timespec="seconds"),
+            "images_skipped": [{"path": path, "reason": reason} for path, reason in total.left_out],
+            "seconds": round(total.seconds, 3),
+            "images_per_second": round(n_images / total.seconds, 2),
+            "started": total.started,
         },
     )
-
-
-def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
-    """What the weights declare, or the paper's, with the job's single overrides."""
-    base = PAPER.get(job.dataset, PAPER["imagenet"]) if job.preprocess == "paper" else declared
-    named = {name: getattr(job, name) for name in ("resize", "crop", "interpolation", "mean", "std")}
-    changes = {name: None if value == "none" else value for name, value in named.items() if value is not None}
-    chosen = base.model_copy(update=changes)
-    if isinstance(chosen.resize, int) and chosen.crop and max(chosen.crop) > chosen.resize:
-        raise PurityError(
-            f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
-        )
-    return chosen
-
-
-def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:
-    """The number asked for, or the power of two that suits pictures of `size` (h, w) on this kind of device."""
-    if isinstance(asked, int):
-        return asked
-    fit = max(1, PIXELS_PER_BATCH[device.type] // (size[0] * size[1]))
-    return min(LARGEST_BATCH, 1 << (fit.bit_length() - 1))
-
-
-def label_note(source: ImageSource, network: models.Network) -> str | None:
-    """Why the labels cannot be compared with the network's classes; None where they can."""
-    if source.labels is None:
-        return source.label_note or f"{source.name} carries no labels"
-    classes = len(source.class_names or ()) or max(source.labels) + 1
-    if network.num_classes != classes:
-        return f"{source.name} has {classes} classes and {network.name} {network.num_classes}"
-    return None
-
-
-def _name_image(error: NonFinite, plan: Plan) -> NonFinite:
-    return NonFinite(error.where, error.position, plan.source.paths[plan.selection[error.position]])

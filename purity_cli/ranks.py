@@ -1,0 +1,179 @@
+"""Several processes under torchrun: which blocks are whose, and how an error of one becomes an error of all."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from purity_cli.errors import PurityError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.distributed_c10d import Store
+
+T = TypeVar("T")
+
+# Processes on unlike machines may be hours apart at the end of a job. One that has died is not waited for: its
+# connections break, and torchrun ends the others.
+PATIENCE = timedelta(days=7)
+
+
+class RankLost(PurityError):
+    """Another process has ended, and nothing more can be done together."""
+
+
+class Abandoned(PurityError):
+    """Another process has failed at what this one is doing."""
+
+
+@dataclass
+class Ranks:
+    """This process among its peers. Every process must come to the same `together` and `total`, in the same order."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    """Among the processes of this machine."""
+    store: Store | None = None
+    steps: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def share(self, blocks: Sequence[int]) -> Sequence[int]:
+        """This process's blocks: of every `size`, the one at its rank."""
+        return blocks[self.rank :: self.size]
+
+    def device(self, device: torch.device) -> torch.device:
+        """The GPU of this process, where the job runs on GPUs."""
+        if self.size == 1 or device.type != "cuda":
+            return device
+        import torch
+
+        if device.index is not None:
+            raise PurityError(f"Under torchrun every process takes its own GPU: write cuda instead of {device}.")
+        if self.local >= torch.cuda.device_count():
+            raise PurityError(
+                f"There are more processes on {socket.gethostname()} than its {torch.cuda.device_count()} GPU(s): "
+                "give torchrun a smaller --nproc-per-node."
+            )
+        return torch.device("cuda", self.local)
+
+    def check(self) -> None:
+        """Raise Abandoned where another process has already failed at the current step."""
+        if self.store is not None and self.store.check([self._alarm]):
+            raise Abandoned("another process failed")
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """Do `work` on every process; what each of them returned, by rank, for all of them.
+
+        What is returned must pickle and be small. An error on any process is raised on all of them, so that none goes
+        on, or waits, alone.
+        """
+        value: T | None = None
+        error: Exception | None = None
+        try:
+            value = work()
+        except Exception as caught:
+            error = caught
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return [value]  # type: ignore[list-item]
+        return self._exchange(value, error)
+
+    def total(self, arrays: Mapping[str, NDArray[np.int64]], device: torch.device) -> dict[str, NDArray[np.int64]]:
+        """The sum of everybody's arrays, whose names and shapes must be the same everywhere, in one all-reduce."""
+        if self.size == 1 or not arrays:
+            return dict(arrays)
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays.values()])).to(device)
+        with _peers_alive():
+            dist.all_reduce(flat)
+        ends = np.cumsum([array.size for array in arrays.values()])[:-1]
+        pieces = np.split(flat.cpu().numpy(), ends)
+        return {name: piece.reshape(arrays[name].shape) for name, piece in zip(arrays, pieces, strict=True)}
+
+    @property
+    def _alarm(self) -> str:
+        return f"purity/failed/{self.steps}"
+
+    def _exchange(self, value: T | None, error: Exception | None) -> list[T]:
+        import torch.distributed as dist
+
+        said: list[Any] = [None] * self.size
+        with _peers_alive():
+            if error is not None and self.store is not None:
+                self.store.set(self._alarm, "")
+            dist.all_gather_object(said, (value, None if error is None else describe(error), _is_echo(error)))
+        self.steps += 1
+        if error is not None and not _is_echo(error):
+            raise error
+        for rank, (_, text, echo) in enumerate(said):
+            if text is not None and not echo:
+                raise PurityError(f"Process {rank} of {self.size} failed: {text}")
+        return [theirs for theirs, _, _ in said]
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: a PurityError's sentence, anything else with its type."""
+    if isinstance(error, PurityError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """This process's place among those that torchrun started; alone where it did not."""
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if size == 1:
+        yield Ranks()
+        return
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise PurityError(
+            f"The {size} processes could not find each other ({describe(error)}): start them with torchrun, and leave "
+            "RANK and WORLD_SIZE unset otherwise."
+        ) from None
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if gpus:
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    yield Ranks(rank, size, local, store)
+    # After an error the others may be gone already, and then this would wait for them.
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _peers_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(
+            f"Another process of this run has ended ({describe(error)}): its own message stands above; the same "
+            "command goes on where this one stopped."
+        ) from None
+
+
+def _is_echo(error: Exception | None) -> bool:
+    return isinstance(error, Abandoned)

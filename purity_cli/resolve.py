@@ -1,0 +1,159 @@
+"""The names in a Job -> the network, the modules, the images, the pixels and the device that they stand for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from purity_cli import models, stages
+from purity_cli.datasets import ImageSource, open_dataset, select
+from purity_cli.errors import PurityError
+from purity_cli.machine import resolve_device
+from purity_cli.plan import Job, Preprocessing
+from purity_cli.ranks import Ranks
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PAPER = {
+    "imagenet": Preprocessing(resize=224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    "cifar10": Preprocessing(),
+}
+"""The paper's pixels (SPEC, published settings). Data sets not named here are taken for photographs, as ImageNet's."""
+
+# A batch of this many pixels keeps both cores of a small machine busy and its maps within a few gigabytes.
+PIXELS_PER_BATCH = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
+LARGEST_BATCH = 1024
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Job with every name resolved: what `score` runs, and what a dry run shows."""
+
+    job: Job
+    network: models.Network
+    taps: tuple[stages.Tap, ...]
+    source: ImageSource
+    selection: Sequence[int]
+    preprocessing: Preprocessing
+    device: torch.device
+    batch_size: int
+    label_note: str | None
+    """Why there is no accuracy; None where there is."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """All that decides the counts, as JSON: the Job's key and what its names stood for. Two plans with equal inputs
+    give equal counts on one kind of device."""
+
+    @property
+    def deepest(self) -> stages.Tap:
+        """The last stage that is tapped, or else the last layer asked for."""
+        return max(reversed(self.taps), key=lambda tap: int(tap.stage[1:]) if tap.stage else 0)
+
+
+def resolve(
+    job: Job,
+    *,
+    download: bool = False,
+    source: ImageSource | None = None,
+    ranks: Ranks | None = None,
+    warn: Warn = lambda _: None,
+) -> Plan:
+    """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together.
+
+    `source` is the Job's data set where it is open already.
+    """
+    device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
+    source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
+    selection = select(source, job.per_class, job.limit)
+    network = models.load(job.model, job.weights)
+    preprocessing = resolve_preprocessing(job, network.preprocessing)
+    if network.preprocessing_note and preprocessing == network.preprocessing:
+        warn(network.preprocessing_note)
+    size = preprocessing.crop or network.input_size
+    taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
+    note = label_note(source, network)
+    if note:
+        warn(f"No accuracy: {note}.")
+    return Plan(
+        job=job,
+        network=network,
+        taps=tuple(taps),
+        source=source,
+        selection=selection,
+        preprocessing=preprocessing,
+        device=device,
+        batch_size=resolve_batch_size(job.batch_size, device, size),
+        label_note=note,
+        inputs={
+            "key": job.key(),
+            "weights_sha256": network.weights_sha256,
+            "network_sha256": network_sha256(network, job.model),
+            "dataset_fingerprint": source.fingerprint,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "layers": [tap.module for tap in taps],
+        },
+    )
+
+
+def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
+    """What the weights declare, or the paper's, with the job's single overrides."""
+    base = PAPER.get(job.dataset, PAPER["imagenet"]) if job.preprocess == "paper" else declared
+    named = {name: getattr(job, name) for name in ("resize", "crop", "interpolation", "mean", "std")}
+    changes = {name: None if value == "none" else value for name, value in named.items() if value is not None}
+    chosen = base.model_copy(update=changes)
+    if isinstance(chosen.resize, int) and chosen.crop and max(chosen.crop) > chosen.resize:
+        raise PurityError(
+            f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
+        )
+    return chosen
+
+
+def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:
+    """The number asked for, or the power of two that suits pictures of `size` (h, w) on this kind of device."""
+    if isinstance(asked, int):
+        return asked
+    fit = max(1, PIXELS_PER_BATCH[device.type] // (size[0] * size[1]))
+    return min(LARGEST_BATCH, 1 << (fit.bit_length() - 1))
+
+
+def label_note(source: ImageSource, network: models.Network) -> str | None:
+    """Why the labels cannot be compared with the network's classes; None where they can."""
+    if source.labels is None:
+        return source.label_note or f"{source.name} carries no labels"
+    classes = len(source.class_names or ()) or max(source.labels) + 1
+    if network.num_classes != classes:
+        return f"{source.name} has {classes} classes and {network.name} {network.num_classes}"
+    return None
+
+
+def network_sha256(network: models.Network, model: str) -> str | None:
+    """SHA-256, in hex, of what a weight file does not say: random tensors, and the code of a user's own network.
+
+    None where the weight file says it all.
+    """
+    own = network.source == "file"
+    if network.weights_sha256 and not own:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in network.module.state_dict().items():
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if own:
+        files = {Path(model.removeprefix("file:").rpartition(":")[0]).expanduser(), *_code(network.module)}
+        for content in sorted({file.read_bytes() for file in files}):
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _code(net: nn.Module) -> Iterator[Path]:
+    """The files in which the classes of a network stand, but for PyTorch's own."""
+    for kind in {type(module) for module in net.modules()}:
+        code = getattr(kind.forward, "__code__", None)
+        if code and not kind.__module__.startswith("torch.") and Path(code.co_filename).is_file():
+            yield Path(code.co_filename)

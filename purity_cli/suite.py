@@ -1,0 +1,153 @@
+"""A suite: models x datasets x settings, from YAML to Jobs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+
+from purity_cli.errors import PurityError
+from purity_cli.plan import Frozen, Job, complaint
+
+TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
+
+
+class Entry(Job):
+    """One model or data set of a suite: the settings of a Job that it gives, and what has to be at hand for it."""
+
+    needs: str | None = None
+    """A file or folder; where it is not there, the entry is left out, and shown as such."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of a Job that were written, not their defaults."""
+        return self.model_dump(exclude_unset=True, exclude={"needs"})
+
+
+def _called(name: str) -> BeforeValidator:
+    """A bare string stands for `{name: string}`."""
+    return BeforeValidator(lambda value: {name: value} if isinstance(value, str) else value)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One Job of a suite."""
+
+    name: str
+    """Of its folder: unlike any other Job's, and the same in every suite."""
+    job: Job
+    absent: str | None = None
+    """What it needs and is not there."""
+
+
+class Suite(Frozen):
+    """models x datasets x settings. A setting counts for more the later it stands in: defaults, datasets, settings,
+    models. Paths are relative to where the command runs, as in options."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """Of the files with its tables; the YAML file's own name by default."""
+    models: Annotated[tuple[Annotated[Entry, _called("model")], ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Annotated[Entry, _called("dataset")], ...], Field(min_length=1)] = (Entry(),)
+    settings: Annotated[tuple[Entry, ...], Field(min_length=1)] = (Entry(),)
+    defaults: Entry = Entry()
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """At which the tables are read."""
+    layout: Literal["stages", "last"] = "stages"
+    """Of the table: a row per stage as in the paper's Table 1, or accuracy and purity as in its Table 2."""
+    reference: str | None = None
+    """What to compare with: `table1` or `table2` of the paper, or a CSV file laid out as those."""
+
+    def tasks(self) -> list[Task]:
+        """The Jobs, each once, in the order of the models; PurityError where two models give the same Job."""
+        tasks: dict[str, Task] = {}
+        owner: dict[str, int] = {}
+        for number, model in enumerate(self.models, 1):
+            for dataset in self.datasets:
+                for settings in self.settings:
+                    parts = (self.defaults, dataset, settings, model)
+                    given = {name: value for part in parts for name, value in part.given.items()}
+                    grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
+                    job = Job.of(**{**given, "thresholds": tuple(grid)})
+                    key = job.key()
+                    if owner.setdefault(key, number) != number:
+                        raise PurityError(
+                            f"Models {owner[key]} and {number} of the suite {self.name} are the same job "
+                            f"({job.model} on {job.dataset}): leave one of them out."
+                        )
+                    absent = next((p.needs for p in parts if p.needs and not Path(p.needs).expanduser().exists()), None)
+                    tasks[key] = Task(f"{slug(job)}_{key[:8]}", job, absent)
+        return list(tasks.values())
+
+
+def slug(job: Job) -> str:
+    """A Job's model and data set in a form that any file system takes."""
+    model = job.model.rpartition(":")[2]
+    dataset = os.path.basename(os.path.abspath(job.dataset.removeprefix("folder:")))
+    return re.sub(r"[^\w.-]+", "-", f"{model}_{TAR.sub('', dataset)}")
+
+
+def read(path: Path) -> Suite:
+    """The suite in a YAML file; PurityError names the line of what is wrong with it."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise PurityError(f"{path} cannot be read ({reason}): give the YAML file of a suite.") from None
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise PurityError(f"{path} is no suite: it must be a mapping, with the models under `models:`.")
+        _refuse_repeats(root, path)
+        content = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise PurityError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from None
+    finally:
+        loader.dispose()
+    try:
+        return Suite.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+        number, shown = _locate(root, place)
+        known = Entry.model_fields if len(place) > 1 else Suite.model_fields
+        raise PurityError(f"{path}, line {number}: {shown}: {complaint(error, known)}") from None
+
+
+def _locate(node: yaml.Node, place: Sequence[int | str]) -> tuple[int, str]:
+    """The line, from 1, of what pydantic calls `place`, and how to call it; what only pydantic knows is left out."""
+    line, shown = 1, list[str]()
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            key, value = next(((key, value) for key, value in node.value if key.value == part), (node, node))
+            line, node = key.start_mark.line + 1, value
+            shown.append(str(part))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+            shown.append(str(part + 1))
+    return line, ".".join(shown)
+
+
+def _refuse_repeats(root: yaml.Node, path: Path) -> None:
+    """PyYAML takes the last of two equal keys without a word."""
+    for node in _nodes(root):
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key.value, str) and key.value in seen:
+                raise PurityError(f"{path}, line {key.start_mark.line + 1}: {key.value} stands twice here.")
+            seen.add(str(key.value))
+
+
+def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    yield node
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for inner in child if isinstance(child, tuple) else (child,):
+                yield from _nodes(inner)
