@@ -62,7 +62,7 @@ def clear(root: Path, chosen: Sequence[Entry]) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [path for path in root.iterdir() if _is_key(path.name)] if root.is_dir() else []
+    return [path for path in root.iterdir() if _is_key(path.name)] if root.exists() else []
 
 
 def _is_key(name: str) -> bool:
