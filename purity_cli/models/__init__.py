@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from purity_cli.errors import PurityError, did_you_mean
-from purity_cli.models.base import ModelEntry, Network, Recipe, ShapesOnly, Source, count_classes, seeded
+from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import looks_like_file, read
 from purity_cli.models.from_file import UserFile, bare_name
@@ -16,7 +16,7 @@ from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import Timm
 from purity_cli.models.from_torchvision import Torchvision
 
-__all__ = ["SOURCES", "ModelEntry", "Network", "catalogue", "load"]
+__all__ = ["SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "preview"]
 
 SOURCES: dict[str, Source] = {
     source.name: source for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels())
@@ -57,6 +57,20 @@ def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
         num_classes=count_classes(module, recipe.input_size),
         input_size=recipe.input_size,
     )
+
+
+def preview(name: str, weights: str = "default") -> Preview:
+    """What `load` would start from, without reading or downloading weights; a user's function is run. PurityErrors of
+    names are those of `load`."""
+    source, bare, written = _find(name)
+    tag = _choose(source, bare, written, weights)
+    with seeded():
+        recipe = source.recipe(bare, tag)
+    if weights not in ("default", "none") and looks_like_file(weights):
+        here = Path(weights).expanduser().is_file()
+    else:
+        here = source.name == "file" or weights == "none" or (recipe.file is not None and bool(recipe.file.cached()))
+    return Preview(recipe.preprocessing, here)
 
 
 def catalogue(pattern: str | None = None) -> list[ModelEntry]:

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from purity_cli.models.caches import WeightFile
 from purity_cli.models.checkpoints import Checkpoint
@@ -36,6 +37,16 @@ class Network:
     num_classes: int | None
     input_size: Size
     """(h, w) after preprocessing."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known of a network before it is loaded."""
+
+    preprocessing: Preprocessing
+    """What the weights declare."""
+    weights_here: bool
+    """Whether the weights are on this machine, or none are needed."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,20 @@ def seeded(seed: int = 0) -> Iterator[None]:
         # Not torch.manual_seed: it would seed every GPU as well, and nothing would set those back.
         torch.default_generator.manual_seed(seed)
         yield
+
+
+class ShapesOnly(TorchFunctionMode):
+    """Has networks built without memory for their weights, as layers ask for it by `torch.empty`.
+
+    `torch.device("meta")` would do it too, but takes all values, and some networks compute with a few as they are
+    built (torchvision's RegNets).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
 
 
 def count_classes(module: nn.Module, size: Size) -> int | None:
