@@ -1,0 +1,54 @@
+"""Stored results, as the commands that view them take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from purity_cli.errors import PurityError
+
+if TYPE_CHECKING:
+    from purity_cli.results import Result
+
+
+def read(folders: Iterable[Path]) -> list[Result]:
+    """The result in each folder, or in each folder inside it; PurityError where there is none, or one twice."""
+    from purity_cli import store
+
+    results: list[Result] = []
+    seen: dict[tuple[str, ...], Path] = {}
+    for folder in dict.fromkeys(place for given in folders for place in _inside(given)):
+        result = store.read(folder)
+        # What tells results apart in tables and figures.
+        name = (result.model, result.source, result.weights, result.dataset, result.preprocessing)
+        if name in seen:
+            raise PurityError(
+                f"{seen[name]} and {folder} both hold {result.model} with weights {result.weights} on "
+                f"{result.dataset}: give one of them."
+            )
+        seen[name] = folder
+        results.append(result)
+    return results
+
+
+def _inside(folder: Path) -> list[Path]:
+    from purity_cli.store import COUNTS
+
+    if folder.name == COUNTS or (folder / COUNTS).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{COUNTS}")) or [folder]
+
+
+def refuse_job_options() -> None:
+    """A usage error where an option that decides counts stands beside --from: counts are what they are."""
+    import click
+    from click.core import ParameterSource
+
+    from purity_cli.cli.options import JOB_SETTINGS
+
+    context = click.get_current_context()
+    for name in (*JOB_SETTINGS, "models", "download", "workers", "output"):
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            option = next(parameter for parameter in context.command.params if parameter.name == name)
+            raise click.UsageError(f"--from reads stored counts, which {option.opts[0]} cannot change: leave out one.")

@@ -1,0 +1,162 @@
+"""What the figures share: their look, their files, and names that cover nothing.
+
+Colours are Okabe and Ito's, and each line has its own marker and dash pattern as well, so that colour is never the
+only mark.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import cycle, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox, ScaledTranslation
+
+from purity_cli.errors import PurityError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    Points = NDArray[np.float64]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "purity",  # the same data give the same file
+    "text.parse_math": False,  # a $ in a file's name is a $
+}
+WIDTH, HEIGHT = 5.2, 2.9
+"""Inches, of one panel without its legend: between a column and a page."""
+LINE = 0.155
+"""Inches that a line of a legend takes."""
+NORMAL_95 = 1.96
+"""Standard errors on each side of a 95 % interval."""
+AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def save(figure: Figure, path: Path, dpi: int | None = None) -> list[Path]:
+    """Write the figure, as PNG and SVG where `path` has no ending; PurityError where it cannot be written."""
+    targets = [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".svg")]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(STYLE):
+            for target in targets:
+                metadata: dict[str, Any] = {"Date": None} if target.suffix == ".svg" else {}
+                figure.savefig(target, dpi=dpi or STYLE["savefig.dpi"], metadata=metadata)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PurityError(
+            f"Cannot write the figure {path} ({reason}): name a .png, .svg or .pdf file in a folder you may write to."
+        ) from None
+    return targets
+
+
+def panels(n: int) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels, two in a row."""
+    columns = min(n, 2)
+    lines = -(-n // columns)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout=ConstrainedLayoutEngine(h_pad=0.08))
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for ax in axes[n:]:
+        ax.remove()
+    return figure, axes[:n]
+
+
+def styles() -> Iterator[dict[str, Any]]:
+    """Looks of lines: seven colours, four dashes and nine markers share no divisor, so the first 252 all differ."""
+    for colour, dash, marker in zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False):
+        yield {"color": colour, "linestyle": dash, "marker": marker}
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name in lines of `width` characters at most, broken behind its dots and dashes where that can be."""
+    lines = [""]
+    for part in re.findall(r"[^\s._/:-]*[\s._/:-]?", name):
+        for piece in textwrap.wrap(part, width, drop_whitespace=False) or [part]:
+            if len(lines[-1] + piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.strip() for line in lines)
+
+
+def in_legend(label: str) -> str:
+    """A label that matplotlib shows: it leaves out what begins with _, as modules may."""
+    return f" {label}" if label.startswith("_") else label
+
+
+def legends_below(figure: Figure, axes: Sequence[Axes], ticks: float = 0.0) -> None:
+    """A legend under each panel, and the figure as much higher; `ticks` is the height of its tick labels in inches."""
+    longest = 0
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        columns = 2 if len(labels) > 3 and max(map(len, labels)) < 38 else 1
+        shown = [wrapped(label, 80) for label in labels]
+        below = ax.transAxes + ScaledTranslation(0, -0.42 - ticks, figure.dpi_scale_trans)
+        ax.legend(handles, shown, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns)
+        longest = max(longest, -(-sum(label.count("\n") + 1 for label in shown) // columns))
+    width, height = figure.get_size_inches()
+    lines = height / HEIGHT
+    figure.set_size_inches(width, height + lines * (LINE * longest + ticks))
+
+
+def name_points(figure: Figure, ax: Axes, points: Points, bars: Points, line: Points, names: Sequence[str]) -> None:
+    """Names beside points (n, 2), each as near as can be without covering another, a bar or a line.
+
+    `bars` (n,) are how far the points' bars reach up and down, `line` (2, 2), or (0, 2), the ends of a line, all in
+    data units.
+    """
+    figure.draw_without_rendering()
+    point_size = figure.dpi / 72
+    upper, lower = (ax.transData.transform(points + sign * np.stack([0 * bars, bars], 1)) for sign in (1, -1))
+    taken = [Bbox([below - 4, above + 4]) for below, above in zip(lower, upper, strict=True)]
+    if len(line):
+        start, stop = ax.transData.transform(line)
+        taken += [Bbox([place - 1, place + 1]) for place in np.linspace(start, stop, 100)]
+    shared: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "in_layout": False}
+    leader = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
+    for point, name in zip(points, names, strict=True):
+        trial = ax.annotate(wrapped(name, 30), point, (0, 0), **shared)
+        width, height = trial.get_window_extent().size
+        trial.remove()
+        places = []
+        for ring, (dx, dy) in product(range(1, 16), AROUND):
+            offset = 6 * ring * np.array([dx, dy])
+            x, y = ax.transData.transform(point) + point_size * offset
+            box = Bbox.from_bounds(x + (dx - 1) / 2 * width, y + (dy - 1) / 2 * height, width, height)
+            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+            places.append((box.count_overlaps(taken) + 100 * (not inside), ring, (dx, dy), box))
+        _, ring, (dx, dy), box = min(places, key=lambda place: place[:2])
+        ax.annotate(
+            wrapped(name, 30),
+            point,
+            (6 * ring * dx, 6 * ring * dy),
+            horizontalalignment=("right", "center", "left")[dx + 1],
+            verticalalignment=("top", "center", "bottom")[dy + 1],
+            arrowprops=leader if ring > 1 else None,
+            **shared,
+        )
+        taken.append(box)
