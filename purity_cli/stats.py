@@ -5,6 +5,7 @@ Shapes: G jackknife groups, T thresholds, c channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,13 +41,21 @@ def jackknife(counts: NDArray[np.int64], images: int) -> Jackknife:
     With g groups that hold images, F_j the purity without group j, and m the mean of the F_j:
     se^2 = (g - 1) / g * sum (F_j - m)^2, corrected = g F - (g - 1) m (Shao and Tu 1995, sections 1.1 and 2.1).
     """
-    total = counts.sum(0)
-    purity = feature_purity(total)
-    groups = min(len(counts), images)
+    return jackknife_of_mean([counts], images)
+
+
+def jackknife_of_mean(layers: Sequence[NDArray[np.int64]], images: int) -> Jackknife:
+    """The same for the mean of several layers' F, all from the same images."""
+    totals = [counts.sum(0) for counts in layers]
+    purity = np.mean([feature_purity(total) for total in totals], 0)
+    groups = min(len(layers[0]), images)
     if groups < 2:
         nan = np.full_like(purity, np.nan)
         return Jackknife(purity, nan, nan)
-    without = np.stack([feature_purity(total - one) for one in counts[:groups]])
+    pairs = list(zip(totals, layers, strict=True))
+    without = np.stack(
+        [np.mean([feature_purity(total - counts[j]) for total, counts in pairs], 0) for j in range(groups)]
+    )
     mean = without.mean(0)
     se = np.sqrt((groups - 1) / groups * ((without - mean) ** 2).sum(0))
     return Jackknife(purity, se, groups * purity - (groups - 1) * mean)

@@ -85,11 +85,15 @@ class Suite(Frozen):
         return list(tasks.values())
 
 
+def bare(job: Job) -> str:
+    """A Job's model without its source or its file."""
+    return job.model.rpartition(":")[2]
+
+
 def slug(job: Job) -> str:
     """A Job's model and data set in a form that any file system takes."""
-    model = job.model.rpartition(":")[2]
     dataset = os.path.basename(os.path.abspath(job.dataset.removeprefix("folder:")))
-    return re.sub(r"[^\w.-]+", "-", f"{model}_{TAR.sub('', dataset)}")
+    return re.sub(r"[^\w.-]+", "-", f"{bare(job)}_{TAR.sub('', dataset)}")
 
 
 def read(path: Path) -> Suite:

@@ -114,10 +114,10 @@ def to_markdown(results: Sequence[Result], threshold: float) -> str:
     paper = layout(rows)
     paper.index.name = "stage"
     shown = paper.apply(
-        lambda row: [_cell(value, 2 if row.name == "top1" else 3) for value in row], axis=1, result_type="broadcast"
+        lambda row: [cell(value, 2 if row.name == "top1" else 3) for value in row], axis=1, result_type="broadcast"
     )
     parts = [shown.to_markdown(disable_numparse=True), details(rows).to_markdown(index=False, disable_numparse=True)]
-    parts += [_footnote(result, threshold) for result in results]
+    parts += [footnote(result, threshold) for result in results]
     return "\n\n".join(parts) + "\n"
 
 
@@ -133,12 +133,12 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
             "c x h x w": [
                 f"{c} x {h} x {w}" for c, h, w in zip(rows["channels"], rows["height"], rows["width"], strict=True)
             ],
-            "F": [_cell(value) for value in rows["purity"]],
-            "se": [_cell(value) for value in rows["se"]],
-            "F jk": [_cell(value) for value in rows["purity_jk"]],
+            "F": [cell(value) for value in rows["purity"]],
+            "se": [cell(value) for value in rows["se"]],
+            "F jk": [cell(value) for value in rows["purity_jk"]],
             "N": [f"{n:,}{' (< 5 c)' if i in low else ''}" for i, n in rows["activations"].items()],
             "live": [f"{live} of {c}" for live, c in zip(rows["live"], rows["channels"], strict=True)],
-            **{name: [_cell(None if math.isnan(value) else value) for value in rows[name]] for name in peers_of(rows)},
+            **{name: [cell(None if math.isnan(value) else value) for value in rows[name]] for name in peers_of(rows)},
         }
     )
     return table if several else table.drop(columns="model")
@@ -168,7 +168,8 @@ def summary(result: Result, threshold: float | None = None) -> str:
     )
 
 
-def _footnote(result: Result, threshold: float) -> str:
+def footnote(result: Result, threshold: float) -> str:
+    """`summary`, then the modules behind the stages, then what was left out."""
     modules = ", ".join(
         f"{layer.stage} = `{layer.module}`" if layer.stage else f"`{layer.module}`" for layer in result.layers
     )
@@ -196,7 +197,7 @@ def labels(model: pd.DataFrame) -> list[str]:
     ]
 
 
-def _cell(value: Any, digits: int = 3) -> str:
+def cell(value: Any, digits: int = 3) -> str:
     """`0.123`; `NaN` where nothing fired, nothing where there is no such cell."""
     if value is None:
         return ""

@@ -1,0 +1,235 @@
+"""A suite becomes results: job after job, each in its own folder, whatever happens to the others."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from purity_cli import parts, run, store
+from purity_cli.errors import PurityError
+from purity_cli.outlook import Sources, finished, grouped, same
+from purity_cli.ranks import RankLost, Ranks, describe
+from purity_cli.resolve import Plan, Warn
+from purity_cli.results import Result
+from purity_cli.suite import Suite, Task
+
+FAILED, LOCK = "failed.json", ".lock"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job."""
+
+    task: Task
+    status: str
+    """`scored`, `kept` from an earlier run, `failed`, or `left out`."""
+    folder: Path
+    result: Result | None = None
+    error: str | None = None
+
+
+class Watch:
+    """Is told how a suite goes on; does nothing with it."""
+
+    def plans(self, tasks: Sequence[tuple[Task, int]]) -> None:
+        """The jobs in the order in which they run, with the number of their images, 0 where it is unknown."""
+
+    def begins(self, task: Task) -> None:
+        """This job is next."""
+
+    def images(self, done: int, total: int) -> None:
+        """Images that the current job has scored."""
+
+    def ends(self, outcome: Outcome) -> None:
+        """The current job is over."""
+
+
+class Bench:
+    """Runs a suite's jobs into `folder`.
+
+    A job whose result is there already, by its key and by what its names stand for, is kept, unless `fresh`. A failed
+    one leaves `failed.json`. `workers` threads decode for all jobs, and `cache` is where they share decoded pixels.
+    Every one of several `ranks` must call this with the same suite.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        folder: Path,
+        *,
+        workers: int,
+        cache: Path | None = None,
+        fresh: bool = False,
+        every: float = 60.0,
+        ranks: Ranks | None = None,
+        watch: Watch | None = None,
+        warn: Warn = run.silent,
+        say: Warn = run.silent,
+        command: str | None = None,
+    ) -> None:
+        self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
+        self.every, self.ranks, self.command = every, ranks or Ranks(), command
+        heard = self.ranks.first
+        self.watch = watch if watch and heard else Watch()
+        self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
+        self.sources = Sources()
+        self.finished: dict[str, tuple[Path, Result]] = {}
+
+    def run(self) -> list[Outcome]:
+        """Run every job; the outcomes are in the order of the suite."""
+        with claimed(self.folder, self.ranks), ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            tasks = self.ranks.together(self.suite.tasks)[0]
+            if self.ranks.first and not self.fresh:
+                self.finished = finished(self.folder, self.warn)
+            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
+            counts = [(tasks[i], 0 if tasks[i].absent else self.sources.count(tasks[i].job)) for i in order]
+            self.watch.plans(counts)
+            outcomes = {}
+            for i in order:
+                self.watch.begins(tasks[i])
+                outcomes[i] = self._outcome(tasks[i], pool)
+                self.watch.ends(outcomes[i])
+        return [outcomes[i] for i in range(len(tasks))]
+
+    def _outcome(self, task: Task, pool: ThreadPoolExecutor) -> Outcome:
+        folder = self.folder / task.name
+        if task.absent:
+            return Outcome(task, "left out", folder, error=f"{task.absent} is not there")
+        try:
+            plan = self._resolve(task)
+            kept = self.ranks.together(lambda: self._kept(plan))[0]
+            if kept:
+                return Outcome(task, "kept", kept, self.finished[task.job.key()][1] if self.ranks.first else None)
+            result = self._score(plan, folder, pool)
+        except RankLost:
+            raise
+        except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
+            if self.ranks.first:
+                self._record(task, folder, error)
+            return Outcome(task, "failed", folder, error=describe(error))
+        return Outcome(task, "scored", folder, result)
+
+    def _resolve(self, task: Task) -> Plan:
+        plan: Plan
+
+        def resolve() -> dict[str, Any]:
+            nonlocal plan
+            source = self.sources.open(task.job)
+            plan = run.resolve(task.job, source=source, ranks=self.ranks, warn=self._warn(task))
+            return {**plan.inputs, "batch_size": plan.batch_size, "device": plan.device.type}
+
+        first, *others = self.ranks.together(resolve)
+        for rank, other in enumerate(others, 1):
+            unlike = [name.replace("_", " ") for name in first if first[name] != other[name]]
+            if unlike:
+                raise PurityError(
+                    f"Processes 0 and {rank} differ in {', '.join(unlike)}: all machines need the same images, weights "
+                    "and kind of device."
+                )
+        return plan
+
+    def _score(self, plan: Plan, folder: Path, pool: ThreadPoolExecutor) -> Result:
+        task = Task(folder.name, plan.job)
+
+        def prepare() -> None:
+            if self.ranks.first:
+                store.prepare(folder)
+                (folder / FAILED).unlink(missing_ok=True)
+                if self.fresh:
+                    parts.clear(folder)
+
+        def write() -> None:
+            if self.ranks.first:
+                result.provenance["command"] = self.command
+                store.write(result, folder, self.suite.threshold)
+                parts.clear(folder)
+
+        self.ranks.together(prepare)
+        warn = self._warn(task)
+        pixels = run.pixels_of(plan, workers=self.workers, pool=pool, cache=self.cache, warn=warn, say=self.say)
+        result = run.score(
+            plan,
+            workers=self.workers,
+            pixels=pixels,
+            checkpoint=folder,
+            every=self.every,
+            ranks=self.ranks,
+            progress=self.watch.images,
+            warn=warn,
+        )
+        self.ranks.together(write)
+        return result
+
+    def _kept(self, plan: Plan) -> Path | None:
+        """The folder of this job's result, from an earlier run; asked on rank 0 alone."""
+        folder, result = self.finished.get(plan.job.key(), (None, None))
+        if folder is None or result is None or not same(plan, result):
+            return None
+        (folder / FAILED).unlink(missing_ok=True)
+        parts.clear(folder)
+        return folder
+
+    def _record(self, task: Task, folder: Path, error: Exception) -> None:
+        unexpected = None if isinstance(error, PurityError) else "".join(traceback.format_exception(error))
+        record = {
+            "key": task.job.key(),
+            "error": describe(error),
+            "traceback": unexpected,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "job": task.job.model_dump(mode="json"),
+        }
+        try:
+            store.write_text(store.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
+        except PurityError as problem:
+            self.warn(str(problem))
+
+    def _warn(self, task: Task) -> Warn:
+        return lambda sentence: self.warn(f"{task.name}: {sentence}")
+
+
+@contextmanager
+def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Let nobody else run a suite into `folder`, and clear away what a killed run was just writing.
+
+    The lock goes with the process that holds it, however that ends.
+    """
+    handle = None
+
+    def claim() -> None:
+        nonlocal handle
+        if not ranks.first:
+            return
+        store.prepare(folder)
+        handle = (folder / LOCK).open("w")
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PurityError(
+                f"Another `purity bench` is writing into {folder}: wait for it, or give --output."
+            ) from None
+        except (ImportError, OSError):
+            pass  # a system or a file system without locks
+        for leftover in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
+            leftover.unlink(missing_ok=True)
+
+    try:
+        ranks.together(claim)
+        ranks.together(lambda: _see(folder, ranks))
+        yield
+    finally:
+        if handle:
+            handle.close()
+
+
+def _see(folder: Path, ranks: Ranks) -> None:
+    if not (folder / LOCK).exists():
+        raise PurityError(f"{folder} cannot be seen by process {ranks.rank}: all machines must share it.")

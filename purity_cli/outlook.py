@@ -1,0 +1,121 @@
+"""What a suite finds before it runs: images, finished jobs, the order of the others, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from purity_cli import cache, models, run, store
+from purity_cli.datasets import ImageSource, open_dataset, select
+from purity_cli.errors import PurityError
+from purity_cli.plan import Job, Preprocessing
+from purity_cli.ranks import describe
+from purity_cli.resolve import Plan, Warn, resolve_preprocessing
+from purity_cli.results import Result
+from purity_cli.suite import Suite, Task
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one job would do."""
+
+    task: Task
+    plan: Plan | None = None
+    """None where the job cannot be resolved."""
+    weights_here: bool = False
+    finished: bool = False
+    to_cache: int = 0
+    """Bytes that it would add to the cache of pixels, less what jobs before it would."""
+    problem: str | None = None
+
+
+def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Iterator[Forecast]:
+    """What every job of a suite would do, in the order in which they would run; nothing is scored or downloaded.
+
+    `root` is the folder of the cache, None for none.
+    """
+    sources, known, cached = Sources(), finished(folder, warn), set[tuple[Any, ...]]()
+    for task in grouped(suite.tasks()):
+        if task.absent:
+            yield Forecast(task, problem=f"left out: {task.absent} is not there")
+            continue
+        job = task.job
+        try:
+            preview = models.preview(job.model, job.weights)
+            # The stages of a network do not depend on its weights.
+            loaded = job if preview.weights_here else job.model_copy(update={"weights": "none"})
+            plan = run.resolve(loaded, source=sources.open(job))
+            plan = replace(plan, job=job, preprocessing=resolve_preprocessing(job, preview.preprocessing))
+            pixels = (*pixels_wanted(job), job.per_class, job.limit)
+            add = 0
+            if root and pixels not in cached:
+                add = cache.estimate(root, plan.source, plan.preprocessing, plan.selection)
+                cached.add(pixels)
+        except Exception as error:  # anything can go wrong in a user's network
+            yield Forecast(task, problem=describe(error))
+            continue
+        result = known.get(job.key())
+        yield Forecast(task, plan, preview.weights_here, bool(result and same(plan, result[1])), add)
+
+
+class Sources:
+    """Data sets, each opened once for all jobs."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str | None, ...], ImageSource] = {}
+
+    def open(self, job: Job) -> ImageSource:
+        """The images of a Job; PurityError as `open_dataset`."""
+        name = (job.dataset, job.data_dir, job.split)
+        if name not in self._open:
+            self._open[name] = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split)
+        return self._open[name]
+
+    def count(self, job: Job) -> int:
+        """How many images a Job has; 0 where they cannot be had."""
+        try:
+            return len(select(self.open(job), job.per_class, job.limit))
+        except Exception:  # the job itself will say what is wrong
+            return 0
+
+
+def same(plan: Plan, result: Result) -> bool:
+    """Whether a stored result is of what the plan's names stand for now."""
+    stored = {**result.provenance, "key": result.job.key(), "layers": [layer.module for layer in result.layers]}
+    return all(stored.get(name, "unknown") == value for name, value in plan.inputs.items())
+
+
+def finished(folder: Path, warn: Warn) -> dict[str, tuple[Path, Result]]:
+    """The results in the folders inside `folder`, by their Job's key, whatever the folders are called."""
+    found = {}
+    for path in sorted(folder.glob(f"*/{store.COUNTS}")):
+        try:
+            result = store.read(path.parent)
+        except PurityError as error:
+            warn(str(error))
+            continue
+        found[result.job.key()] = (path.parent, result)
+    return found
+
+
+def grouped(tasks: Sequence[Task]) -> list[Task]:
+    """In the order of the suite, but with those that need the same pixels together, so that these are decoded once."""
+    groups: dict[tuple[Any, ...], list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(pixels_wanted(task.job), []).append(task)
+    return [task for group in groups.values() for task in group]
+
+
+def pixels_wanted(job: Job) -> tuple[Any, ...]:
+    """What decides the bytes of a Job's pixels; for a model that does not exist, nothing but the data set."""
+    pixels: Preprocessing | None = None
+    with suppress(Exception):  # the job itself will say what is wrong
+        declared = (
+            Preprocessing() if job.preprocess == "paper" else models.preview(job.model, job.weights).preprocessing
+        )
+        pixels = resolve_preprocessing(job, declared)
+    shape = (pixels.resize, pixels.crop, pixels.interpolation) if pixels else ()
+    return (job.dataset, job.data_dir, job.split, *shape)
