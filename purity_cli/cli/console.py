@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 WIDE = 1000
 """Columns: a narrow terminal may wrap lines, but module paths are there to be copied and nothing may cut them."""
+
+
+def table(text: pd.DataFrame, left: tuple[str, ...] = ()) -> Table:
+    """A frame of text as a table, its columns flush right but for those named."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for name in text.columns:
+        drawn.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    for row in text.astype(str).itertuples(index=False):
+        drawn.add_row(*row)
+    return drawn
 
 
 def show(table: Table) -> None:

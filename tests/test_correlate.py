@@ -1,0 +1,402 @@
+"""Correlations: against scipy, against enumeration by hand, and in words what few results can show."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from numpy.typing import NDArray
+from scipy import stats
+
+from purity_cli import correlate, run, store
+from purity_cli.cli import run as run_command
+from purity_cli.correlations import DRAWS, STATISTICS, all_orders, least_p
+from purity_cli.correlations import correlate as correlations
+from purity_cli.errors import PurityError
+from purity_cli.plan import Job
+from purity_cli.results import LayerCounts, Result
+from purity_cli.stats import feature_purity
+
+Floats = NDArray[np.float64]
+SCIPY: dict[str, Callable[[Floats, Floats], Any]] = {
+    "pearson": stats.pearsonr,
+    "spearman": stats.spearmanr,
+    "kendall": stats.kendalltau,
+    "weighted": stats.weightedtau,
+}
+TABLE2 = Path(correlate.__file__).parent / "paper" / "table2.csv"
+
+samples = st.integers(3, 12).flatmap(
+    lambda n: st.tuples(
+        *[st.lists(st.integers(-3, 3) | st.floats(-3, 3, width=16), min_size=n, max_size=n).filter(varies)] * 2
+    )
+)
+
+
+def varies(values: list[float]) -> bool:
+    return len(set(values)) > 1
+
+
+def arrays(pair: tuple[list[float], list[float]]) -> tuple[Floats, Floats]:
+    return np.array(pair[0], dtype=float), np.array(pair[1], dtype=float)
+
+
+@settings(max_examples=40, deadline=None)
+@given(samples)
+def test_rows_are_scipys_on_random_and_tied_data(pair: tuple[list[float], list[float]]) -> None:
+    x, y = arrays(pair)
+    orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(x)), (3, 1)), axis=1)
+    assert set(STATISTICS) == set(SCIPY)
+    for name, statistic in STATISTICS.items():
+        expected = [SCIPY[name](x, y[order]).statistic for order in orders]
+        np.testing.assert_allclose(statistic.rows(x, y[orders]), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            statistic.rows(x[orders], y[orders[::-1]]),
+            [SCIPY[name](x[a], y[b]).statistic for a, b in zip(orders, orders[::-1], strict=True)],
+            rtol=0,
+            atol=1e-12,
+        )
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 40])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_values_are_scipys(n: int, levels: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.integers(0, levels, (2, n)) / 7.0
+    x[:2], y[:2] = (0, 1), (1, 0)
+    found = correlations(x, y)
+    for name, scipys in SCIPY.items():
+        assert found[name].value == pytest.approx(scipys(x, y).statistic, rel=0, abs=1e-12)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(3, 5).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 5), min_size=n, max_size=n)] * 2)))
+def test_p_of_few_is_the_share_of_all_orders(pair: tuple[list[float], list[float]]) -> None:
+    x, y = arrays(pair)
+    if not (varies(pair[0]) and varies(pair[1])):
+        return
+    found = correlations(x, y)
+    for name, scipys in SCIPY.items():
+        values = [scipys(x, np.array(order)).statistic for order in itertools.permutations(y)]
+        expected = np.mean([abs(value) >= abs(found[name].value) - 1e-9 for value in values])
+        assert found[name].exact
+        assert found[name].p == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+def test_p_of_few_without_ties_is_scipys_exact_one(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(2, n))
+    found = correlations(x, y)
+    assert found["kendall"].p == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue, abs=1e-12)
+
+
+def test_p_of_many_comes_near_scipys() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=20)
+    y = 0.4 * x + rng.normal(size=20)
+    found = correlations(x, y)
+    for name in ("pearson", "spearman", "kendall"):
+        assert not found[name].exact
+        # Four standard errors of 4,999 draws.
+        p = SCIPY[name](x, y).pvalue
+        assert abs(found[name].p - p) < 4 * math.sqrt(p * (1 - p) / DRAWS) + 1e-3
+
+
+def test_no_p_is_nought() -> None:
+    x = np.arange(12.0)
+    found = correlations(x, x)
+    assert found["kendall"].p == 1 / (DRAWS + 1)
+    assert found["kendall"].high == 1
+
+
+def test_the_seed_alone_decides() -> None:
+    x, y = np.random.default_rng(1).normal(size=(2, 9))
+    assert correlations(x, y) == correlations(x, y)
+    assert correlations(x, y, seed=1)["pearson"].p != correlations(x, y)["pearson"].p
+
+
+def test_intervals_are_those_of_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=25)
+    y = x + rng.normal(size=25)
+    found = correlations(x, y)
+    for name in ("pearson", "kendall"):
+        scipys = stats.bootstrap(
+            (x, y),
+            STATISTICS[name].of,
+            paired=True,
+            vectorized=False,
+            n_resamples=999,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        assert found[name].low == pytest.approx(scipys.low, abs=0.06)
+        assert found[name].high == pytest.approx(scipys.high, abs=0.04)
+
+
+@pytest.mark.parametrize(("n", "two"), [(3, 2 / 6), (4, 2 / 24), (5, 2 / 120), (6, 2 / 720), (7, 2 / 5040)])
+def test_the_least_p_is_that_of_the_two_perfect_orders(n: int, two: float) -> None:
+    y = np.random.default_rng(n).normal(size=n)
+    assert list(least_p(y)) == pytest.approx([two, two / 2])
+    assert stats.kendalltau(y, y, method="exact").pvalue == pytest.approx(two)
+    assert len(all_orders(n)) == math.factorial(n)
+    assert f"{two:.3g}" in correlate.what_n_allows(y)
+
+
+def test_the_words_say_what_five_can_show() -> None:
+    said = correlate.what_n_allows(np.arange(5.0))
+    assert "n = 5: of the 120 orders" in said
+    assert "no two-sided p below 0.0167 and no one-sided p below 0.00833" in said
+    assert "significant" not in said
+    assert "nothing here can be significant at 0.05" in correlate.what_n_allows(np.arange(4.0))
+    # One pair that is tied: the best orders come twice.
+    assert "with the ties in these 5" in correlate.what_n_allows(np.array([1.0, 1, 2, 3, 4]))
+    assert "below 0.0333" in correlate.what_n_allows(np.array([1.0, 1, 2, 3, 4]))
+    assert "none below 0.0002" in correlate.what_n_allows(np.arange(8.0))
+
+
+def counts(purity: float, channels: int = 16) -> NDArray[np.int64]:
+    """(G, T, c) whose F is about `purity`: as many channels share the firings equally."""
+    live = round(channels**purity)
+    found = np.zeros((20, 1, channels), dtype=np.int64)
+    found[:, :, :live] = 5
+    return found
+
+
+def result(model: str, purities: list[float], top1: float | None, **changes: Any) -> Result:
+    """Stages C1.. with these purities, and as many parameters as the name is long."""
+    layers = tuple(
+        LayerCounts(f"layer{i}", f"C{i}", 16, 64 >> i, 64 >> i, counts(purity)) for i, purity in enumerate(purities, 1)
+    )
+    whole = Result(
+        job=Job.of(model=model, thresholds=(0.5,)),
+        thresholds=(0.5,),
+        layers=layers,
+        n_images=100,
+        top1=top1,
+        top5=None,
+        model=model,
+        source="bundled",
+        weights="w",
+        dataset="digits",
+        preprocessing="no resize",
+        provenance={"parameters": len(model) * 1000, "labels": "digits carries none" if top1 is None else "used"},
+    )
+    return replace(whole, **changes)
+
+
+def five() -> list[Result]:
+    return [
+        result("a", [0.3, 0.5], 50.0),
+        result("bb", [0.5, 0.25], 61.0),
+        result("ccc", [0.25, 0.75], 70.0),
+        result("dddd", [0.75, 0.8], 75.0),
+        result("eeeee", [0.1, 1.0], 72.0),
+    ]
+
+
+def test_points_hold_stages_average_last_and_baselines() -> None:
+    data = correlate.points(five(), 0.5)
+    second = data.rows.iloc[1]
+    expected = [feature_purity(layer.counts[:, 0].sum(0)).item() for layer in five()[1].layers]
+    assert list(second[["C1", "C2", "average", "last"]]) == pytest.approx([*expected, np.mean(expected), expected[1]])
+    assert list(second[["parameters", "map h x w", "channels"]]) == [2000, 16 * 16, 16]
+    assert data.rows["accuracy"].tolist() == [50, 61, 70, 75, 72]
+    assert list(data.kinds.values()) == ["purity"] * 4 + ["baseline"] * 3
+
+
+def test_a_study_is_scipys_numbers_with_words_beside() -> None:
+    found = correlate.study(correlate.points(five(), 0.5))
+    rows = correlate.points(five(), 0.5).rows
+    x, y = rows["last"].to_numpy(float), rows["accuracy"].to_numpy(float)
+    last = found.table[found.table["quantity"] == "last"].set_index("statistic")
+    for name, scipys in SCIPY.items():
+        assert last.loc[name, "value"] == pytest.approx(scipys(x, y).statistic, abs=1e-12)
+    assert last.loc["kendall", "p"] == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue)
+    assert set(found.table["quantity"]) == {"C1", "C2", "average", "last", "parameters"}
+    assert not found.table.isna().any(axis=None)
+    assert "Left out: map h x w (map h x w is 256 in all 5 results that have both)." in found.notes
+    assert "Left out: channels (channels is 16 in all 5 results that have both)." in found.notes
+    assert any("20 correlations stand here" in note for note in found.notes)
+    assert any("no two-sided p below 0.0167" in note for note in found.notes)
+
+
+def test_stages_that_not_all_have_are_of_those_that_do() -> None:
+    results = [*five(), result("f", [0.2, 0.4, 0.9], 60.0), result("g", [0.3, 0.6, 0.8], 65.0)]
+    found = correlate.study(correlate.points(results, 0.5))
+    n = found.table.drop_duplicates("quantity").set_index("quantity")["n"]
+    assert n["C2"] == n["last"] == 7
+    assert "Left out: C3 (known of 2 of 7 results, too few)." in found.notes
+    data = correlate.points(results, 0.5)
+    assert data.rows["last"].tolist()[-2:] == data.rows["C3"].tolist()[-2:]
+
+
+def test_what_fired_nowhere_is_left_out_and_not_nan() -> None:
+    results = five()
+    silent = replace(results[0].layers[0], counts=np.zeros((20, 1, 16), dtype=np.int64))
+    results[0] = replace(results[0], layers=(silent, results[0].layers[1]))
+    found = correlate.study(correlate.points(results, 0.5))
+    n = found.table.drop_duplicates("quantity").set_index("quantity")["n"]
+    assert (n["C1"], n["average"], n["last"]) == (4, 4, 5)
+    assert sum(note.startswith("n = ") for note in found.notes) == 2
+    assert not found.table.isna().any(axis=None)
+
+
+def test_peers_and_random_networks_stand_beside() -> None:
+    results = five()
+    for i, one in enumerate(results):
+        layers = (one.layers[0], replace(one.layers[1], peers={"rankme": 3.0 + i, "alpha_req": 1.0}))
+        results[i] = replace(one, layers=layers)
+    twins = [result("t", [0.1 * (i + 1), 0.15 * (i + 1)], None) for i in range(5)]
+    data = correlate.points(results, 0.5, twins=twins)
+    kinds = {"purity": 4, "peer": 2, "baseline": 3, "random": 4}
+    assert [kind for kind, many in kinds.items() for _ in range(many)] == list(data.kinds.values())
+    found = correlate.study(data)
+    assert {"rankme", "random last", "random C1", "random average"} <= set(found.table["quantity"])
+    assert any(note.startswith("Left out: alpha_req (alpha_req is 1 in all") for note in found.notes)
+
+
+def test_results_that_differ_or_depend_on_each_other_are_told() -> None:
+    results = five()
+    results[0] = replace(results[0], dataset="cifar10", n_images=1000, preprocessing="resize 32")
+    notes = correlate.points(results, 0.5).notes
+    assert notes == (
+        "The results are of different data sets: cifar10; digits.",
+        "The results are of different numbers of images: 1,000; 100.",
+        "The results are of different preprocessings: resize 32; no resize.",
+    )
+    same = [replace(one, model="a", weights=f"epoch{i}") for i, one in enumerate(five())]
+    assert "checkpoints of one training depend on each other" in correlate.points(same, 0.5).notes[0]
+
+
+def test_fewer_than_three_are_refused() -> None:
+    with pytest.raises(PurityError, match="2 results cannot be correlated: give 3 or more"):
+        correlate.points(five()[:2], 0.5)
+
+
+def test_a_missing_accuracy_is_named() -> None:
+    results = [*five(), result("blind", [0.1, 0.2], None)]
+    with pytest.raises(
+        PurityError, match=r"blind with weights w has no accuracy \(digits carries none\): leave it out"
+    ):
+        correlate.points(results, 0.5)
+
+
+def test_a_constant_target_is_refused() -> None:
+    results = [replace(one, top1=50.0) for one in five()]
+    with pytest.raises(PurityError, match="accuracy is 50 in all 5 results: nothing can be correlated with it"):
+        correlate.study(correlate.points(results, 0.5))
+
+
+def test_purity_that_is_constant_is_refused() -> None:
+    results = [replace(one, layers=five()[0].layers) for one in five()]
+    with pytest.raises(PurityError, match=r"No purity can be correlated: C1 \(C1 is [\d.]+ in all 5 results"):
+        correlate.study(correlate.points(results, 0.5))
+
+
+def test_against_is_joined_on_model_and_on_weights(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("model,weights,loss\neeeee,w,5\nbb,w,2\nccc,w,3\na,w,1\ndddd,w,4\ndddd,other,9\nz,w,7\n")
+    assert correlate.read_against(f"{path}:loss", five()) == ([1, 2, 3, 4, 5], "loss of own.csv")
+    data = correlate.points(five(), 0.5, against=correlate.read_against(f"{path}:loss", five()))
+    assert data.rows["loss of own.csv"].tolist() == [1, 2, 3, 4, 5]
+    assert set(correlate.study(data).table["against"]) == {"loss of own.csv"}
+
+
+def test_the_papers_own_table_can_be_the_target() -> None:
+    paper = pd.read_csv(TABLE2)
+    results = [result(model, [0.2, 0.5], None) for model in paper["model"]]
+    values, _ = correlate.read_against(f"{TABLE2}:purity", results)
+    assert values == paper["purity"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "says"),
+    [
+        ("model,loss\na,1\n", "own.csv", "Cannot read --against .*own.csv: write FILE.csv:COLUMN"),
+        ("model,loss\na,1\n", "own.csv:los", "own.csv has no column los, only model, loss. Did you mean loss"),
+        ("net,loss\na,1\n", "own.csv:loss", "own.csv has no column model, only net, loss"),
+        ("model,loss\na,1\nbb,2\nccc,3\ndddd,4\n", "own.csv:loss", "own.csv has no rows for eeeee: give it one"),
+        ("model,loss\na,1\na,2\n", "own.csv:loss", "own.csv has 2 rows for a: leave one, or add a column weights"),
+        ("model,loss\na,high\n", "own.csv:loss", "own.csv has no number in loss for a, but 'high'"),
+        ("model,loss\na,\n", "own.csv:loss", "own.csv has no number in loss for a, but ''"),
+        ("", "own.csv:loss", "own.csv cannot be read as CSV"),
+        ("model,loss\n", "other.csv:loss", "other.csv cannot be read as CSV"),
+    ],
+)
+def test_a_bad_csv_is_one_sentence(text: str, given: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text(text)
+    given = given if given == "own.csv" else f"{tmp_path}/{given}"
+    with pytest.raises(PurityError, match=says):
+        correlate.read_against(given, five())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Real results of three networks on a few digits, written as `purity score` writes them."""
+    place = tmp_path_factory.mktemp("results")
+    written = []
+    for i, (layer, limit) in enumerate([("C1", 40), ("C2", 50), ("features.6", 60)]):
+        job = Job(layers=(layer, "last"), limit=limit, thresholds=(0.1,))
+        one = replace(run.score(run.resolve(job), workers=1), model=f"net{i}", top1=90.0 + i**2)
+        one = replace(one, layers=one.layers[-1:])
+        store.write(one, place / str(i), 0.1)
+        written.append(str(place / str(i)))
+    return written
+
+
+def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = run_command(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("layout", ["table", "csv", "md", "json"])
+def test_the_command_in_every_format(layout: str, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(["correlate", *folders, "-t", "0.1", "--baseline", "random", "--format", layout], capsys)
+    assert code == 0, err
+    whole = out + err
+    assert "no two-sided p below 0.333" in whole
+    assert "nothing here can be significant" in whole
+    if layout == "csv":
+        table = pd.read_csv(io.StringIO(out))
+        assert list(table.columns) == list(correlate.COLUMNS)
+        assert set(table["statistic"]) == set(SCIPY)
+    elif layout == "json":
+        found = json.loads(out)
+        assert [point["accuracy"] for point in found["points"]] == [90, 91, 94]
+        assert {row["quantity"] for row in found["correlations"]} >= {"last"}
+    else:
+        assert "kendall" in out
+    assert "nan" not in whole.lower()
+
+
+def test_the_command_refuses_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["correlate", *folders[:2]], capsys)[0] == 1
+    code, _, err = call(["correlate", *folders, "-t", "0.3"], capsys)
+    assert code == 1
+    assert err.startswith("Error: There are no counts at the threshold 0.3")
+    assert call(["correlate"], capsys)[0] == 2
+
+
+def test_images_that_changed_are_no_baseline(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = store.read(Path(folders[0]))
+    changed.provenance["dataset_fingerprint"] = "0"
+    store.write(changed, tmp_path, 0.1)
+    code, _, err = call(["correlate", str(tmp_path), *folders[1:], "-t", "0.1", "--baseline", "random"], capsys)
+    assert code == 1
+    assert "The images of digits are no longer those that net0 was scored on" in err
