@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
 from purity_cli.peers import FeatureSpectrum
-from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
+from purity_cli.purity import MapStatistics, activation, firings, map_statistics
 from purity_cli.taps import Reading, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,11 +67,12 @@ class Engine:
     ) -> None:
         self.net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = normalise
-        self.thresholds, self.groups = tuple(thresholds), groups
+        self.groups = groups
+        self._levels = torch.tensor(thresholds, dtype=torch.float32, device=device)
         self.device, self.precision = device, precision
         self.batch_size = batch_size
         self.shapes: dict[str, tuple[int, int, int]] = {}
-        self.purity: dict[str, FeaturePurity] = {}
+        self._counts: dict[str, Tensor] = {}
         self.pooled = pooled
         self.spectrum: FeatureSpectrum | None = None
         # Images scored, images with a label, hits among the first 1 and 5 classes.
@@ -133,37 +134,39 @@ class Engine:
 
     def counts(self, module: str) -> Tensor:
         """Firings of one tapped layer on the host, int64 (G, T, c)."""
-        return self.purity[module].counts.cpu()
+        return self._counts[module].cpu()
 
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
         with self._autocast():
             images = self.normalise(pixels)
-            if not self.purity:
+            if not self._counts:
                 self._prepare(images[:1])
             reading = self._taps(images)
         finite = torch.stack([reading.logits.isfinite().all(1), *(_finite(reading, name) for name in self.shapes)])
-        activations = {
-            name: activation(statistics, reading.gradients[name]) for name, statistics in reading.maps.items()
+        fired = {
+            name: firings(activation(maps, reading.gradients[name]), positions, self._levels, self.groups)
+            for name, maps in reading.maps.items()
         }
         ranked = reading.logits.float().topk(min(5, reading.logits.shape[1])).indices == labels.unsqueeze(1)
         hits = torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+        bad, labelled = torch.where(finite, NEVER, positions).amin(1), (labels >= 0).sum()
         if self.spectrum is not None and self.pooled:
             maps = reading.maps[self.pooled]
             self.spectrum.update(maps.mean_positive - maps.mean_negative)
-        # From here on nothing can fail: either all of the batch counts or none of it.
-        bad = torch.where(finite, NEVER, positions).amin(1)
-        self._first_bad = torch.minimum(self._first_bad, bad)
-        for name, values in activations.items():
-            self.purity[name].update(values, positions)
+        # From here on nothing needs memory: either all of the batch counts or none of it.
+        torch.minimum(self._first_bad, bad, out=self._first_bad)
+        for name, counts in fired.items():
+            self._counts[name] += counts
         self.tally[0] += len(positions)
-        self.tally[1] += (labels >= 0).sum()
+        self.tally[1] += labelled
         self.tally[2:] += hits
 
     def _prepare(self, images: Tensor) -> None:
         self.shapes = self._taps.shapes(images)
         for name, (channels, _, _) in self.shapes.items():
-            self.purity[name] = FeaturePurity(channels, self.thresholds, self.groups).to(self.device)
+            shape = (self.groups, len(self._levels), channels)
+            self._counts[name] = torch.zeros(shape, dtype=torch.int64, device=self.device)
         if self.pooled:
             self.spectrum = FeatureSpectrum(self.shapes[self.pooled][0]).to(self.device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
+from purity_cli.purity import firings
 from tests import oracle
 
 GRID = (0.1, 0.3, 0.5)
@@ -110,6 +112,27 @@ def test_out_of_memory_halves_the_batch_and_counts_every_image_once() -> None:
         run.run(blocks(batch, 32))
     assert run.batch_size == 8
     assert net.attempts == [1, 32, 16, 8, 8, 8, 8, 8, 8, 2]
+    assert run.tally[0] == 50
+    for layer in run.shapes:
+        assert int((run.counts(layer) - reference.counts(layer)).abs().sum()) <= 1
+
+
+def test_memory_that_runs_out_while_counting_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two layers of one batch, the first of them already reduced."""
+    batch, calls = images(50), []
+    with engine(make_net(), 5) as reference:
+        reference.run(blocks(batch, 5))
+
+    def scarce(*arguments: Any) -> Tensor:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return firings(*arguments)
+
+    monkeypatch.setattr("purity_cli.engine.firings", scarce)
+    with engine(make_net(), 10) as run:
+        run.run(blocks(batch, 10))
+    assert run.batch_size == 5
     assert run.tally[0] == 50
     for layer in run.shapes:
         assert int((run.counts(layer) - reference.counts(layer)).abs().sum()) <= 1
