@@ -96,9 +96,8 @@ def test_firing_is_strict_and_counted_by_group(m: np.ndarray) -> None:
             assert got[g, t].tolist() == (rows > np.float32(threshold)).sum(0).tolist()
 
 
-@given(masses, st.data())
-def test_any_split_any_order_and_any_merge_give_the_same_counts(m: np.ndarray, data: st.DataObject) -> None:
-    m = torch.from_numpy(m)
+@given(masses.map(torch.from_numpy), st.data())
+def test_any_split_any_order_and_any_merge_give_the_same_counts(m: torch.Tensor, data: st.DataObject) -> None:
     n = len(m)
     whole = fed(m, [])
     split = fed(m, data.draw(st.lists(st.integers(0, n), max_size=4)))
