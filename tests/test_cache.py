@@ -469,8 +469,8 @@ def test_without_room_the_run_goes_on_uncached(tmp_path: Path, monkeypatch: pyte
         assert_same(read(source, tmp_path, says=says), expected)
         assert len(says) == wanted
         assert not wanted or says[0].startswith(
-            f"The pixels of noise are not cached, for they take 30.7 KB and {tmp_path} has 35.7 KB, of which 5 KB stay "
-            "free: give --cache another folder, or none."
+            f"The pixels of noise are not cached, for they take 30.7 KB, {tmp_path} has 35.7 KB free, and 5 KB are "
+            "left to other files: give --cache another folder, or none."
         )
         assert shelf.entries(tmp_path)[0].present == (0 if wanted else 10)
 

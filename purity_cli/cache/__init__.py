@@ -111,8 +111,9 @@ class Cache:
         if need and need + LEFT_FREE > free:
             self.filling = False
             self.warn(
-                f"The pixels of {self.source.name} are not cached, for they take {size_text(need)} and {self.root} has "
-                f"{size_text(free)}, of which {size_text(LEFT_FREE)} stay free: give --cache another folder, or none."
+                f"The pixels of {self.source.name} are not cached, for they take {size_text(need)}, {self.root} has "
+                f"{size_text(free)} free, and {size_text(LEFT_FREE)} are left to other files: give --cache another "
+                "folder, or none."
             )
         elif need:
             self.say(f"Caching {self.source.name} in {rows.folder}: {size_text(need)}, with {size_text(free)} free.")

@@ -15,8 +15,6 @@ from purity_cli.cli import console, options, progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from purity_cli.cache.shelf import Entry
 
 _ROOT = click.option(
@@ -45,7 +43,7 @@ def list_(root: Path | None, layout: str) -> None:
     if layout == "json":
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
     elif entries:
-        console.show(_table(entries))
+        _show(entries)
     else:
         click.echo(f"Nothing is cached in {root}.", err=True)
 
@@ -106,7 +104,7 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
     root = root or default_root()
     entries = _choose(shelf.entries(root), names, root)
     if entries:
-        console.show(_table(entries))
+        _show(entries)
         if not yes:
             click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
     shelf.clear(root, entries)
@@ -129,23 +127,21 @@ def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[
     return list(chosen.values()) if names else list(entries)
 
 
-def _table(entries: Sequence[Entry]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _show(entries: Sequence[Entry]) -> None:
+    import pandas as pd
 
     from purity_cli.cache import size_text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("key", "data set", "pixels", "images", "on disk", "last used", ""):
-        table.add_column(name, justify="right" if name in ("images", "on disk") else "left", no_wrap=True)
-    for entry in entries:
-        table.add_row(
-            entry.key,
-            entry.dataset,
-            entry.pixels,
-            f"{entry.present:,} of {entry.images:,}",
-            size_text(entry.bytes),
-            f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
-            "" if entry.usable or not entry.dataset else "by other libraries, not used",
-        )
-    return table
+    rows = [
+        {
+            "key": entry.key,
+            "data set": entry.dataset,
+            "pixels": entry.pixels,
+            "images": f"{entry.present:,} of {entry.images:,}",
+            "on disk": size_text(entry.bytes),
+            "last used": f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            "": "" if entry.usable or not entry.dataset else "made with other libraries, not used",
+        }
+        for entry in entries
+    ]
+    console.show(console.table(pd.DataFrame(rows), left=("key", "data set", "pixels", "last used", "")))
