@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -85,11 +85,11 @@ def test_class_folders_are_torchvisions(classes: Path) -> None:
     assert (source.name, source.label_note, len(source)) == ("classes", None, 7)
 
 
-names = st.text("aBz09_-. é", min_size=1, max_size=4).filter(lambda name: name.strip(". ") == name)
+names = st.builds("{}{}z".format, st.sampled_from("aB0_-é"), st.text("B0_-. ", max_size=2))
 trees = st.dictionaries(names, st.sets(st.lists(names, min_size=1, max_size=3).map(tuple), min_size=1), min_size=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=trees, mode=st.sampled_from(["w", "w:gz", "w:bz2", "w:xz"]))
 def test_any_class_folders_and_any_tar_of_them(tree: dict[str, set[tuple[str, ...]]], mode: str) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -165,6 +165,8 @@ def test_splits(tmp_path: Path, packed: bool) -> None:
     assert labelled(open_dataset(path, split="val")) == {"Val/a/3.png": 0}
     given = [open_dataset(path, split=split).name for split in (None, "test", "val", "train")]
     assert given == ["set", "set", "set-val", "set-train"]
+    picture(tmp_path / "set" / "extra" / "a" / "6.png")  # several splits stay splits beside another folder
+    assert labelled(open_dataset(str(tmp_path / "set"))) == {"test/a/5.png": 0, "test/b/4.png": 1}
     with pytest.raises(PurityError, match=r"no split 'dev': it has test, val, train\."):
         open_dataset(path, split="dev")
 
@@ -408,6 +410,7 @@ def test_a_folder_that_may_not_be_listed(classes: Path, monkeypatch: pytest.Monk
 # select
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 4), min_size=1), st.none() | st.integers(1, 5), st.none() | st.integers(1, 30))
 def test_select_takes_the_first_of_each_class(labels: list[int], per_class: int | None, limit: int | None) -> None:
     paths = [f"{i:03}" for i in range(len(labels))]

@@ -259,6 +259,8 @@ def test_imagenet_splits(tmp_path: Path) -> None:
     assert labelled(open_dataset("imagenet", data_dir=str(tmp_path))) == {
         "val/n01440764/ILSVRC2012_val_00000293.JPEG": 0
     }
+    picture(tmp_path / "overview.png")  # beside the folder of the images, not among them
+    assert open_dataset("imagenet", data_dir=str(tmp_path)).paths == ["val/n01440764/ILSVRC2012_val_00000293.JPEG"]
     train = open_dataset("imagenet", data_dir=str(tmp_path), split="train")
     assert (train.name, labelled(train)) == ("imagenet-train", {"train/n02102040/n02102040_1.JPEG": 217})
     with pytest.raises(PurityError, match="imagenet has no split 'test': it has val, train"):

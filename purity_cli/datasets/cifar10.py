@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
 
@@ -31,8 +29,7 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
     if not download and not (root / folder).is_dir():
         raise PurityError(f"No {folder} in {data_dir}: {way_out}.")
     try:
-        with redirect_stdout(sys.stderr):
-            data = CIFAR10(str(root), train=chosen == "train", download=download)
+        data = CIFAR10(str(root), train=chosen == "train", download=download)
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         if download:
             lines = str(getattr(error, "reason", None) or error).splitlines() or [type(error).__name__]
