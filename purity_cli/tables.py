@@ -1,11 +1,11 @@
-"""Results -> one tidy DataFrame -> CSV, Markdown, JSON and the console."""
+"""Results -> one tidy DataFrame -> CSV, Markdown, JSON, and text for the console."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,6 @@ import pandas as pd
 from purity_cli.errors import PurityError
 from purity_cli.results import PEERS, Result
 from purity_cli.stats import jackknife
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COLUMNS = (
     "model", "source", "weights", "dataset", "n_images", "stage", "layer", "channels", "height", "width", "threshold",
@@ -142,20 +139,6 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table if several else table.drop(columns="model")
-
-
-def console(rows: pd.DataFrame) -> Table:
-    """`details` for a terminal."""
-    from rich import box
-    from rich.table import Table
-
-    text = details(rows)
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in text.columns:
-        table.add_column(name, justify="left" if name in ("model", "stage", "layer") else "right", no_wrap=True)
-    for row in text.itertuples(index=False):
-        table.add_row(*row)
-    return table
 
 
 def summary(result: Result, threshold: float | None = None) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from purity_cli.cli import console
+
 if TYPE_CHECKING:
     from purity_cli.stages import LayerInfo
 
@@ -31,29 +33,26 @@ def command(model: str, weights: str, everything: bool, layout: str) -> None:
     network = models.load(model, weights)
     found = stages.layers(network.module, network.source, network.name, network.input_size)
     shown = [layer for layer in found if everything or layer.shape]
-    click.echo({"table": _table, "csv": _csv, "json": _json}[layout](shown), nl=False)
+    if layout == "table":
+        _show(shown)
+    else:
+        click.echo({"csv": _csv, "json": _json}[layout](shown), nl=False)
     if not any(layer.stage for layer in found):
         click.echo(f"{network.name} has no stages C1..Ck: give --layers with paths from this list.", err=True)
     if not shown:
         click.echo(f"No module of {network.name} can be scored; --all shows why.", err=True)
 
 
-def _table(layers: Sequence[LayerInfo]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _show(layers: Sequence[LayerInfo]) -> None:
+    import pandas as pd
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("layer", "type", "c x h x w", "calls", "stage"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("c x h x w", "calls") else "left")
-    for layer in layers:
-        shape = " x ".join(map(str, layer.shape)) if layer.shape else layer.problem
-        table.add_row(layer.module, layer.kind, shape, str(layer.calls), layer.stage or "")
-    # Module paths are there to be copied: a narrow terminal may wrap lines, but nothing may cut them.
-    console = Console(file=io.StringIO(), width=1000)
-    console.print(table, markup=False, highlight=False)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines if line.strip()) + "\n"
+    rows = [
+        (layer.module, layer.kind, " x ".join(map(str, layer.shape)) if layer.shape else layer.problem, layer.calls,
+         layer.stage or "")
+        for layer in layers
+    ]  # fmt: skip
+    text = pd.DataFrame(rows, columns=["layer", "type", "c x h x w", "calls", "stage"])
+    console.show(console.table(text, left=("layer", "type", "stage")))
 
 
 def _csv(layers: Sequence[LayerInfo]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from purity_cli.cli import console, options, progress
+from purity_cli.cli import console, options, progress, show
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
@@ -82,8 +82,8 @@ def score_all(
         before = store.occupant(folder)
         if before and before.key() != job.key():
             progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
-        with progress.images(plan.network.name) as show:
-            result = run.score(plan, workers=workers, peers=peers, progress=show, warn=progress.warn)
+        with progress.images(plan.network.name) as advance:
+            result = run.score(plan, workers=workers, peers=peers, progress=advance, warn=progress.warn)
         result.provenance["command"] = click.get_current_context().find_root().obj
         store.write(result, folder, threshold)
         results.append(result)
@@ -97,7 +97,8 @@ def show_results(results: list[Result], threshold: float, layout: str) -> None:
 
     rows = tables.at(tables.frame(results), threshold)
     if layout == "table":
-        console.show(tables.console(rows))
+        details = tables.details(rows)
+        console.show(console.table(details, ("model", "stage", "layer"), show.bars(rows["purity"])))
         for result in results:
             click.echo(tables.summary(result, threshold))
     else:
@@ -105,8 +106,10 @@ def show_results(results: list[Result], threshold: float, layout: str) -> None:
         text = tables.to_markdown(results, threshold) if layout == "md" else write[layout](rows)
         click.echo(text, nl=False)
     low = tables.starved(rows)
-    if len(low):
-        layers = ", ".join(low["stage"].fillna(low["layer"]))
-        progress.warn(
-            f"F is biased low in {layers}, where fewer than 5 activations per channel were counted: score more images."
-        )
+    silent = low["activations"] == 0
+    if silent.any():
+        names = ", ".join(tables.labels(low[silent]))
+        progress.warn(f"Nothing fired in {names} at the threshold {threshold:g}, so that F is NaN: try a lower one.")
+    if not silent.all():
+        names = ", ".join(tables.labels(low[~silent]))
+        progress.warn(f"F is biased low in {names}, where N < {tables.ENOUGH} c: score more images.")
