@@ -144,18 +144,22 @@ metrics_option = click.option(
 )  # fmt: skip
 
 
-def job_options(function: Callable[..., Any], *, several_weights: bool = False) -> Callable[..., Any]:
+def job_options(
+    function: Callable[..., Any], *, several_weights: bool = False, weights: bool = True
+) -> Callable[..., Any]:
     """Add every option that makes a Job; `function` is given them as `settings`, for `make_jobs`, and `download`,
-    `workers` and `models` as they are. With `several_weights`, `settings["weights"]` is a tuple.
+    `workers` and `models` as they are. With `several_weights`, `settings["weights"]` is a tuple; without `weights`
+    there is none.
     """
 
     @functools.wraps(function)
     def wrapper(**given: Any) -> Any:
-        settings = {name: given.pop(name) for name in JOB_SETTINGS}
+        settings = {name: given.pop(name) for name in JOB_SETTINGS if name in given}
         given["workers"] = given["workers"] or cores()
         return function(settings=settings, **given)
 
-    for option in reversed((_MODEL, _SEVERAL if several_weights else _ONE, *_JOB, _WORKERS)):
+    chosen = [_SEVERAL if several_weights else _ONE] if weights else []
+    for option in reversed((_MODEL, *chosen, *_JOB, _WORKERS)):
         option(wrapper)
     return wrapper
 

@@ -1,0 +1,119 @@
+"""`purity epochs`: purity and accuracy over the checkpoints of a training."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from purity_cli.cli import console, options, progress
+
+if TYPE_CHECKING:
+    from purity_cli.epochs import Checkpoint, Measured
+
+
+@click.command("epochs")
+@click.argument("given", nargs=-1, required=True, metavar="CHECKPOINT...")
+@functools.partial(options.job_options, weights=False)
+@click.option(
+    "--threshold", "-t", default=0.5, show_default=True, callback=options.parse_threshold, metavar="T",
+    help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
+)  # fmt: skip
+@options.metrics_option
+@click.option(
+    "--patience", type=click.IntRange(1), default=3, show_default=True, metavar="N",
+    help="Early stopping ends after N checkpoints in a row without a higher value.",
+)  # fmt: skip
+@click.option(
+    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Folder of epochs.csv, .md, .png, .svg and a result per epoch.  [default: results/MODEL_DATASET_epochs]",
+)  # fmt: skip
+@click.option(
+    "--format", "layout", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True,
+    help="What is printed; the files are always written.",
+)  # fmt: skip
+def command(
+    given: tuple[str, ...],
+    models: tuple[str, ...],
+    settings: dict[str, Any],
+    download: bool,
+    workers: int,
+    threshold: float,
+    metrics: tuple[str, ...],
+    patience: int,
+    output: Path | None,
+    layout: str,
+) -> None:
+    """Score the purity of a network's layers at each checkpoint of its training.
+
+    CHECKPOINT is a weight file, or a pattern in quotes. Epochs, and --model and --dataset where they are not given,
+    come from the JSON beside each file that `purity train` writes; else epochs come from the files' names. Purity
+    without labels chooses a checkpoint, and the regret says how many points of accuracy that costs.
+    """
+    from purity_cli import choice, epochs, table3
+    from purity_cli.plan import DEFAULT_GRID
+
+    checkpoints = epochs.number(epochs.find(given), progress.warn)
+    model = _defaults(checkpoints, models, settings)
+    (job,) = options.make_jobs([model], settings, tuple(sorted({*DEFAULT_GRID, threshold})))
+    with progress.images(model) as show:
+        measured = epochs.score(
+            checkpoints,
+            job,
+            workers=workers,
+            download=download,
+            peers=metrics,
+            progress=show,
+            warn=progress.warn,
+        )
+    found = choice.choices(table3.course(measured, threshold), patience)
+    _write(measured, found, threshold, output)
+    if layout == "table":
+        console.show(console.table(table3.layout(measured, threshold), left=("model",)))
+        console.show(console.table(table3.choices_table(found), left=("rule",)))
+        for sentence in table3.sentences(measured, threshold, found):
+            click.echo(sentence)
+    elif layout == "csv":
+        click.echo(table3.to_csv(measured, threshold), nl=False)
+    else:
+        write = {"md": table3.to_markdown, "json": table3.to_json}
+        click.echo(write[layout](measured, threshold, found), nl=False)
+
+
+def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: dict[str, Any]) -> str:
+    """The network, and in `settings` the images: as given, else as the training recorded them."""
+    from purity_cli.datasets import FAMILIES
+
+    source = click.get_current_context().get_parameter_source
+    recipe: dict[str, Any] = next((one.about["recipe"] for one in checkpoints if "recipe" in one.about), {})
+    if len(models) > 1:
+        raise click.UsageError("Checkpoints are of one network: give one --model.")
+    if source("dataset") == ParameterSource.DEFAULT and recipe:
+        if recipe["dataset"] not in FAMILIES:
+            raise click.UsageError(f"The training was on {recipe['dataset']}: give its path with --dataset.")
+        settings["dataset"] = recipe["dataset"]
+    recorded = recipe.get("model", models[0])
+    if source("models") == ParameterSource.DEFAULT and recorded.startswith("file:"):
+        raise click.UsageError(f"The training was of {recorded.removeprefix('file:')}: give --model FILE.py:FUNCTION.")
+    return recorded if source("models") == ParameterSource.DEFAULT else models[0]
+
+
+def _write(measured: list[Measured], found: list[Any], threshold: float, output: Path | None) -> None:
+    from purity_cli import curves, drawing, store, table3
+
+    first = measured[0].result
+    folder = output or Path("results", f"{first.model}_{first.dataset}_epochs")
+    store.prepare(folder)
+    said = click.get_current_context().find_root().obj
+    for one in measured:
+        one.result.provenance["command"] = said
+        store.write(one.result, folder / f"epoch{one.checkpoint.epoch:03}", threshold)
+    store.write_text(folder / "epochs.csv", table3.to_csv(measured, threshold))
+    store.write_text(folder / "epochs.md", table3.to_markdown(measured, threshold, found) + f"\n`{said}`\n")
+    kept = [choice for choice in found if choice.rule.startswith("highest")]
+    rows = table3.frame(measured, threshold)
+    drawing.save(curves.training_curve(rows, kept, table3.paper(measured)), folder / "epochs")
+    click.echo(f"Wrote {folder}", err=True)
