@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from purity_cli import parts, run, store
 from purity_cli.errors import PurityError
@@ -35,11 +35,11 @@ class Outcome:
     error: str | None = None
 
 
-class Watch:
-    """Is told how a suite goes on; does nothing with it."""
+class Watch(Protocol):
+    """Is told how a suite goes on."""
 
-    def plans(self, tasks: Sequence[tuple[Task, int]]) -> None:
-        """The jobs in the order in which they run, with the number of their images, 0 where it is unknown."""
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
+        """The jobs in the order in which they run, each with its images and the pixels of one, 0 where unknown."""
 
     def begins(self, task: Task) -> None:
         """This job is next."""
@@ -49,6 +49,15 @@ class Watch:
 
     def ends(self, outcome: Outcome) -> None:
         """The current job is over."""
+
+
+class Unwatched:
+    """Tells nobody."""
+
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None: ...
+    def begins(self, task: Task) -> None: ...
+    def images(self, done: int, total: int) -> None: ...
+    def ends(self, outcome: Outcome) -> None: ...
 
 
 class Bench:
@@ -77,7 +86,7 @@ class Bench:
         self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
         self.every, self.ranks, self.command = every, ranks or Ranks(), command
         heard = self.ranks.first
-        self.watch = watch if watch and heard else Watch()
+        self.watch: Watch = watch if watch and heard else Unwatched()
         self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
         self.sources = Sources()
         self.finished: dict[str, tuple[Path, Result]] = {}
@@ -89,8 +98,10 @@ class Bench:
             if self.ranks.first and not self.fresh:
                 self.finished = finished(self.folder, self.warn)
             order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
-            counts = [(tasks[i], 0 if tasks[i].absent else self.sources.count(tasks[i].job)) for i in order]
-            self.watch.plans(counts)
+            if self.ranks.first:
+                absent = (0, 0)
+                amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
+                self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
             outcomes = {}
             for i in order:
                 self.watch.begins(tasks[i])
@@ -103,11 +114,13 @@ class Bench:
         if task.absent:
             return Outcome(task, "left out", folder, error=f"{task.absent} is not there")
         try:
-            plan = self._resolve(task)
+            plan = run.resolve_together(
+                task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=self._warn(task)
+            )
             kept = self.ranks.together(lambda: self._kept(plan))[0]
             if kept:
                 return Outcome(task, "kept", kept, self.finished[task.job.key()][1] if self.ranks.first else None)
-            result = self._score(plan, folder, pool)
+            result = self._score(plan, task, folder, pool)
         except RankLost:
             raise
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
@@ -116,55 +129,24 @@ class Bench:
             return Outcome(task, "failed", folder, error=describe(error))
         return Outcome(task, "scored", folder, result)
 
-    def _resolve(self, task: Task) -> Plan:
-        plan: Plan
-
-        def resolve() -> dict[str, Any]:
-            nonlocal plan
-            source = self.sources.open(task.job)
-            plan = run.resolve(task.job, source=source, ranks=self.ranks, warn=self._warn(task))
-            return {**plan.inputs, "batch_size": plan.batch_size, "device": plan.device.type}
-
-        first, *others = self.ranks.together(resolve)
-        for rank, other in enumerate(others, 1):
-            unlike = [name.replace("_", " ") for name in first if first[name] != other[name]]
-            if unlike:
-                raise PurityError(
-                    f"Processes 0 and {rank} differ in {', '.join(unlike)}: all machines need the same images, weights "
-                    "and kind of device."
-                )
-        return plan
-
-    def _score(self, plan: Plan, folder: Path, pool: ThreadPoolExecutor) -> Result:
-        task = Task(folder.name, plan.job)
-
-        def prepare() -> None:
-            if self.ranks.first:
-                store.prepare(folder)
-                (folder / FAILED).unlink(missing_ok=True)
-                if self.fresh:
-                    parts.clear(folder)
-
-        def write() -> None:
-            if self.ranks.first:
-                result.provenance["command"] = self.command
-                store.write(result, folder, self.suite.threshold)
-                parts.clear(folder)
-
-        self.ranks.together(prepare)
+    def _score(self, plan: Plan, task: Task, folder: Path, pool: ThreadPoolExecutor) -> Result:
+        if self.fresh:
+            self.ranks.together(lambda: parts.clear(folder) if self.ranks.first else None)
         warn = self._warn(task)
-        pixels = run.pixels_of(plan, workers=self.workers, pool=pool, cache=self.cache, warn=warn, say=self.say)
-        result = run.score(
+        result = run.score_into(
+            folder,
             plan,
-            workers=self.workers,
-            pixels=pixels,
-            checkpoint=folder,
-            every=self.every,
-            ranks=self.ranks,
-            progress=self.watch.images,
+            self.ranks,
+            threshold=self.suite.threshold,
+            command=self.command,
             warn=warn,
+            workers=self.workers,
+            pixels=run.pixels_of(plan, workers=self.workers, pool=pool, cache=self.cache, warn=warn, say=self.say),
+            every=self.every,
+            progress=self.watch.images,
         )
-        self.ranks.together(write)
+        if self.ranks.first:
+            (folder / FAILED).unlink(missing_ok=True)
         return result
 
     def _kept(self, plan: Plan) -> Path | None:

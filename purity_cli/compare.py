@@ -23,8 +23,6 @@ PAPER = ("table1", "table2")
 AVERAGE, TOP1, LAST = "Average", "top1", "purity"
 """Cells that are no layer; the last is that of the deepest layer, in a table of one value to a model."""
 
-COLUMNS = ("model", "cell", "measured", "paper", "difference", "se")
-
 
 @dataclass(frozen=True)
 class Column:
@@ -77,12 +75,13 @@ def cells(result: Result, layout: str, threshold: float) -> dict[str, tuple[floa
     return values
 
 
-def table(found: Sequence[Column], layout: str, threshold: float, paper: pd.DataFrame | None = None) -> pd.DataFrame:
+def table(suite: Suite, found: Sequence[Column], paper: pd.DataFrame | None) -> pd.DataFrame:
     """The paper's layout: a row per stage, Average and top1, or of top1 and purity; a column per model.
 
     A cell is None where the model has no such layer or was not scored, NaN where nothing fired. Rows are those of the
     models and of what `paper` has of them.
     """
+    layout, threshold = suite.layout, suite.threshold
     values = {column.name: cells(column.result, layout, threshold) if column.result else {} for column in found}
     rows = dict.fromkeys(name for column in values.values() for name in column)
     if paper is not None:
@@ -117,15 +116,19 @@ def reference(name: str) -> pd.DataFrame:
         ) from None
 
 
-def compare(found: Sequence[Column], paper: pd.DataFrame, layout: str, threshold: float) -> pd.DataFrame:
-    """`COLUMNS`, a row for each cell that the paper has of the suite's models; NaN where it was not measured."""
+def compare(suite: Suite, found: Sequence[Column], paper: pd.DataFrame) -> pd.DataFrame:
+    """model, cell, measured, paper (or reference), difference, se: a row for each cell that is known of the models.
+
+    NaN where a cell was not measured.
+    """
     rows = []
     for column in found:
-        own = cells(column.result, layout, threshold) if column.result else {}
+        own = cells(column.result, suite.layout, suite.threshold) if column.result else {}
         for cell, value in paper.loc[paper["model"] == column.model, ["cell", "value"]].itertuples(index=False):
             measured, se = own.get(cell, (math.nan, math.nan))
             rows.append((column.name, cell, measured, value, measured - value, se))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    known = "paper" if suite.reference in PAPER else "reference"
+    return pd.DataFrame(rows, columns=["model", "cell", "measured", known, "difference", "se"])
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:
@@ -137,10 +140,11 @@ def summary(compared: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for kind, part in compared.groupby(kinds, sort=False):
         both = part.dropna(subset=["measured"])
-        varies = len(both) > 2 and both["measured"].nunique() > 1 and both["paper"].nunique() > 1
-        rho = float(spearmanr(both["measured"], both["paper"]).statistic) if varies else math.nan
+        measured, known = both.iloc[:, 2], both.iloc[:, 3]
+        varies = len(both) > 2 and measured.nunique() > 1 and known.nunique() > 1
+        rho = float(spearmanr(measured, known).statistic) if varies else math.nan
         rows.append((kind, len(part), len(both), both["difference"].abs().mean(), rho))
-    return pd.DataFrame(rows, columns=["cells", "of the paper", "measured", "mean difference", "rank correlation"])
+    return pd.DataFrame(rows, columns=["cells", "known", "measured", "mean difference", "rank correlation"])
 
 
 def table_text(numbers: pd.DataFrame, found: Sequence[Column]) -> pd.DataFrame:
@@ -160,11 +164,11 @@ def table_text(numbers: pd.DataFrame, found: Sequence[Column]) -> pd.DataFrame:
 
 def compared_text(compared: pd.DataFrame, found: Sequence[Column]) -> pd.DataFrame:
     """`compare` as shown; `missing` where a model was not scored."""
-    numbers = [
-        [_number(value, cell) for value, cell in zip(compared[name], compared["cell"], strict=True)]
-        for name in COLUMNS[2:]
-    ]
-    shown = pd.DataFrame(dict(zip(COLUMNS, [compared["model"], compared["cell"], *numbers], strict=True)))
+    numbers = {
+        name: [_number(value, cell) for value, cell in zip(compared[name], compared["cell"], strict=True)]
+        for name in compared.columns[2:]
+    }
+    shown = compared.assign(**numbers)
     shown.loc[shown["model"].isin(_absent(found)), ["measured", "difference", "se"]] = ["missing", "", ""]
     return shown
 
@@ -182,7 +186,7 @@ def summary_text(frame: pd.DataFrame) -> pd.DataFrame:
 def write(suite: Suite, found: Sequence[Column], folder: Path) -> None:
     """`<suite>.md` and `.csv`, and where there is a reference `<suite>_comparison.md` and `.csv`."""
     paper = reference(suite.reference) if suite.reference else None
-    numbers = table(found, suite.layout, suite.threshold, paper)
+    numbers = table(suite, found, paper)
     csv = numbers.map(lambda value: "" if value is None else value)
     store.write_text(folder / f"{suite.name}.csv", csv.to_csv(na_rep="NaN", lineterminator="\n"))
     notes = [tables.footnote(column.result, suite.threshold) for column in found if column.result]
@@ -191,7 +195,7 @@ def write(suite: Suite, found: Sequence[Column], folder: Path) -> None:
     store.write_text(folder / f"{suite.name}.md", "\n\n".join(parts) + "\n")
     if paper is None:
         return
-    compared = compare(found, paper, suite.layout, suite.threshold)
+    compared = compare(suite, found, paper)
     name = f"{suite.name}_comparison"
     store.write_text(folder / f"{name}.csv", compared.to_csv(index=False, na_rep="NaN", lineterminator="\n"))
     parts = [

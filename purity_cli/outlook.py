@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
 
     `root` is the folder of the cache, None for none.
     """
-    sources, known, cached = Sources(), finished(folder, warn), set[tuple[Any, ...]]()
+    sources, known = Sources(), finished(folder, warn)
+    cached: dict[tuple[Any, ...], set[int]] = {}
     for task in grouped(suite.tasks()):
         if task.absent:
             yield Forecast(task, problem=f"left out: {task.absent} is not there")
@@ -49,16 +49,18 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
             loaded = job if preview.weights_here else job.model_copy(update={"weights": "none"})
             plan = run.resolve(loaded, source=sources.open(job))
             plan = replace(plan, job=job, preprocessing=resolve_preprocessing(job, preview.preprocessing))
-            pixels = (*pixels_wanted(job), job.per_class, job.limit)
+            result = known.get(job.key())
+            over = result is not None and same(plan, result[1])
             add = 0
-            if root and pixels not in cached:
-                add = cache.estimate(root, plan.source, plan.preprocessing, plan.selection)
-                cached.add(pixels)
+            if root and not over:
+                before = cached.setdefault(pixels_wanted(job), set())
+                new = [i for i in plan.selection if i not in before]
+                add = cache.estimate(root, plan.source, plan.preprocessing, new) if new else 0
+                before |= set(new)
         except Exception as error:  # anything can go wrong in a user's network
             yield Forecast(task, problem=describe(error))
             continue
-        result = known.get(job.key())
-        yield Forecast(task, plan, preview.weights_here, bool(result and same(plan, result[1])), add)
+        yield Forecast(task, plan, preview.weights_here, over, add)
 
 
 class Sources:
@@ -74,12 +76,17 @@ class Sources:
             self._open[name] = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split)
         return self._open[name]
 
-    def count(self, job: Job) -> int:
-        """How many images a Job has; 0 where they cannot be had."""
+    def amount(self, job: Job) -> tuple[int, int]:
+        """How many images a Job has, and of how many pixels each, as far as can be told; 0 where they cannot be had."""
         try:
-            return len(select(self.open(job), job.per_class, job.limit))
+            source = self.open(job)
+            selection = select(source, job.per_class, job.limit)
+            pixels = wanted(job) or Preprocessing()
+            size = pixels.crop or pixels.resize or source.load(selection[0]).size
+            height, width = (size, size) if isinstance(size, int) else size
+            return len(selection), height * width
         except Exception:  # the job itself will say what is wrong
-            return 0
+            return 0, 0
 
 
 def same(plan: Plan, result: Result) -> bool:
@@ -111,11 +118,16 @@ def grouped(tasks: Sequence[Task]) -> list[Task]:
 
 def pixels_wanted(job: Job) -> tuple[Any, ...]:
     """What decides the bytes of a Job's pixels; for a model that does not exist, nothing but the data set."""
-    pixels: Preprocessing | None = None
-    with suppress(Exception):  # the job itself will say what is wrong
-        declared = (
-            Preprocessing() if job.preprocess == "paper" else models.preview(job.model, job.weights).preprocessing
-        )
-        pixels = resolve_preprocessing(job, declared)
+    pixels = wanted(job)
     shape = (pixels.resize, pixels.crop, pixels.interpolation) if pixels else ()
     return (job.dataset, job.data_dir, job.split, *shape)
+
+
+def wanted(job: Job) -> Preprocessing | None:
+    """A Job's preprocessing, without loading its model; None where that does not exist."""
+    try:
+        paper = job.preprocess == "paper"
+        declared = Preprocessing() if paper else models.preview(job.model, job.weights).preprocessing
+        return resolve_preprocessing(job, declared)
+    except Exception:  # the job itself will say what is wrong
+        return None

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from purity_cli import parts, store
 from purity_cli.cache import CachedPixels
 from purity_cli.counting import Progress, Share
+from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, versions
 from purity_cli.parts import Part
 from purity_cli.pixels import Block, Pixels
+from purity_cli.plan import Job
 from purity_cli.ranks import Ranks
 from purity_cli.resolve import Plan, Warn, resolve
 from purity_cli.results import PEERS, LayerCounts, Result
 
-__all__ = ["Plan", "pixels_of", "read", "resolve", "score"]
+__all__ = ["Plan", "pixels_of", "read", "resolve", "resolve_together", "score", "score_into"]
 
 
 def silent(_: str) -> None:
@@ -56,6 +60,51 @@ def read(plan: Plan, *, workers: int) -> Iterator[Block]:
     return pixels_of(plan, workers=workers).blocks()
 
 
+def resolve_together(
+    job: Job,
+    ranks: Ranks,
+    *,
+    download: bool = False,
+    source: Callable[[], ImageSource | None] = lambda: None,
+    warn: Warn = silent,
+) -> Plan:
+    """`resolve` on every rank; PurityError where not all find the same. `source` opens the Job's data set."""
+    found: list[Plan] = []
+
+    def mine() -> dict[str, Any]:
+        heard = warn if ranks.first else silent
+        found.append(resolve(job, download=download, source=source(), ranks=ranks, warn=heard))
+        return {**found[0].inputs, "batch_size": found[0].batch_size, "device": found[0].device.type}
+
+    first, *others = ranks.together(mine)
+    for rank, other in enumerate(others, 1):
+        unlike = [name.replace("_", " ") for name in first if first[name] != other[name]]
+        if unlike:
+            raise PurityError(
+                f"Processes 0 and {rank} differ in {', '.join(unlike)}: all machines need the same images, weights "
+                "and kind of device."
+            )
+    return found[0]
+
+
+def score_into(
+    folder: Path, plan: Plan, ranks: Ranks, *, threshold: float, command: str | None, warn: Warn, **options: Any
+) -> Result:
+    """`score`, with its `options`, and have rank 0 write the result into `folder`; an unfinished one is kept there."""
+
+    def write() -> None:
+        if ranks.first:
+            result.provenance["command"] = command
+            store.write(result, folder, threshold)
+            parts.clear(folder)
+
+    ranks.together(lambda: store.prepare(folder) if ranks.first else None)
+    heard = warn if ranks.first else silent
+    result = score(plan, checkpoint=folder, ranks=ranks, warn=heard, **options)
+    ranks.together(write)
+    return result
+
+
 def score(
     plan: Plan,
     *,
@@ -73,9 +122,9 @@ def score(
 
     `workers` threads decode, unless the images come from `pixels`, or are the `blocks` that `read` gave before.
     `checkpoint` is a folder in which an unfinished job is kept, at least every `every` seconds and when it is
-    interrupted, and from which it goes on; who calls this removes what is left (`parts.clear`) once the result is
-    stored. Of several `ranks` each scores its share of the blocks, and all return the whole result. `peers` (see that
-    module) are taken of the deepest layer; as these do not add without rounding, nothing is kept then, nor shared.
+    interrupted, and from which it goes on; `score_into` removes that once the result is stored. Of several `ranks` each
+    scores its share of the blocks, and all return the whole result. `peers` (see that module) are taken of the deepest
+    layer; as these do not add without rounding, nothing is kept then, nor shared.
 
     `progress` is called with the images done and the images in all after every block; `warn` takes one sentence at a
     time. Raises PurityError.

@@ -1,0 +1,106 @@
+"""How a suite goes on, on stderr: two bars on a terminal, and everywhere a line for each job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+if TYPE_CHECKING:
+    from purity_cli.bench import Outcome
+    from purity_cli.suite import Task
+
+
+class Watch:
+    """A `bench.Watch`; a context manager, since it may hold bars."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left: dict[str, int] = {}
+        self._area: dict[str, int] = {}
+        self._jobs = self._number = self._pixels = self._done = 0
+        self._seconds = self._last = 0.0
+        self._name = ""
+        self._bars: Any = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bars = self._stack.enter_context(Progress(*columns, console=console, transient=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
+        self._left = {task.name: images for task, images, _ in tasks}
+        self._area = {task.name: area for task, _, area in tasks}
+        self._jobs = len(tasks)
+        if self._bars:
+            self._bars.add_task("jobs", total=self._jobs, note="")
+            self._bars.add_task("", total=None, note="")
+
+    def begins(self, task: Task) -> None:
+        self._name, self._number, self._done = task.name, self._number + 1, 0
+        if self._bars:
+            self._bars.reset(1, description=task.name, total=self._left[task.name] or None, note="")
+
+    def images(self, done: int, total: int) -> None:
+        now = self._clock()
+        # What an earlier run had scored comes with the first block, and says nothing about the speed.
+        if self._done:
+            speed = (done - self._done) / max(now - self._last, 1e-9)
+            self._pixels += (done - self._done) * self._area[self._name]
+            self._seconds += now - self._last
+            if self._bars:
+                self._bars.update(1, completed=done, total=total, note=f"{speed:.1f} images/s")
+                self._bars.update(0, note=self._time_left())
+        self._done, self._last = done, now
+        self._left[self._name] = total - done
+
+    def ends(self, outcome: Outcome) -> None:
+        self._left[outcome.task.name] = 0
+        left = self._jobs - self._number
+        remain = f" ({left} left{self._time_left(', ')})" if left else ""
+        line = f"[{self._number}/{self._jobs}] {outcome.task.name}: {said(outcome)}{remain}"
+        if self._bars:
+            self._bars.advance(0)
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)
+
+    def _time_left(self, before: str = "") -> str:
+        """By the pixels that are left: a model's speed is not known before it runs, but pictures differ in size."""
+        left = sum(images * self._area[name] for name, images in self._left.items())
+        return f"{before}about {duration(left * self._seconds / self._pixels)}" if left and self._pixels else ""
+
+
+def said(outcome: Outcome) -> str:
+    """What became of a job, in a line."""
+    result = outcome.result
+    if result is None:
+        return f"{outcome.status}: {outcome.error}"
+    if outcome.status == "kept":
+        return f"kept, {result.n_images:,} images"
+    speed, seconds = result.provenance["images_per_second"], result.provenance["seconds"]
+    return f"{result.n_images:,} images, {speed:.1f} images/s, {duration(seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
