@@ -78,13 +78,13 @@ def _find(tree: Tree, split: str) -> str | None:
 
 
 def _nothing_found(tree: Tree, split: str) -> str:
-    there = [other for other in SPLITS if other != split and _find(tree, other)]
+    there = [other for other in SPLITS if other != split and _find(tree, other) is not None]
     hint = f"pass --split {there[0]} for what is there" if there else "give the folder in which they lie"
-    looked = ", ".join(place.format(split=split) for place in PLACES[:3])
-    archive = f" or {ARCHIVES[0]}" if split == "val" else ""
+    places = [place.format(split=split) for place in PLACES[:3]]
+    looked = ", ".join(["itself", *places, ARCHIVES[0]] if split == SPLITS[0] else places)
     return (
-        f"{tree.path} holds no ImageNet {split} images, neither in folders named by WordNet ids nor flat, "
-        f"also not in {looked}{archive}: {hint}."
+        f"{tree.path} holds no ImageNet {split} images, in class folders ({wnids()[0]}, ...) or flat, where they are "
+        f"looked for ({looked}): {hint}."
     )
 
 
