@@ -78,7 +78,7 @@ class Engine:
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
-        self._taps = Taps(self.net, modules, map_statistics, _spatial_sum)
+        self._taps = Taps(self.net, modules, map_statistics, spatial_sum)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -174,11 +174,6 @@ class Engine:
         if self.precision in HALF:
             return torch.autocast(self.device.type, HALF[self.precision])
         return nullcontext()
-
-
-def _spatial_sum(gradient: Tensor) -> Tensor:
-    """A positive multiple of beta, float32 (n, c): only beta's sign enters M."""
-    return gradient.sum((2, 3), dtype=torch.float32)
 
 
 def _finite(reading: Reading[MapStatistics, Tensor], name: str) -> Tensor:

@@ -1,0 +1,76 @@
+"""Purity inside a training loop: `PurityMonitor` reads layers of a network that is being trained, and leaves it alone.
+
+Plain PyTorch, once per epoch:
+
+    monitor = PurityMonitor(net, ["last"])
+    for images, _ in loader:
+        monitor.update(images)
+    log(monitor.compute())  # {"purity/layer4": 0.946}
+    monitor.reset()
+
+Lightning, in a LightningModule that made `self.monitor` after `self.net`:
+
+    def validation_step(self, batch, _):
+        self.monitor.update(batch[0])
+
+    def on_validation_epoch_end(self):
+        self.log_dict(self.monitor.compute())
+        self.monitor.reset()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from purity_cli import stages
+from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics, spatial_sum
+from purity_cli.taps import Taps
+
+
+class PurityMonitor:
+    """Feature purity of layers of `net` (the bare one, not wrapped in DistributedDataParallel or compiled).
+
+    `layers` are stages (`C3`, `last`), module paths or globs, as for `purity score`; the networks whose stages have
+    names are those of torchvision and timm and such with an attribute `purity_stages`. Each layer's metric is a
+    torchmetrics.Metric in `metrics`, so `compute` sums over all processes where there are several.
+    """
+
+    def __init__(self, net: nn.Module, layers: Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:
+        self.net, self.layers, self.threshold = net, tuple(layers), threshold
+        self.metrics: dict[str, FeaturePurity] = {}
+        """By module path; empty before the first update."""
+        self._taps: Taps[MapStatistics, Tensor] | None = None
+
+    def update(self, images: Tensor) -> None:
+        """Count the firings on images (n, 3, h, w), normalised as the network takes them and on its device.
+
+        The network runs in eval mode, and its mode, weights, gradients and statistics are as before afterwards. Works
+        inside `torch.no_grad` and `torch.inference_mode`. Raises PurityError for layers that cannot be tapped.
+        """
+        with torch.inference_mode(False):
+            # What was made in inference mode can enter no backward pass, a copy can.
+            images = images.clone() if images.is_inference() else images.detach()
+            if self._taps is None:
+                size = (images.shape[-2], images.shape[-1])
+                found = stages.resolve(self.net, "file", type(self.net).__name__, self.layers, size)
+                self._taps = Taps(self.net, [tap.module for tap in found], map_statistics, spatial_sum)
+            with self._taps as taps:
+                reading = taps(images)
+            for name, statistics in reading.maps.items():
+                values = activation(statistics, reading.gradients[name])
+                if name not in self.metrics:
+                    self.metrics[name] = FeaturePurity(values.shape[1], (self.threshold,)).to(values.device)
+                self.metrics[name].update(values)
+
+    def compute(self) -> dict[str, float]:
+        """`{"purity/<module>": F}` of all images since the last reset; NaN where nothing fired."""
+        return {f"purity/{name}": float(metric.compute()) for name, metric in self.metrics.items()}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        with torch.inference_mode(False):  # states made in inference mode could not be added to outside it
+            for metric in self.metrics.values():
+                metric.reset()
