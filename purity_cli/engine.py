@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
 from purity_cli.peers import FeatureSpectrum
-from purity_cli.purity import MapStatistics, activation, firings, map_statistics
+from purity_cli.purity import MapStatistics, activation, firings, map_statistics, spatial_sum
 from purity_cli.taps import Reading, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

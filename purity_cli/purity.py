@@ -44,7 +44,7 @@ def map_statistics(feature_map: Tensor) -> MapStatistics:
 
 
 def spatial_sum(gradient: Tensor) -> Tensor:
-    """A positive multiple of beta, float32 (n, c), of the gradient dy_m / dB (n, c, h, w): only beta's sign enters M."""
+    """A positive multiple of beta, float32 (n, c), from dy_m / dB (n, c, h, w): only beta's sign enters M."""
     return gradient.sum((2, 3), dtype=torch.float32)
 
 
