@@ -7,6 +7,7 @@ only mark.
 from __future__ import annotations
 
 import re
+import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import cycle, product
@@ -49,6 +50,7 @@ STYLE: Any = {
     "svg.hashsalt": "purity",  # the same data give the same file
     "text.parse_math": False,  # a $ in a file's name is a $
 }
+ENDINGS = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT = 5.2, 2.9
 """Inches, of one panel without its legend: between a column and a page."""
 LINE = 0.155
@@ -58,21 +60,35 @@ NORMAL_95 = 1.96
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-def save(figure: Figure, path: Path, dpi: int | None = None) -> list[Path]:
-    """Write the figure, as PNG and SVG where `path` has no ending; PurityError where it cannot be written."""
-    targets = [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".svg")]
+def targets(path: Path) -> list[Path]:
+    """The files that a figure goes to, PNG and SVG where `path` has no ending; PurityError where they cannot be made.
+
+    Asked before hours are spent on what the figure shows.
+    """
+    if path.suffix and path.suffix not in ENDINGS:
+        raise PurityError(
+            f"Cannot draw {path}: its name must end in {', '.join(ENDINGS)}, or in nothing for both PNG and SVG."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for target in targets:
-                metadata: dict[str, Any] = {"Date": None} if target.suffix == ".svg" else {}
-                figure.savefig(target, dpi=dpi or STYLE["savefig.dpi"], metadata=metadata)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise PurityError(
-            f"Cannot write the figure {path} ({reason}): name a .png, .svg or .pdf file in a folder you may write to."
-        ) from None
-    return targets
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PurityError(f"Cannot write the figure {path} ({error.strerror}): choose another folder.") from None
+    return [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".svg")]
+
+
+def save(figure: Figure, path: Path, dpi: int | None = None) -> list[Path]:
+    """Write the figure to its `targets`."""
+    files = targets(path)
+    with mpl.rc_context(STYLE):
+        for file in files:
+            metadata: dict[str, Any] = {"Date": None} if file.suffix == ".svg" else {}
+            try:
+                figure.savefig(file, dpi=dpi or STYLE["savefig.dpi"], metadata=metadata)
+            except OSError as error:
+                raise PurityError(f"Cannot write the figure {file} ({error.strerror}): free some space.") from None
+    return files
 
 
 def panels(n: int) -> tuple[Figure, list[Axes]]:
@@ -94,12 +110,14 @@ def styles() -> Iterator[dict[str, Any]]:
 
 def wrapped(name: str, width: int) -> str:
     """A name in lines of `width` characters at most, broken behind its dots and dashes where that can be."""
-    lines = [""]
-    for part in re.findall(r"[^\s._/:-]*[\s._/:-]?", name):
-        for piece in textwrap.wrap(part, width, drop_whitespace=False) or [part]:
-            if len(lines[-1] + piece.rstrip()) > width:
-                lines.append("")
-            lines[-1] += piece
+    lines = []
+    for line in name.split("\n"):
+        lines.append("")
+        for part in re.findall(r"[^\s._/:-]*[\s._/:-]?", line):
+            for piece in textwrap.wrap(part, width, drop_whitespace=False):
+                if len(lines[-1] + piece.rstrip()) > width:
+                    lines.append("")
+                lines[-1] += piece
     return "\n".join(line.strip() for line in lines)
 
 

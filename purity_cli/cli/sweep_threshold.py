@@ -81,6 +81,11 @@ def command(
     from purity_cli import sweep, tables
     from purity_cli.plan import DEFAULT_GRID
 
+    if plot:
+        from purity_cli import drawing, figures
+
+        drawing.targets(plot)
+
     if folders:
         stored.refuse_job_options()
         results = stored.read(folders)
@@ -97,8 +102,6 @@ def command(
             # What --format asks for is alone on stdout.
             click.echo(f"Suggested threshold for {name}: {sweep.suggest(model)}.", err=layout != "table")
     if plot:
-        from purity_cli import drawing, figures
-
         for path in drawing.save(figures.threshold_sweep(rows), plot):
             click.echo(f"Wrote {path}", err=True)
 

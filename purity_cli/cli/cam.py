@@ -1,0 +1,210 @@
+"""`purity cam`: what layers look at, beside their purity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from purity_cli.cli import options, progress, stored
+
+if TYPE_CHECKING:
+    from purity_cli.datasets import ImageSource
+    from purity_cli.pictures import Chosen
+    from purity_cli.resolve import Plan
+    from purity_cli.results import Result
+
+CLASSES = 8
+"""Rows where nothing else is asked for."""
+COLOURS = ("jet", "turbo", "viridis", "inferno", "cividis")
+"""The paper's, its successor, and three that grow evenly lighter."""
+ROWS, COLUMNS = 16, 12
+"""The largest panel that a page still shows."""
+
+
+@click.command("cam")
+@partial(options.job_options, several_weights=True)
+@click.option(
+    "--images",
+    "-i",
+    multiple=True,
+    metavar="FILE|N",
+    help=f"Pictures to show; or one of each of the first N classes.  [default: {CLASSES}]",
+)
+@click.option(
+    "--class", "-c", "classes", multiple=True, metavar="NAME", help="Show an image of this class; again for more."
+)
+@click.option(
+    "--channels",
+    type=click.IntRange(1, COLUMNS),
+    metavar="N",
+    help="Instead of Grad-CAM the N channels of one layer that fire most on each class, with their counts.",
+)
+@click.option(
+    "--from",
+    "folders",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Take purity from stored results instead of scoring the data set; again for more.",
+)
+@click.option(
+    "--threshold",
+    "-t",
+    default=0.5,
+    show_default=True,
+    callback=options.parse_threshold,
+    metavar="T",
+    help="At which purity is read.",
+)
+@click.option(
+    "--map",
+    "colours",
+    type=click.Choice(COLOURS),
+    default="jet",
+    show_default=True,
+    help="Colours: the paper's, or a map that is even to the eye.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the maps.")
+@click.option("--dpi", type=click.IntRange(20, 1200), default=200, show_default=True, help="Of a PNG.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("cam.png"),
+    show_default=True,
+    metavar="FILE",
+    help=".png, .svg or .pdf; without an ending PNG and SVG.",
+)
+def command(
+    models: tuple[str, ...],
+    settings: dict[str, Any],
+    download: bool,
+    workers: int,
+    images: tuple[str, ...],
+    classes: tuple[str, ...],
+    channels: int | None,
+    folders: tuple[Path, ...],
+    threshold: float,
+    colours: str,
+    alpha: float,
+    dpi: int,
+    output: Path,
+) -> None:  # fmt: skip
+    """Draw Grad-CAM maps of the predicted class over pictures as the network sees them, in a panel.
+
+    Rows are pictures or classes. Columns are the layers of one model, or several models (--model again), or several
+    checkpoints of one (--weights again), then at their last stage unless --layers says otherwise. Every column is
+    headed by its purity: over the data set (--per-class and --limit make it smaller), or over the pictures themselves
+    where these are files and no --dataset is given. Every map is scaled between its least and greatest value.
+    """
+    from purity_cli import drawing, gallery, panels
+    from purity_cli.errors import PurityError
+
+    drawing.targets(output)
+    pairs = _pairs(models, settings.pop("weights"))
+    if not _said("layers") and (channels or len(pairs) > 1):
+        settings["layers"] = ("last",)
+    chosen, scored = _choose(images, classes, settings, download)
+    if channels and chosen.classes is None:
+        raise PurityError(
+            "--channels counts over the images of a class: give --class, or a number with labelled images."
+        )
+    plans = _plans(pairs, settings, threshold, scored)
+    heads = gallery.Heads(
+        stored=stored.read(folders),
+        threshold=threshold,
+        dataset=scored.name,
+        models=len({model for model, _ in pairs}) > 1,
+        weights=len(pairs) > len({model for model, _ in pairs}),
+        score=partial(_score, workers=workers),
+    )
+    if channels:
+        shown = gallery.channels(next(plans), chosen, channels, heads)
+    else:
+        shown = gallery.grad_cams(plans, chosen, heads)
+    where = "" if folders else f" over the images of {scored.name}"
+    scale = f"each map from its least to its greatest value ({colours})"
+    caption = f"{shown.what}; {scale}; F at t = {threshold:g}{where}"
+    figure = panels.panel(shown.headings, shown.rows, caption, colours, alpha)
+    for path in drawing.save(figure, output, dpi):
+        click.echo(f"Wrote {path}", err=True)
+
+
+def _said(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
+
+
+def _pairs(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, str]]:
+    """Each model with its weights."""
+    if 1 in (len(models), len(weights)):
+        pairs = [(model, weight) for model in models for weight in weights]
+    elif len(models) == len(weights):
+        pairs = list(zip(models, weights, strict=True))
+    else:
+        raise click.UsageError(
+            f"{len(models)} --model and {len(weights)} --weights do not pair: give one of each pair."
+        )
+    _check(len(pairs), COLUMNS, "columns")
+    return pairs
+
+
+def _check(asked: int, most: int, what: str) -> None:
+    from purity_cli.errors import PurityError
+
+    if asked > most:
+        raise PurityError(f"A panel has room for {most} {what}, not for {asked}: draw several panels.")
+
+
+def _choose(
+    images: Sequence[str], classes: Sequence[str], settings: dict[str, Any], download: bool
+) -> tuple[Chosen, ImageSource]:
+    """The pictures to show, and the images whose purity stands over them."""
+    from purity_cli import pictures
+    from purity_cli.datasets import open_dataset
+
+    numbers = [int(text) for text in images if text.isdecimal() and not Path(text).exists()]
+    files = [text for text in images if not text.isdecimal() or Path(text).exists()]
+    if bool(numbers) + bool(files) + bool(classes) > 1 or len(numbers) > 1:
+        raise click.UsageError("Give files, or a number, to --images, or else --class.")
+    _check(max(len(files), len(classes), *numbers, 0), ROWS, "rows")
+    chosen = pictures.of_files(files) if files else None
+    if chosen and not _said("dataset"):
+        return chosen, chosen.source
+    place = {name: settings[name] for name in ("data_dir", "split")}
+    source = open_dataset(settings["dataset"], **place, download=download)
+    if chosen is None and classes:
+        chosen = pictures.of_classes(source, [pictures.find_class(source, name) for name in classes])
+    return chosen or pictures.first(source, *(numbers or [CLASSES])), source
+
+
+def _plans(
+    pairs: Sequence[tuple[str, str]], settings: dict[str, Any], threshold: float, source: ImageSource
+) -> Iterator[Plan]:
+    """One network after the other, since all of them may not fit into memory."""
+    from purity_cli import run
+
+    columns = 0
+    for model, weights in pairs:
+        (job,) = options.make_jobs([model], {**settings, "weights": weights}, (threshold,))
+        plan = run.resolve(job, source=source, warn=_warn)
+        columns += len(plan.taps)
+        _check(max(columns, len(plan.taps) * len(pairs)), COLUMNS, "columns")
+        yield plan
+
+
+def _warn(sentence: str) -> None:
+    # A panel shows no accuracy.
+    if not sentence.startswith("No accuracy"):
+        progress.warn(sentence)
+
+
+def _score(plan: Plan, workers: int) -> Result:
+    from purity_cli import run
+
+    with progress.images(plan.network.name) as show:
+        return run.score(plan, workers=workers, progress=show, warn=progress.warn)
