@@ -180,7 +180,8 @@ def make_jobs(models: Iterable[str], settings: dict[str, Any], thresholds: tuple
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Processors that this process may use; of torchrun's on one machine, each takes its part."""
     import os
 
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -9,13 +9,13 @@ import click
 
 
 @contextmanager
-def images(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (images done, images in all) that shows them."""
+def images(description: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A function of (images done, images in all) that shows them, if they are to be shown."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and shown):
         yield lambda done, total: None
         return
     rate = TextColumn("{task.fields[rate]}")

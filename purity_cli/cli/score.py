@@ -68,26 +68,38 @@ def score_all(
     output: Path | None,
     peers: tuple[str, ...] = (),
 ) -> list[Result]:
-    """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`."""
-    from purity_cli import run, store
+    """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`.
+
+    Of several processes under torchrun only the first returns.
+    """
+    from purity_cli import parts, ranks, run, store
     from purity_cli.plan import DEFAULT_GRID
 
     jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
     results = []
-    for job in jobs:
-        plan = run.resolve(job, download=download, warn=progress.warn)
-        name = f"{plan.network.name}_{plan.source.name}"
-        folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
-        store.prepare(folder)
-        before = store.occupant(folder)
-        if before and before.key() != job.key():
-            progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
-        with progress.images(plan.network.name) as advance:
-            result = run.score(plan, workers=workers, peers=peers, progress=advance, warn=progress.warn)
-        result.provenance["command"] = click.get_current_context().find_root().obj
-        store.write(result, folder, threshold)
-        results.append(result)
-        click.echo(f"Wrote {folder}", err=True)
+    with ranks.joined() as crew:
+        for job in jobs:
+            plan = run.resolve_together(job, crew, download=download, warn=progress.warn)
+            name = f"{plan.network.name}_{plan.source.name}"
+            folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
+            before = store.occupant(folder) if crew.first else None
+            if before and before.key() != job.key():
+                progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
+            with progress.images(plan.network.name, crew.first) as advance:
+                try:
+                    result = run.score_into(
+                        folder, plan, crew, threshold=threshold, command=click.get_current_context().find_root().obj,
+                        warn=progress.warn, workers=workers, peers=peers, progress=advance,
+                    )  # fmt: skip
+                except KeyboardInterrupt:
+                    if crew.first and any(folder.glob(parts.ALL)):
+                        click.echo("The same command goes on where this stopped.", err=True)
+                    raise
+            results.append(result)
+            if crew.first:
+                click.echo(f"Wrote {folder}", err=True)
+    if not crew.first:
+        raise click.exceptions.Exit(0)
     return results
 
 
