@@ -172,8 +172,9 @@ def what_n_allows(y: np.ndarray[Any, np.dtype[np.float64]]) -> str:
         f"{two:.3g} and no one-sided p below {one:.3g}"
     )
     if two > 0.05:
-        text += ", so nothing here can be significant at 0.05"
-    return f"{text}; intervals from so few resampled results are rough."
+        text += ", so no two-sided tau can be significant at 0.05"
+    least = 1 / math.factorial(n)
+    return f"{text}; no p at all is below {least:.3g}, and intervals from so few resampled results are rough."
 
 
 def read_against(text: str, results: Sequence[Result]) -> tuple[list[float], str]:

@@ -160,7 +160,9 @@ def test_the_words_say_what_five_can_show() -> None:
     assert "n = 5: of the 120 orders" in said
     assert "no two-sided p below 0.0167 and no one-sided p below 0.00833" in said
     assert "significant" not in said
-    assert "nothing here can be significant at 0.05" in correlate.what_n_allows(np.arange(4.0))
+    assert "no two-sided tau can be significant at 0.05; no p at all is below 0.0417" in correlate.what_n_allows(
+        np.arange(4.0)
+    )
     # One pair that is tied: the best orders come twice.
     assert "with the ties in these 5" in correlate.what_n_allows(np.array([1.0, 1, 2, 3, 4]))
     assert "below 0.0333" in correlate.what_n_allows(np.array([1.0, 1, 2, 3, 4]))
@@ -369,7 +371,7 @@ def test_the_command_in_every_format(layout: str, folders: list[str], capsys: py
     assert code == 0, err
     whole = out + err
     assert "no two-sided p below 0.333" in whole
-    assert "nothing here can be significant" in whole
+    assert "no two-sided tau can be significant" in whole
     if layout == "csv":
         table = pd.read_csv(io.StringIO(out))
         assert list(table.columns) == list(correlate.COLUMNS)
@@ -389,6 +391,23 @@ def test_the_command_refuses_in_one_sentence(folders: list[str], capsys: pytest.
     assert code == 1
     assert err.startswith("Error: There are no counts at the threshold 0.3")
     assert call(["correlate"], capsys)[0] == 2
+
+
+def test_trainings_from_other_seeds_count_and_a_result_given_twice_does_not(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = store.read(Path(folders[0]))
+    other.provenance["weights_sha256"] = "0"
+    store.write(replace(other, top1=80.0), tmp_path / "other", 0.1)
+    code, out, err = call(["correlate", *folders, str(tmp_path), "-t", "0.1"], capsys)
+    assert code == 0, err
+    assert "n = 4" in out
+    code, _, err = call(["correlate", *folders, folders[0] + "/.", str(tmp_path / "other"), "-t", "0.1"], capsys)
+    assert code == 0, err
+    store.write(store.read(Path(folders[0])), tmp_path / "same", 0.1)
+    code, _, err = call(["correlate", *folders, str(tmp_path / "same"), "-t", "0.1"], capsys)
+    assert code == 1
+    assert "both hold net0" in err
 
 
 def test_images_that_changed_are_no_baseline(

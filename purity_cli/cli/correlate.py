@@ -53,7 +53,7 @@ def command(
     """
     from purity_cli import correlate
 
-    results = stored.read(folders)
+    results = stored.read(folders, by_name=False)
     target = correlate.read_against(against, results) if against else None
     data = correlate.points(results, threshold, against=target)
     if baseline:

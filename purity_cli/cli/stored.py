@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from purity_cli.results import Result
 
 
-def read(folders: Iterable[Path]) -> list[Result]:
-    """The result in each folder, or in each folder inside it; PurityError where there is none, or one twice."""
+def read(folders: Iterable[Path], *, by_name: bool = True) -> list[Result]:
+    """The result in each folder, or in each folder inside it; PurityError where there is none, or one twice.
+
+    Two results are one where they go by the same names, or without `by_name` where their weights and images are the
+    same as well: trainings that differ in their seed give files of the same names.
+    """
     from purity_cli import store
 
     results: list[Result] = []
@@ -21,7 +25,9 @@ def read(folders: Iterable[Path]) -> list[Result]:
     for folder in dict.fromkeys(place for given in folders for place in _inside(given)):
         result = store.read(folder)
         # What tells results apart in tables and figures.
-        name = (result.model, result.source, result.weights, result.dataset, result.preprocessing)
+        name: tuple[str, ...] = (result.model, result.source, result.weights, result.dataset, result.preprocessing)
+        if not by_name:
+            name += tuple(str(result.provenance.get(key)) for key in ("weights_sha256", "dataset_fingerprint"))
         if name in seen:
             raise PurityError(
                 f"{seen[name]} and {folder} both hold {result.model} with weights {result.weights} on "
