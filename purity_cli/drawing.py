@@ -132,7 +132,7 @@ def legends_below(figure: Figure, axes: Sequence[Axes], ticks: float = 0.0) -> N
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         columns = 2 if len(labels) > 3 and max(map(len, labels)) < 38 else 1
-        shown = [wrapped(label, 80) for label in labels]
+        shown = [in_legend(wrapped(label, 80)) for label in labels]
         below = ax.transAxes + ScaledTranslation(0, -0.42 - ticks, figure.dpi_scale_trans)
         ax.legend(handles, shown, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns)
         longest = max(longest, -(-sum(label.count("\n") + 1 for label in shown) // columns))
