@@ -70,7 +70,7 @@ class Diff:
 
     def caution(self) -> str:
         """What `se` means here."""
-        who = "both runs saw" if self.same_images else "where both runs saw"
+        who = "as both runs saw" if self.same_images else "where both runs saw"
         return (
             f"se is the standard error of the difference between runs on independent images; {who} the same images, it "
             "is too large, and a difference below it can be more than chance."

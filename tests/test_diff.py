@@ -17,6 +17,7 @@ import pytest
 from scipy.stats import entropy
 
 from purity_cli import cli, pairs, store
+from purity_cli import suite as suites
 from purity_cli.diff import FAILED, diff
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
@@ -221,7 +222,7 @@ def test_what_else_differs_is_named_once_for_all_jobs(tmp_path: Path, purity: Pu
     assert "where both runs saw the same images, it is too large" in found.caution()
     same = diff(tmp_path / "a", tmp_path / "a")
     assert same.same_images
-    assert "independent images; both runs saw the same images, it is too large" in same.caution()
+    assert "independent images; as both runs saw the same images, it is too large" in same.caution()
     _, out, _ = purity(tmp_path / "a", tmp_path / "b")
     assert "weights sha256" in out
 
@@ -291,6 +292,23 @@ def test_nights(tmp_path: Path, purity: Purity) -> None:
     assert code == 4
     assert "05-02 -> " in err
     assert out.startswith("### Purity: regression")
+
+
+def test_two_nights_of_a_suite(tmp_path: Path, purity: Purity, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
+    suite = tmp_path / "nightly.yaml"
+    suite.write_text("models: [{model: tiny_vgg_10, limit: 60, device: cpu}]")
+    for date in ("2024-04-30", "2024-05-01"):
+        assert cli.run(["bench", str(suite), "--output", str(tmp_path / "nightly" / date)]) == 0
+        code, out, _ = purity("--nightly", tmp_path / "nightly", "--tolerance", 0)
+        assert code == 0
+    assert "None of 2 cells moved by more than 0." in out
+
+
+def test_the_nightly_suite_is_one() -> None:
+    tasks = suites.read(Path(__file__).resolve().parents[1] / "configs" / "nightly.yaml").tasks()
+    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["tiny_vgg_10"]
+    assert all(task.job.batch_size != "auto" for task in tasks)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, purity: Purity) -> None:
