@@ -112,7 +112,7 @@ class Checkpoint:
         for part in sorted(parts, key=lambda part: -len(part.blocks)):
             if not part.blocks <= total.blocks:
                 total += part
-        if len(files) > 1 or len(parts) < len(files):
+        if [file.name for file in files] != [FIRST] or not parts:
             if total.blocks:
                 self.save(total)
             for file in files:
