@@ -44,6 +44,7 @@ STYLE: Any = {
     "lines.markersize": 3.5,
     "legend.frameon": False,
     "legend.fontsize": 7,
+    "image.composite_image": False,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",  # text stays text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CELL, GAP, LINE, CHARACTER = 1.1, 0.07, 0.13, 0.058
 NAME_WIDTH = 17
 """Characters in a line over or under a cell."""
+CENTRED: dict[str, Any] = {"ha": "center", "va": "top"}
 SHARP = 160
 """Pixels that a picture's shorter side is enlarged to, so that a map over a small one is not as coarse."""
 
@@ -83,27 +84,28 @@ def panel(headings: Sequence[Heading], rows: Sequence[Row], caption: str, colour
     height = names + purities + notes + 3 * GAP + sum(heights) + sum(below) + LINE * _lines(foot) + GAP
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
+        # One pair of axes in inches from the top left corner: hundreds would take half a minute.
+        ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        ax.set_axis_off()
         for j, (name, purity, note) in enumerate(heads):
-            x = (margin + j * (CELL + GAP) + CELL / 2) / width
-            text: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7}
-            figure.text(x, 1 - GAP / height, name, **text)
-            figure.text(x, 1 - (GAP + names) / height, purity, fontweight="bold", **text)
-            figure.text(x, 1 - (GAP + names + purities) / height, note, **{**text, "fontsize": 6.5, "color": "0.35"})
+            x = margin + j * (CELL + GAP) + CELL / 2
+            ax.text(x, GAP, name, fontsize=7, **CENTRED)
+            ax.text(x, GAP + names, purity, fontsize=7, fontweight="bold", **CENTRED)
+            ax.text(x, GAP + names + purities, note, fontsize=6.5, color="0.35", **CENTRED)
         top = names + purities + notes + 2 * GAP
         for row, side, line, high, under in zip(rows, sides, labels, heights, below, strict=True):
-            middle = 1 - (top + high / 2) / height
-            figure.text((margin - GAP) / width, middle, side, ha="right", va="center", fontsize=7)
+            ax.text(margin - GAP, top + high / 2, side, fontsize=7, ha="right", va="center")
             for j, (cell, label) in enumerate(zip(row.cells, line, strict=True)):
                 if cell.picture is None:
                     continue
-                left = margin + j * (CELL + GAP)
-                ax = figure.add_axes((left / width, 1 - (top + high) / height, CELL / width, high / height))
-                ax.imshow(_drawn(cell.picture, cell.map, colours, alpha), interpolation="nearest")
-                ax.set_axis_off()
-                x = (left + CELL / 2) / width
-                figure.text(x, 1 - (top + high + GAP / 3) / height, label, ha="center", va="top", fontsize=6.5)
+                x = margin + j * (CELL + GAP) + CELL / 2
+                aspect = _aspect(cell)
+                wide, tall = min(CELL, high / aspect) / 2, min(high, CELL * aspect)
+                drawn = _drawn(cell.picture, cell.map, colours, alpha)
+                ax.imshow(drawn, extent=(x - wide, x + wide, top + tall, top), aspect="auto")
+                ax.text(x, top + high + GAP / 3, label, fontsize=6.5, **CENTRED)
             top += high + under
-        figure.text(0.5, GAP / height, foot, ha="center", va="bottom", fontsize=6.5, color="0.35")
+        ax.text(width / 2, top + GAP, foot, fontsize=6.5, color="0.35", **CENTRED)
     return figure
 
 
