@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -97,7 +98,8 @@ def test_stored_counts_are_swept_and_drawn_without_torch_or_a_network(two: list[
         "heavy = {'torch', 'torchvision', 'timm', 'scipy', 'matplotlib.pyplot'} & set(sys.modules);"
         "print(code, heavy)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    there = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=there)
     assert done.stdout.splitlines()[-1] == "0 set()"
     words = "".join(ElementTree.parse("f.svg").getroot().itertext())
     assert {"netA", "netB"} <= set(re.findall("net.", words))
@@ -264,7 +266,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
     "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of features", _twice),
     "cam from nothing": (["cam", "--from", "nowhere"], 1, "nowhere holds no results", None),
     "cam of models that do not pair": (
-        ["cam", "-m", "a", "-m", "b", "-w", "c", "-w", "d", "-w", "e"], 2, "2 --model and 3 --weights do not pair", None,
+        ["cam", "-m", "a", "-m", "b", "-w", "c", "-w", "d", "-w", "e"], 2, "2 --model and 3 --weights do not", None,
     ),
     "cam of files and classes": (["cam", "-i", "3", "-c", "3"], 2, "or else --class", None),
     "channels of several layers": (["cam", "--channels", "2", "-l", "C1,C2"], 1, "one layer, not 2", None),
