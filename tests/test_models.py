@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import timm.data
 import torch
 import torchvision
 from click.testing import CliRunner
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
@@ -36,12 +38,14 @@ from torchvision.transforms import functional as F
 from purity_cli.cli.models import command
 from purity_cli.errors import PurityError
 from purity_cli.models import SOURCES, catalogue, load
-from purity_cli.models.base import output_shape
+from purity_cli.models.base import ShapesOnly, output_shape
 from purity_cli.models.checkpoints import read
 from purity_cli.plan import Preprocessing
 
 LIBRARY: Any = timm
 """timm, whose type hints do not cover what is used here."""
+
+GETADDRINFO = socket.getaddrinfo
 
 TINY = "timm:test_resnet.r160_in1k"
 """timm's smallest ResNet: half a million parameters, with weights on the Hugging Face Hub."""
@@ -317,6 +321,15 @@ def test_inception_weights_bring_torchvision_s_input_transform(name: str, file: 
     assert not load(name, "none").module.transform_input
 
 
+def test_a_vit_is_built_for_the_pictures_of_its_weights() -> None:
+    for tag, size in (("IMAGENET1K_SWAG_E2E_V1", 384), ("IMAGENET1K_V1", 224)):
+        recipe = SOURCES["torchvision"].recipe("vit_b_16", tag)
+        with ShapesOnly():
+            module = recipe.build(None)
+        assert recipe.input_size == (size, size)
+        assert output_shape(module, recipe.input_size) == (1, 1000)
+
+
 def test_densenet_files_with_dots_in_their_module_names_load(hub: Path) -> None:
     state = random_state(torchvision.models.densenet121(weights=None))
     old = {
@@ -341,6 +354,46 @@ def test_timm_weights_come_from_the_hugging_face_cache(file: str, tmp_path: Path
     assert (network.weights, network.source) == ("r160_in1k", "timm")
     assert network.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert network.input_size == (160, 160)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face Hub as a download takes: one file in one repository, with its ETag and commit."""
+
+    content = b""
+
+    def do_HEAD(self) -> None:
+        here = self.path == "/timm/test_resnet.r160_in1k/resolve/main/pytorch_model.bin"
+        self.send_response(200 if here else 404)
+        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        self.send_header("ETag", '"e3b0c442"')
+        self.send_header("Content-Length", str(len(self.content) if here else 0))
+        if not here:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_timm_weights_are_downloaded_from_the_hub_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = random_state(timm.create_model("test_resnet"))
+    torch.save(state, tmp_path / "w.bin")
+    monkeypatch.setattr(_Hub, "content", (tmp_path / "w.bin").read_bytes())
+    monkeypatch.setattr(socket, "getaddrinfo", GETADDRINFO)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    address = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for module in (constants, file_download):  # before huggingface_hub 1.0 the latter has a name of its own for it
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", address, raising=False)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert same_weights(load(TINY).module, state)
+        server.shutdown()
+    assert same_weights(load(TINY).module, state)  # from the cache
 
 
 @pytest.mark.parametrize(
@@ -390,6 +443,14 @@ def test_every_network_of_pretrainedmodels_builds_and_classifies() -> None:
         with torch.device("meta"):
             module = recipe.build(None).eval()
         assert output_shape(module, recipe.input_size) == (1, 1000), name
+
+
+def test_two_resnexts_of_pretrainedmodels_do_not_share_their_layers() -> None:
+    """The library makes their convolutions once, as it is imported, from no seed."""
+    first, second = (load("pretrainedmodels:resnext101_32x4d", "none").module.state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    first["features.0.weight"].zero_()
+    assert second["features.0.weight"].abs().sum() > 0
 
 
 def test_senet154_of_timm_and_pretrainedmodels_take_the_same_file() -> None:
@@ -459,23 +520,16 @@ def test_offline_one_sentence_says_which_file_where_and_how(
     assert "\n" not in text
 
 
-def test_the_environment_places_the_caches(tmp_path: Path) -> None:
-    code = "from purity_cli.models import load\ntry: load({!r})\nexcept Exception as e: print(e)"
-    for name, variable, folder in [
-        ("resnet18", "TORCH_HOME", "hub/checkpoints"),
-        (TINY, "HF_HOME", "hub/models--timm--test_resnet.r160_in1k"),
-        (TINY, "HF_HUB_CACHE", "models--timm--test_resnet.r160_in1k"),
-    ]:
-        place = tmp_path / variable
-        offline = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment = {**inherited, **offline, variable: str(place)}
-        answer = subprocess.run(
-            [sys.executable, "-c", code.format(name)], env=environment, capture_output=True, text=True, check=True
-        ).stdout
-        assert f"not in {place / folder} " in answer
-        if os.name == "posix":
-            assert answer.count("\n") == 1
+def test_the_environment_places_hugging_face_s_cache(tmp_path: Path) -> None:
+    """huggingface_hub reads it once, as it is imported; what TORCH_HOME does, the tests of torch hub's files show."""
+    code = f"from purity_cli.models import load\ntry: load({TINY!r})\nexcept Exception as e: print(e)"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment = {**inherited, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert f"not in {tmp_path}/hub/models--timm--test_resnet.r160_in1k and could not be downloaded" in answer
+    assert answer.count("\n") == 1
 
 
 def test_a_download_whose_hash_is_wrong_is_not_kept(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -817,6 +871,12 @@ def test_a_pattern_counts_parameters_and_shows_what_is_on_this_machine(hub: Path
     assert entries["timm", "resnet50"].weights == ("a1_in1k", "tv_in1k")
     assert entries["pretrainedmodels", "resnet50"].weights == ()
     assert ("timm", "resnet50d") in entries
+
+
+def test_parameters_are_those_that_torchvision_declares() -> None:
+    for entry in [*catalogue("torchvision:regnet*"), *catalogue("torchvision:*net1*"), *catalogue("vit_h_14")]:
+        weights = torchvision.models.get_model_weights(entry.name).DEFAULT
+        assert entry.parameters == weights.meta["num_params"], entry.name
 
 
 @pytest.mark.parametrize(

@@ -240,8 +240,8 @@ def test_channels_first_is_a_map_and_channels_last_is_not(height: int, width: in
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("swin_tiny_patch4_window7_224", r"layers\.0 gave \(n, 56, 56, 96\), channels last"),
-        ("deit_tiny_patch16_224", r"blocks\.0 gave \(n, 197, 192\)"),
+        ("swin_tiny_patch4_window7_224", r"layers\.0, where C1 would be, gave \(n, 56, 56, 96\), channels last"),
+        ("deit_tiny_patch16_224", r"blocks\.0, where C1 would be, gave \(n, 197, 192\)"),
     ],
 )
 def test_transformers_have_no_stages_but_have_layers(name: str, says: str) -> None:
@@ -303,7 +303,7 @@ class Cnn(nn.Module):
         self.first, self.pool, self.second = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.pool(self.first(x))).mean((2, 3))  # type: ignore[no-any-return]
+        return self.second(self.pool(self.first(x))).mean((2, 3))
 
 
 def of_user(net: nn.Module, **attributes: object) -> dict[str, str]:
@@ -326,7 +326,7 @@ def test_a_users_network_says_its_own_stages() -> None:
     ("attributes", "says"),
     [
         ({}, "mine has no stages.*no known family.*`purity layers FILE.py:FUNCTION`"),
-        ({"purity_stages": ["first", "third"]}, "its module third is not there"),
+        ({"purity_stages": ["first", "third"]}, "third, where C2 would be, is not there"),
         ({"purity_stages": {"C2": "second"}}, "purity_stages of mine has C2: name its stages C1, C2"),
         ({"feature_info": [{"num_chs": 4}]}, "no known family"),
     ],
@@ -349,7 +349,7 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.relu(self.bn1(self.conv1(x))))
-        return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
 
 
 def test_a_users_resnet_follows_the_convention() -> None:

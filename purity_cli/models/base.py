@@ -118,17 +118,19 @@ def seeded(seed: int = 0) -> Iterator[None]:
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Has networks built without memory for their weights, as layers ask for it by `torch.empty`.
+    """Has networks built on the meta device, without memory for their weights.
 
-    `torch.device("meta")` would do it too, but takes all values, and some networks compute with a few as they are
-    built (torchvision's RegNets).
+    `torch.device("meta")` would do it too, but some networks compute with a few values as they are built (torchvision's
+    RegNets), and what comes of `torch.arange`, `torch.tensor` and the like stays here.
     """
+
+    FILLED = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
+        return func(*args, **({**kwargs, "device": "meta"} if func in self.FILLED else kwargs))
 
 
 def count_classes(module: nn.Module, size: Size) -> int | None:

@@ -6,11 +6,13 @@ import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -107,14 +109,14 @@ class HuggingFaceFile(WeightFile):
         return self.elsewhere.cached() if self.elsewhere else None
 
     def download(self, owner: str) -> Path:
-        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import constants, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         reason: Exception = FileNotFoundError(f"it holds none of {', '.join(self.NAMES)}")
         for name in self.NAMES:
             try:
-                # hf_hub_download retries for half a minute where there is no connection; this asks once.
-                get_hf_file_metadata(hf_hub_url(self.repo, name))
+                if not constants.HF_HUB_OFFLINE:
+                    _knock(hf_hub_url(self.repo, name))
                 return Path(hf_hub_download(self.repo, name))
             except LocalEntryNotFoundError as error:
                 reason = error
@@ -131,6 +133,12 @@ class HuggingFaceFile(WeightFile):
             f"({_reason(reason)}): run `hf download {self.repo} {self.NAMES[0]}` where there is a connection and copy "
             f"that folder here{beside}, or pass --weights FILE."
         ) from None
+
+
+def _knock(url: str) -> None:
+    """Raise where nothing answers, which huggingface_hub would try for half a minute. A refusal is an answer."""
+    with suppress(HTTPError):
+        urlopen(Request(url, method="HEAD"), timeout=SECONDS_TO_CONNECT).close()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module, reload
 from typing import Any
 
 import torch.utils.model_zoo
@@ -45,6 +46,8 @@ def _build(name: str, tag: str, classes: int, checkpoint: Checkpoint | None) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls torchvision as that was in 2018
         module: nn.Module = factory(num_classes=classes, pretrained=None)
+        if name.startswith("resnext"):
+            module.features = _features(name)
         if checkpoint is not None:
             try:
                 fit(module, checkpoint, f"pretrainedmodels' {name}")
@@ -57,6 +60,14 @@ def _build(name: str, tag: str, classes: int, checkpoint: Checkpoint | None) -> 
         # Its forward leaves the logits as (n, classes, 1, 1).
         module.register_forward_hook(lambda _module, _images, logits: logits.flatten(1))
     return module
+
+
+def _features(name: str) -> nn.Module:
+    """The convolutions of a ResNeXt: the library makes them as it is imported, and all its networks share them."""
+    # Its package holds the layers under the same name as the module.
+    made = reload(import_module(f"pretrainedmodels.models.resnext_features.{name}_features"))
+    features: nn.Module = vars(made)[f"{name}_features"]
+    return features
 
 
 def _published(factory: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module | None:

@@ -43,7 +43,10 @@ class Torchvision(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         weights = _members(name)[tag]
-        return Recipe(partial(_build, name), from_torchvision(weights.transforms()), HubFile(weights.url))
+        preprocessing = from_torchvision(weights.transforms())
+        # A ViT holds a vector for every patch of its pictures, so their size belongs to the weights.
+        settings = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
+        return Recipe(partial(_build, name, settings), preprocessing, HubFile(weights.url))
 
 
 def _members(name: str) -> Any:
@@ -52,10 +55,9 @@ def _members(name: str) -> Any:
     return get_model_weights(name)
 
 
-def _build(name: str, checkpoint: Checkpoint | None) -> nn.Module:
+def _build(name: str, settings: dict[str, Any], checkpoint: Checkpoint | None) -> nn.Module:
     from torchvision.models import get_model
 
-    settings: dict[str, Any] = {}
     if checkpoint is not None:
         state = {OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in checkpoint.stripped().state.items()}
         checkpoint = replace(checkpoint, state=state)

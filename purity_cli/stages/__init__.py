@@ -43,9 +43,9 @@ def stages(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]
     if list(found) != list(_number(found)):
         raise PurityError(f"purity_stages of {name} has {', '.join(map(str, found))}: name its stages C1, C2, ...")
     reason = None if found else "it is of no known family"
-    for module in found.values():
+    for stage, module in found.items():
         problem = seen[module].problem if module in seen else "is not there"
-        reason = reason or (problem and f"its module {module} {problem}")
+        reason = reason or (problem and f"{module}, where {stage} would be, {problem}")
     if reason:
         raise NoStages(
             f"{name} has no stages C1..Ck, because {reason}: give --layers with module paths, which "

@@ -67,12 +67,21 @@ FAMILIES: dict[str, Rule] = {
     "torchvision.RegNet": modules("stem", *(f"trunk_output.block{i}" for i in range(1, 5))),
     "torchvision.ShuffleNetV2": modules("conv1", "stage2", "stage3", "conv5"),
     "torchvision.SqueezeNet": before_downsampling("features"),
+    # These give no (n, c, h, w) maps; being here, they can say so.
+    "torchvision.SwinTransformer": modules("features.1", "features.3", "features.5", "features.7"),
+    "torchvision.VisionTransformer": modules("encoder.layers.encoder_layer_0"),
+    "timm.ConvMixer": lambda net: _children(net, "blocks"),  # no feature_info before timm 1.0.31
+    # Its stem and its four branches, as timm's own forward_intermediates gives them: feature_info names no modules.
+    "timm.HighResolutionNet": modules("act1", *(f"incre_modules.{i}" for i in range(4))),
     "timm.MobileNetV5": modules("conv_stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3"),  # feature_info: no module
     "timm.SelecSls": _selecsls,
     "timm.SENet": residual,
     "timm.TResNet": modules("body.layer1", "body.layer2", "body.layer3", "body.layer4"),  # feature_info: no module
     "timm.VGG": before_downsampling("features"),
+    "timm.Visformer": modules("stage1", "stage2", "stage3"),  # no feature_info before timm 1.0.31
     "pretrainedmodels.FBResNet": residual,
+    # Without the stem's 79 x 79 map: it is concatenated by no module.
+    "pretrainedmodels.PolyNet": modules("stem.conv1", "stage_a", "stage_b", "stage_c"),
     "pretrainedmodels.ResNet": residual,
     "pretrainedmodels.ResNeXt101_32x4d": before_downsampling("features"),
     "pretrainedmodels.ResNeXt101_64x4d": before_downsampling("features"),
