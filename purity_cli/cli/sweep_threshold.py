@@ -96,14 +96,15 @@ def command(
         results = score_all(models, settings, thresholds, 0.5, download, workers, output)
     rows = tables.frame(results)
     rows = rows if thresholds is None else sweep.at(rows, thresholds)
-    _print(results, rows, layout)
-    if suggest:
-        for name, model in tables.by_model(rows):
-            # What --format asks for is alone on stdout.
-            click.echo(f"Suggested threshold for {name}: {sweep.suggest(model)}.", err=layout != "table")
+    suggested = {name: sweep.suggest(model) for name, model in tables.by_model(rows)} if suggest else {}
+    # Before anything is printed: whoever reads that may stop reading.
     if plot:
         for path in drawing.save(figures.threshold_sweep(rows), plot):
             click.echo(f"Wrote {path}", err=True)
+    _print(results, rows, layout)
+    for name, found in suggested.items():
+        # What --format asks for is alone on stdout.
+        click.echo(f"Suggested threshold for {name}: {found}.", err=layout != "table")
 
 
 def _print(results: list[Result], rows: pd.DataFrame, layout: str) -> None:
