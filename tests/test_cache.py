@@ -604,6 +604,23 @@ def test_clear_deletes_only_what_is_a_cache(tmp_path: Path, purity: Callable[...
     assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, ".hidden", "thesis.tex"]
 
 
+def test_score_keeps_pixels_only_if_asked(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset", str(photos), "--resize", "40", "--crop", "32", "--device", "cpu", "--format", "csv"]
+    printed = []
+    for more in ([], ["--cache", "auto"], ["--cache", "auto"], ["--cache", str(tmp_path / "cache")]):
+        assert cli.run(["score", *options, *more]) == 0
+        out, err = capfd.readouterr()
+        printed.append(out)
+        assert ("Caching photos in" in err) is (len(printed) == 2)
+        assert (tmp_path / "cache").exists() is (len(printed) > 1)
+    assert len(set(printed)) == 1
+    assert shelf.entries(tmp_path / "cache")[0].present == 11
+
+
 def test_a_build_that_does_not_fit_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purity: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -44,8 +44,8 @@ def default_root() -> Path:
 class Cache:
     """The cached pixels of one data set after one resize and crop, in a folder of `root`.
 
-    The folder is made when the first row is put. Whatever goes wrong with it is told to `warn` in one sentence, and
-    then nothing more is put. `say` is told once how much `selection` will add. Any number of threads may use this.
+    The folder is made for the first row that is put, and `say` told how much `selection` will add. Whatever goes
+    wrong is told to `warn` in one sentence, and then nothing more is put. Any number of threads may use this.
     """
 
     def __init__(
@@ -63,11 +63,10 @@ class Cache:
         self._lock = Lock()
         self.filling = True
         """Whether rows are put; False once that has failed."""
+        self._announced = False
         self._rows: Rows | None = None
         try:
             self._rows = open_rows(root, self.identity, warn)
-            if self._rows:
-                self._announce(self._rows)
         except OSError as error:
             self._stop(error)
 
@@ -93,8 +92,9 @@ class Cache:
             with self._lock:
                 if self._rows is None:
                     self._rows = create(self.root, self.identity, self.source.name, pixels.shape, self.warn)
-                    self._announce(self._rows)
                 rows = self._rows
+                if not self._announced:
+                    self._announce(rows)
             if self.filling and pixels.shape == rows.shape:
                 rows.put(i, self.source.changed(i), pixels, LEFT_FREE)
         except OSError as error:
@@ -107,7 +107,8 @@ class Cache:
 
     def _announce(self, rows: Rows) -> None:
         """Say what will be added, or that there is no room for it."""
-        need, free = self.missing(rows.shape), shutil.disk_usage(rows.folder).free
+        self._announced = True
+        need, free = self.missing(rows.shape), shutil.disk_usage(self.root).free
         if need and need + LEFT_FREE > free:
             self.filling = False
             self.warn(

@@ -70,7 +70,7 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
             plan.preprocessing,
             root=root or default_root(),
             warn=progress.warn,
-            say=lambda sentence: click.echo(sentence, err=True),
+            say=progress.note,
             batch_size=plan.batch_size,
             workers=workers,
             on_bad_image=job.on_bad_image,

@@ -33,3 +33,8 @@ def images(description: str, shown: bool = True) -> Iterator[Callable[[int, int]
 def warn(sentence: str) -> None:
     """One warning on stderr."""
     click.echo(f"Warning: {sentence}", err=True)
+
+
+def note(sentence: str) -> None:
+    """One line on stderr that is no warning."""
+    click.echo(sentence, err=True)

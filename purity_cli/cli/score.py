@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
 )
 @options.metrics_option
+@options.cache_option("none")
 @click.option(
     "--output",
     "-o",
@@ -47,6 +48,7 @@ def command(
     workers: int,
     threshold: float,
     metrics: tuple[str, ...],
+    cache: Path | None,
     output: Path | None,
     layout: str,
 ) -> None:  # fmt: skip
@@ -54,7 +56,7 @@ def command(
 
     Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline.
     """
-    results = score_all(models, settings, (threshold,), threshold, download, workers, output, metrics)
+    results = score_all(models, settings, (threshold,), threshold, download, workers, output, metrics, cache)
     show_results(results, threshold, layout)
 
 
@@ -67,10 +69,12 @@ def score_all(
     workers: int,
     output: Path | None,
     peers: tuple[str, ...] = (),
+    cache: Path | None = None,
 ) -> list[Result]:
     """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`.
 
-    Of several processes under torchrun only the first returns.
+    `cache` is the folder in which decoded pixels are kept, None for none. Of several processes under torchrun only the
+    first returns.
     """
     from purity_cli import parts, ranks, run, store
     from purity_cli.plan import DEFAULT_GRID
@@ -85,11 +89,13 @@ def score_all(
             before = store.occupant(folder) if crew.first else None
             if before and before.key() != job.key():
                 progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
+            heard = (progress.warn, progress.note) if crew.first else (run.silent, run.silent)
+            pixels = run.pixels_of(plan, workers=workers, cache=cache, warn=heard[0], say=heard[1])
             with progress.images(plan.network.name, crew.first) as advance:
                 try:
                     result = run.score_into(
                         folder, plan, crew, threshold=threshold, command=click.get_current_context().find_root().obj,
-                        warn=progress.warn, workers=workers, peers=peers, progress=advance,
+                        warn=progress.warn, workers=workers, pixels=pixels, peers=peers, progress=advance,
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     if crew.first and any(folder.glob(parts.ALL)):
