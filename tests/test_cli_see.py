@@ -260,6 +260,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
     "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no picture none.jpg", None),
     "cam of an unknown class": (["cam", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None),
     "cam of 500 images": (["cam", "-i", "500"], 1, "room for 16 rows, not for 500", None),
+    "cam of 0 images": (["cam", "-i", "0"], 2, "--images 0 shows nothing", None),
     "cam of too many layers": (
         ["cam", "-m", "efficientnet_lite0", "-w", "none", "-l", "blocks.*"], 1, "room for 12 columns, not for", None,
     ),

@@ -171,6 +171,8 @@ def _choose(
     files = [text for text in images if not text.isdecimal() or Path(text).exists()]
     if bool(numbers) + bool(files) + bool(classes) > 1 or len(numbers) > 1:
         raise click.UsageError("Give files, or a number, to --images, or else --class.")
+    if 0 in numbers:
+        raise click.UsageError("--images 0 shows nothing: give a number from 1, or files.")
     _check(max(len(files), len(classes), *numbers, 0), ROWS, "rows")
     chosen = pictures.of_files(files) if files else None
     if chosen and not _said("dataset"):
