@@ -101,6 +101,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
                 continue
             assert code == 0, code
             assert contents(wild) == expected, "finished between two kills, and differs"
+            took = max(5.0, 0.9 * took)  # the machine has become faster
             print("finished between two kills, equal; all over again", flush=True)
             for path in (wild / "results").glob("*/*"):
                 path.unlink()
