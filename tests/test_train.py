@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,6 +343,15 @@ def test_refuses_pictures_without_labels(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32)).save(tmp_path / split / "picture.png")
     with pytest.raises(PurityError, match=r"cannot be trained on: .* has no class folders"):
         resolve(Training.of(dataset=str(tmp_path)))
+
+
+@pytest.mark.parametrize("there", [("train",), ("test", "val"), ()])
+def test_refuses_pictures_without_two_splits(folders: Path, tmp_path: Path, there: Sequence[str]) -> None:
+    for split in there:
+        shutil.copytree(folders / "train", tmp_path / "other" / split)
+    place = tmp_path / "other" if there else folders / "train"
+    with pytest.raises(PurityError, match="cannot be trained on: it needs a train split and a test or val split"):
+        resolve(Training.of(dataset=str(place)))
 
 
 def test_a_loss_that_is_no_number_ends_it(tmp_path: Path) -> None:

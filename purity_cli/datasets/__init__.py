@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from purity_cli.datasets import cifar10, digits, folder, imagenet
-from purity_cli.datasets.base import Family, ImageSource, UnreadableImage
+from purity_cli.datasets.base import Family, ImageSource, NoSplit, UnreadableImage
 from purity_cli.errors import PurityError, did_you_mean
 
-__all__ = ["FAMILIES", "Family", "ImageSource", "UnreadableImage", "open_dataset", "select"]
+__all__ = ["FAMILIES", "Family", "ImageSource", "NoSplit", "UnreadableImage", "open_dataset", "select"]
 
 FAMILIES: dict[str, Family] = {
     family.name.partition(":")[0]: family for family in (imagenet.FAMILY, cifar10.FAMILY, digits.FAMILY, folder.FAMILY)

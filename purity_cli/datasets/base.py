@@ -28,6 +28,10 @@ class UnreadableImage(PurityError):
     """One image that cannot be decoded; the text is the reason, in a few words, without its path."""
 
 
+class NoSplit(PurityError):
+    """Images without the split that was asked for, or without one to take by default."""
+
+
 @dataclass(eq=False)
 class ImageSource(ABC):
     """Images in a fixed order, that of their paths' bytes, so that image i is the same one everywhere."""
@@ -99,13 +103,13 @@ def fingerprint(paths: Iterable[str], contents: Iterable[object], labels: Iterab
 
 
 def choose_split(owner: str, asked: str | None, there: Sequence[str], default: str | None) -> str:
-    """The split asked for, or the default; PurityError where it is not there."""
+    """The split asked for, or the default; NoSplit where it is not there."""
     known = ", ".join(there)
     chosen = asked or default
     if chosen is None:
-        raise PurityError(f"{owner} has only {known}, and neither test nor val: pass --split {there[0]}.")
+        raise NoSplit(f"{owner} has only {known}, and neither test nor val: pass --split {there[0]}.")
     if chosen not in there:
-        raise PurityError(f"{owner} has no split {chosen!r}: it has {known}.{did_you_mean(chosen, there)}")
+        raise NoSplit(f"{owner} has no split {chosen!r}: it has {known}.{did_you_mean(chosen, there)}")
     return chosen
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from purity_cli.datasets.archive import SUFFIXES, TarTree
-from purity_cli.datasets.base import Family, ImageSource, choose_split, with_split
+from purity_cli.datasets.base import Family, ImageSource, NoSplit, choose_split, with_split
 from purity_cli.datasets.trees import File, FileSource, FolderTree, Tree, is_image
 from purity_cli.errors import PurityError
 
@@ -81,7 +81,7 @@ def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | N
         base = inner
     if split:
         known = ", ".join(SPLITS)
-        raise PurityError(f"{tree.path} is not divided into split folders ({known}): leave out --split {split}.")
+        raise NoSplit(f"{tree.path} is not divided into split folders ({known}): leave out --split {split}.")
     return base, None, None
 
 

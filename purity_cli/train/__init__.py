@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from purity_cli import models
-from purity_cli.datasets import ImageSource, open_dataset
+from purity_cli.datasets import ImageSource, NoSplit, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
 from purity_cli.models.base import output_shape
@@ -90,11 +90,7 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
     """Resolve every name; PurityError for whatever is missing, misspelt or does not fit together."""
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
-    # The default split is the one that accuracies are of: test, or else val.
-    train, test = (
-        open_dataset(training.dataset, data_dir=training.data_dir, split=split, download=download)
-        for split in ("train", None)
-    )
+    train, test = _open(training, download)
     _check_classes(network, train, test)
     preprocessing, size = network.preprocessing, network.input_size
     if training.resize:
@@ -114,6 +110,17 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
         device=device,
         batch_size=training.batch_size or BATCH_SIZE.get(network.name, 128),
     )
+
+
+def _open(training: Training, download: bool) -> list[ImageSource]:
+    """The train split, and the default one, of which accuracies are: test, or else val."""
+    name, data_dir = training.dataset, training.data_dir
+    try:
+        return [open_dataset(name, data_dir=data_dir, split=split, download=download) for split in ("train", None)]
+    except NoSplit:
+        raise PurityError(
+            f"{name} cannot be trained on: it needs a train split and a test or val split, as folders of class folders."
+        ) from None
 
 
 def _check_classes(network: models.Network, train: ImageSource, test: ImageSource) -> None:
