@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -297,12 +298,22 @@ def test_nights(tmp_path: Path, purity: Purity) -> None:
 def test_two_nights_of_a_suite(tmp_path: Path, purity: Purity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     suite = tmp_path / "nightly.yaml"
-    suite.write_text("models: [{model: tiny_vgg_10, limit: 60, device: cpu}]")
-    for date in ("2024-04-30", "2024-05-01"):
-        assert cli.run(["bench", str(suite), "--output", str(tmp_path / "nightly" / date)]) == 0
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(Path(str(resources.files("purity_cli") / "assets" / "tiny_vgg_10.safetensors")), weights)
+    suite.write_text(f"""
+defaults: {{model: tiny_vgg_10, limit: 60, device: cpu}}
+models: [{{}}, {{weights: {weights}}}]
+""")
+    for date, scored, moved in (("2024-04-30", 0, 0), ("2024-05-01", 0, 0), ("2024-05-02", 3, 4)):
+        if scored:
+            weights.unlink()
+        assert cli.run(["bench", str(suite), "--output", str(tmp_path / "nightly" / date)]) == scored
         code, out, _ = purity("--nightly", tmp_path / "nightly", "--tolerance", 0)
-        assert code == 0
-    assert "None of 2 cells moved by more than 0." in out
+        assert code == moved
+        assert date != "2024-05-01" or "None of 4 cells moved by more than 0." in out
+    assert "None of 2 cells moved by more than 0; 1 job vanished" in out
+    assert "tiny_vgg_10 on digits failed: " in out
+    assert "mine.safetensors" in out
 
 
 def test_the_nightly_suite_is_one() -> None:
