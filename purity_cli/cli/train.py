@@ -89,10 +89,9 @@ def command(download: bool, workers: int | None, output: Path | None, **settings
         first = first or epoch.epoch
         left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (plan.training.epochs - epoch.epoch)
         test = "" if epoch.test_top1 is None else f", test {epoch.test_top1:.2f} %"
-        click.echo(
+        progress.note(
             f"epoch {epoch.epoch}/{plan.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}, "
-            f"{epoch.seconds:.1f} s, {left / 60:.0f} min left",
-            err=True,
+            f"{epoch.seconds:.1f} s, {left / 60:.0f} min left"
         )
 
     with progress.images(plan.network.name) as show:
