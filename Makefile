@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+TODAY := $(shell date +%F)
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint docs benchmark tables-offline nightly gpu-check clean
 
 demo: .venv/demo  ## install, and score the bundled network on the digits
 	$(BIN)/purity score
@@ -15,8 +16,21 @@ lint: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/test  ## the README's command reference, from the commands
+	$(BIN)/python -m tests.reference
+
+tables-offline: .venv/test  ## a suite of what is at hand, beside values known of it; two minutes on two cores
+	$(BIN)/purity bench configs/smoke.yaml
+
+nightly: .venv/test  ## tonight's suite, compared with the night before; exits with 4 where a value moved
+	$(BIN)/purity bench configs/nightly.yaml --output results/nightly/$(TODAY)
+	$(BIN)/purity diff --nightly results/nightly
+
 benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; ten minutes on two cores
 	$(BIN)/python -m tests.benchmark
+
+gpu-check: .venv/test  ## correctness, speed and ceilings on a GPU, into results/gpu
+	$(BIN)/python -m tests.gpu_check
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -68,7 +68,7 @@ def test_efficientnet_lite0(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "golden"),
     [
-        ("resnet20_cifar10", "resnet20-cifar10"),
+        ("resnet20_cifar10-jpeg", "resnet20-cifar10"),
         ("efficientnet_lite0_imagenet-sample", "efficientnet_lite0-imagenet-sample"),
     ],
 )
