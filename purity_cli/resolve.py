@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 
 from purity_cli import models, stages
-from purity_cli.datasets import ImageSource, open_dataset, select
+from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
-from purity_cli.plan import Job, Preprocessing
+from purity_cli.pixels import resize_and_crop
+from purity_cli.plan import Job, Preprocessing, Size
 from purity_cli.ranks import Ranks
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,7 +77,7 @@ def resolve(
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
-    size = preprocessing.crop or network.input_size
+    size = picture_size(source, selection, preprocessing) or network.input_size
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     note = label_note(source, network)
     if note:
@@ -112,6 +114,17 @@ def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
             f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
         )
     return chosen
+
+
+def picture_size(source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
+    """(h, w) of the pictures that the network is given; without a crop, of the first that can be read."""
+    if preprocessing.crop:
+        return preprocessing.crop
+    for i in selection:
+        with suppress(UnreadableImage):
+            image = resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            return image.height, image.width
+    return None
 
 
 def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:

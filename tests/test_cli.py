@@ -96,6 +96,16 @@ def test_every_option_reaches_the_result() -> None:
     assert (result.job.split, result.job.preprocess, result.job.on_bad_image) == ("train", "paper", "fail")
 
 
+def test_the_batch_suits_the_pictures_that_there_are(photos: Path) -> None:
+    """And not those that a network of unknown input size is guessed to take."""
+    Path("net.py").write_text("from torchvision.models import squeezenet1_1\ndef net(): return squeezenet1_1()\n")
+    assert (
+        cli.run(["score", "-m", "net.py:net", "-d", str(photos), "--resize", "none", "--crop", "none", "-o", "o"]) == 0
+    )
+    assert store.read(Path("o")).provenance["batch_size"] == 512
+    assert store.read(Path("o")).layers[0].height < 32
+
+
 def test_unreadable_images_are_counted_named_and_shown(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (photos / "cat" / "1.png").write_text("not a picture")
     arguments = ["score", "-d", str(photos), "--resize", "none", "--crop", "none", "-o", "out"]
