@@ -49,7 +49,8 @@ class Engine:
     no image counts twice.
 
     `normalise` turns uint8 pixels into the network's input on the pixels' own device. `pooled` is one of `modules`
-    whose spatial means also go into `spectrum`; None for none.
+    whose spatial means also go into `spectrum`; None for none. `memory_format` is that of weights, images and maps,
+    and `statistics` what reduces a map as `map_statistics` does: neither changes more than rounding.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Engine:
         precision: str = "fp32",
         batch_size: int,
         pooled: str | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
+        statistics: Callable[[Tensor], MapStatistics] = map_statistics,
     ) -> None:
-        self.net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.normalise = normalise
+        self.net = net.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.normalise, self.memory_format = normalise, memory_format
         self.groups = groups
         self._levels = torch.tensor(thresholds, dtype=torch.float32, device=device)
         self.device, self.precision = device, precision
@@ -78,7 +81,7 @@ class Engine:
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
-        self._taps = Taps(self.net, modules, map_statistics, spatial_sum)
+        self._taps = Taps(self.net, modules, statistics, spatial_sum)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -139,7 +142,7 @@ class Engine:
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
         with self._autocast():
-            images = self.normalise(pixels)
+            images = self.normalise(pixels).contiguous(memory_format=self.memory_format)
             if not self._counts:
                 self._prepare(images[:1])
             reading = self._taps(images)

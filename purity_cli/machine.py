@@ -59,8 +59,16 @@ def versions() -> dict[str, str | None]:
         "purity": __version__,
         "git": git.stdout.strip() or None if git else None,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in LIBRARIES},
     }
+
+
+def _version(library: str) -> str | None:
+    """None where it is not installed: pretrainedmodels is needed for its own networks alone."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def device_name(device: torch.device) -> str:

@@ -131,14 +131,18 @@ class Pixels:
         return Block(
             number=number,
             pixels=pixels.permute(0, 3, 1, 2),
-            positions=torch.tensor([k for k, _ in read], dtype=torch.int64),
-            labels=torch.tensor([labels[self.selection[k]] if labels else -1 for k, _ in read], dtype=torch.int64),
+            positions=self._integers([k for k, _ in read]),
+            labels=self._integers([labels[self.selection[k]] if labels else -1 for k, _ in read]),
             skipped=tuple(
                 (paths[self.selection[k]], str(image))
                 for k, image in zip(places, images, strict=True)
                 if isinstance(image, UnreadableImage)
             ),
         )
+
+    def _integers(self, values: Sequence[int]) -> Tensor:
+        # From memory that is not pinned, a copy to the device may wait for what the device does.
+        return torch.tensor(values, dtype=torch.int64, pin_memory=self.pin)
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:

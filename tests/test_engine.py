@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
-from purity_cli.purity import firings
+from purity_cli.purity import MapStatistics, firings, map_statistics
 from tests import oracle
 
 GRID = (0.1, 0.3, 0.5)
@@ -198,3 +198,29 @@ def test_half_precision_stays_close() -> None:
             run.run(blocks(batch, 64))
         counts[precision] = run.counts("features.2").sum((0, 2)).double()
     assert torch.allclose(counts["bf16"], counts["fp32"], rtol=0.05)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_the_memory_format_is_that_of_weights_and_maps_and_changes_no_more_than_rounding(
+    memory_format: torch.memory_format,
+) -> None:
+    batch, seen = images(64), []
+
+    def look(maps: Tensor) -> MapStatistics:
+        seen.append(maps.is_contiguous(memory_format=memory_format))
+        return map_statistics(maps)
+
+    net = make_net()
+    run = Engine(
+        net, ("features.0", "features.2"), normalise=scale, thresholds=GRID, groups=4, device=CPU, batch_size=32,
+        memory_format=memory_format, statistics=look,
+    )  # fmt: skip
+    with run, engine(make_net(), 32) as reference:
+        run.run(blocks(batch, 32))
+        reference.run(blocks(batch, 32))
+    assert seen == [True] * 4
+    weight = net.features[0].weight
+    assert isinstance(weight, Tensor)
+    assert weight.is_contiguous(memory_format=memory_format)
+    for layer in run.shapes:
+        assert int((run.counts(layer) - reference.counts(layer)).abs().sum()) <= 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -125,3 +126,21 @@ def test_leaving_early_stops_the_threads_and_never_decodes_far_ahead() -> None:
     gc.collect()
     assert threading.active_count() == before
     assert source.loaded <= 4 * (AHEAD + 2)
+
+
+def test_everything_that_is_copied_to_the_device_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no GPU nothing can be pinned, and so what is asked for is looked at."""
+    asked: list[bool] = []
+    for name in ("empty", "tensor"):
+        make = getattr(torch, name)
+
+        def without(*given: object, make: Callable[..., Tensor] = make, pin_memory: bool, **more: object) -> Tensor:
+            asked.append(pin_memory)
+            return make(*given, **more)
+
+        monkeypatch.setattr(torch, name, without)
+    for pin in (True, False):
+        (block,) = blocks(Noise(3), range(3), batch_size=3, pin=pin).blocks()
+        assert asked == [pin] * 3  # pixels, positions, labels
+        assert block.positions.tolist() == [0, 1, 2]
+        asked.clear()
