@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.gpu_check.budget import Budget, Contender, OutOfTime, in_turn
 from tests.gpu_check.report import LATE, Sheet
 from tests.gpu_check.settings import Settings, chosen, tiny
 from tests.gpu_check.subjects import IMAGENET, noise, pictures, repeated
+from tests.gpu_check.tables import paper_tables
 
 CPU = torch.device("cpu")
 # The columns that name a row; all others are measured.
@@ -198,6 +200,36 @@ def test_timing_stops_when_time_is_out() -> None:
     with pytest.raises(OutOfTime):
         in_turn({"a": contender}, CPU, Budget(5, clock=lambda: next(clock)), rounds=50, at_least=0)
     assert len(done) < 10
+
+
+class Checks(Budget):
+    """Out of time at the `n`th look at the clock."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(1)
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise OutOfTime
+
+
+def test_a_suite_that_is_cut_off_keeps_what_it_has_and_has_no_total(tmp_path: Path) -> None:
+    made = replace(settings(tmp_path), precisions=("fp32",))
+    # It looks when it begins, when each network does, and after each of its blocks: one to a network here.
+    steps = end_to_end.EndToEnd(made, Checks(5), tmp_path)
+    table = paper_tables(made, steps.budget, steps.dataset, tmp_path, tmp_path / "cache")
+    assert [(row["network"], row.get("images"), row.get("note")) for row in table] == [
+        ("tiny_vgg_10", 12, None),
+        ("resnet18", None, LATE),
+        ("all", None, LATE),
+    ]
+    assert "seconds" not in table[1]
+    assert "seconds" not in table[2]
+    steps.budget = Checks(1)
+    with pytest.raises(OutOfTime):
+        steps.score("fp32", steps.from_files)
 
 
 def test_flops_are_torchvisions_figure_and_the_backward_pass_stops_at_c1(tmp_path: Path) -> None:

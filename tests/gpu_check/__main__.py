@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]")
 @click.option("--shared", type=click.Path(path_type=Path), default=ROOT.parent / "shared", metavar="DIR",
               help="Where real pictures and weights are.  [default: ../shared]")  # fmt: skip
-@click.option("--scratch", type=click.Path(path_type=Path), metavar="DIR", help="Room for 9 GB.  [default: /tmp]")
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), metavar="DIR", help="Room for 9 GB.  [default: the system's]"
+)
 @click.option("--out", envvar="OUT", type=click.Path(path_type=Path), default=Path("results/gpu"), metavar="DIR",
               help="Of the tables.  [default: $OUT, else results/gpu]")  # fmt: skip
 def main(parts: tuple[str, ...], **options: Any) -> None:
@@ -112,13 +114,18 @@ def make_settings(
     """The settings that the options ask for; PurityError where there is no such device or name."""
     from dataclasses import replace
 
+    import torch
+
     from purity_cli.cli.options import cores
     from purity_cli.machine import keep_freed_memory, resolve_device
     from tests.gpu_check import settings as known
 
     keep_freed_memory()
+    chosen = resolve_device(device, "fp32")
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # whose streams the timing's events are on
     settings = known.Settings(
-        device=resolve_device(device, "fp32"),
+        device=chosen,
         out=out,
         scratch=scratch or Path(tempfile.gettempdir()),
         shared=shared,

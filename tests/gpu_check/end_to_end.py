@@ -12,6 +12,7 @@ import torch
 
 from purity_cli import run
 from purity_cli.cache import CachedPixels
+from purity_cli.datasets import ImageSource, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Block, Pixels
 from purity_cli.run.resolving import Plan
@@ -52,6 +53,10 @@ class EndToEnd:
         settings, folder = self.settings, self.folder
         return f"folder:{repeated(pictures(folder / 'made', settings), folder / 'repeated', settings.images)}"
 
+    @cached_property
+    def source(self) -> ImageSource:
+        return open_dataset(self.dataset)
+
     def planned(self) -> Iterator[Planned]:
         """A row for each step; the first precision is the one that everything is measured in."""
         first, *others = self.settings.precisions
@@ -73,7 +78,7 @@ class EndToEnd:
     def plan(self, precision: str) -> Plan:
         settings = self.settings
         job = random_job(settings.main, self.dataset, settings, device=str(settings.device), precision=precision)
-        return run.resolve(job)
+        return run.resolve(job, source=self.source)
 
     def decode(self, read: Read) -> Cells:
         """Only read: what the engine must not wait for."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,16 +47,18 @@ def part(settings: Settings, budget: Budget, about: Cells) -> list[Sheet]:
 
 
 def planned(settings: Settings, budget: Budget, kernels: Sheet) -> Iterator[Planned]:
-    memory_format = settings.formats[0]
+    memory_format, load = settings.formats[0], cache(partial(models.load, weights="none"))
     for precision in settings.precisions:
         for name in settings.networks:
             names = {"network": name, "precision": precision, "memory_format": memory_format}
-            yield names, partial(_row, settings, budget, kernels, names)
+            yield names, partial(_row, settings, budget, kernels, load, names)
 
 
-def _row(settings: Settings, budget: Budget, kernels: Sheet, names: Cells) -> Cells:
+def _row(
+    settings: Settings, budget: Budget, kernels: Sheet, load: Callable[[str], models.Network], names: Cells
+) -> Cells:
     budget.check()
-    network, batch = models.load(names["network"], "none"), max(1, BATCH // settings.scale)
+    network, batch = load(names["network"]), max(1, BATCH // settings.scale)
     layers, device = stages_of(network, settings.side), settings.device
     block = noise(batch, settings.side, device)
     how = {name: names[name] for name in ("precision", "memory_format")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -111,12 +112,12 @@ def pictures(folder: Path, settings: Settings) -> Path:
 
 def repeated(pictures: Path, folder: Path, n: int) -> Path:
     """A folder of `n` images: links to the pictures, as often as needed, in their class folders."""
-    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
+    files = sorted(path.resolve() for path in pictures.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
     for i in range(n):
         file = files[i % len(files)]
         link = folder / file.parent.name / f"{file.stem}_{i // len(files):04}.JPEG"
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(file.resolve(), link)
+        os.symlink(file, link)
     return folder
 
 
@@ -191,10 +192,13 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """What `work` gives, or why it gave nothing: one network's failure must not end a part."""
+    """What `work` gives, or why it gave nothing: whatever fails in one row, the others must be measured."""
     try:
         return work(), None
     except torch.OutOfMemoryError:
         return None, "out of memory"
-    except (PurityError, RuntimeError, ImportError) as error:
-        return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+    except Exception as error:
+        if not isinstance(error, PurityError):
+            traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"{type(error).__name__}: {lines[0][:160]}"
