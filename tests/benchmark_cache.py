@@ -21,13 +21,13 @@ from pathlib import Path
 from PIL import Image
 
 from purity_cli import run
-from purity_cli.bench import Bench
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.trees import FileSource
 from purity_cli.pixels import Pixels
-from purity_cli.resolve import PAPER
+from purity_cli.run.resolving import PAPER
 from purity_cli.suite import Suite
+from purity_cli.suite.bench import Bench
 from tests.conftest import SHARED
 
 MODELS = ("alexnet", "resnet18", "timm:resnet10t", "timm:mobilenetv3_small_050")

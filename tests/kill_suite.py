@@ -31,7 +31,7 @@ models: [tiny_vgg_10, {model: tiny_vgg, limit: 300}, {model: resnet18_cifar, lim
 PROGRAM = """
 import sys
 from pathlib import Path
-from purity_cli.bench import Bench
+from purity_cli.suite.bench import Bench
 from purity_cli.suite import read
 outcomes = Bench(read(Path("suite.yaml")), Path("results"), workers=2, cache=Path("cache"), every=0.0).run()
 sys.exit("; ".join(outcome.error for outcome in outcomes if outcome.error) or None)

@@ -1,6 +1,6 @@
 """The README's command reference, generated from the commands themselves.
 
-    python -m tests.reference   # writes it anew
+python -m tests.reference   # writes it anew
 """
 
 from __future__ import annotations

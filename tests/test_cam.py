@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from purity_cli import cam, drawing, gallery, panels, pictures, run
+from purity_cli import cam, run
+from purity_cli.cam import gallery, panels, pictures
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
+from purity_cli.figures import drawing
 from purity_cli.plan import Job
 from purity_cli.purity import activation, map_statistics
-from purity_cli.resolve import Plan, resolve
 from purity_cli.results import Result
+from purity_cli.run.resolving import Plan, resolve
 from tests import made, oracle
 
 # Names and layers: one that a following in-place ReLU overwrites, ReLUs, sums, concatenations.

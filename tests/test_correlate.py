@@ -21,8 +21,8 @@ from scipy import stats
 
 from purity_cli import correlate, run, store
 from purity_cli.cli import run as run_command
-from purity_cli.correlations import DRAWS, STATISTICS, all_orders, least_p
-from purity_cli.correlations import correlate as correlations
+from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, least_p
+from purity_cli.correlate.correlations import correlate as correlations
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import LayerCounts, Result

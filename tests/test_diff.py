@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 from scipy.stats import entropy
 
-from purity_cli import cli, pairs, store
+from purity_cli import cli, store
 from purity_cli import suite as suites
-from purity_cli.diff import FAILED, diff
+from purity_cli.diff import FAILED, diff, pairs
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import LayerCounts, Result

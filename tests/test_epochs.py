@@ -18,13 +18,14 @@ from hypothesis import given
 from PIL import Image
 from scipy import stats
 
-from purity_cli import choice, curves, drawing, epochs, models, run, store, table3
-from purity_cli.choice import Course
+from purity_cli import epochs, models, run, store
 from purity_cli.cli import run as run_command
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
-from purity_cli.epochs import Checkpoint, Measured
+from purity_cli.epochs import Checkpoint, Measured, choice, table3
+from purity_cli.epochs.choice import Course
 from purity_cli.errors import PurityError
+from purity_cli.figures import curves, drawing
 from purity_cli.plan import Job
 
 LIMIT = 40

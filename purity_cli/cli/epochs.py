@@ -53,7 +53,8 @@ def command(
     come from the JSON beside each file that `purity train` writes; else epochs come from the files' names. Purity
     without labels chooses a checkpoint, and the regret says how many points of accuracy that costs.
     """
-    from purity_cli import choice, epochs, table3
+    from purity_cli import epochs
+    from purity_cli.epochs import choice, table3
     from purity_cli.plan import DEFAULT_GRID
 
     checkpoints = epochs.number(epochs.find(given), progress.warn)
@@ -102,7 +103,9 @@ def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: 
 
 
 def _write(measured: list[Measured], found: list[Any], threshold: float, output: Path | None) -> None:
-    from purity_cli import curves, drawing, store, table3
+    from purity_cli import store
+    from purity_cli.epochs import table3
+    from purity_cli.figures import curves, drawing
 
     first = measured[0].result
     folder = output or Path("results", f"{first.model}_{first.dataset}_epochs")

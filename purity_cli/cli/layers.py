@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def command(model: str, weights: str, everything: bool, layout: str) -> None:
     """List the modules of MODEL that --layers can name.
 
-    Shows each module's path, type, output (channels x height x width), how often it runs per image, and whether it is
-    one of the stages C1, C2, ... Only a module that runs once and gives one feature map can be scored.
+    Shows each module's path, type, output (channels x height x width) for a picture of the network's own size, how
+    often it runs per image, and whether it is one of the stages C1, C2, ... Only a module that runs once and gives one
+    feature map can be scored.
     """
     from purity_cli import models, stages
 
@@ -34,16 +35,18 @@ def command(model: str, weights: str, everything: bool, layout: str) -> None:
     found = stages.layers(network.module, network.source, network.name, network.input_size)
     shown = [layer for layer in found if everything or layer.shape]
     if layout == "table":
-        _show(shown)
+        _show(shown, network.input_size)
     else:
         click.echo({"csv": _csv, "json": _json}[layout](shown), nl=False)
-    if not any(layer.stage for layer in found):
-        click.echo(f"{network.name} has no stages C1..Ck: give --layers with paths from this list.", err=True)
+    try:
+        stages.stages(network.module, network.source, network.name, {layer.module: layer for layer in found})
+    except stages.NoStages as error:
+        click.echo(str(error), err=True)
     if not shown:
         click.echo(f"No module of {network.name} can be scored; --all shows why.", err=True)
 
 
-def _show(layers: Sequence[LayerInfo]) -> None:
+def _show(layers: Sequence[LayerInfo], size: tuple[int, int]) -> None:
     import pandas as pd
 
     rows = [
@@ -51,7 +54,8 @@ def _show(layers: Sequence[LayerInfo]) -> None:
          layer.stage or "")
         for layer in layers
     ]  # fmt: skip
-    text = pd.DataFrame(rows, columns=["layer", "type", "c x h x w", "calls", "stage"])
+    maps = f"c x h x w of {size[0]}x{size[1]}"
+    text = pd.DataFrame(rows, columns=["layer", "type", maps, "calls", "stage"])
     console.show(console.table(text, left=("layer", "type", "stage")))
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from purity_cli.cli import console
+
 if TYPE_CHECKING:
     from purity_cli.models import ModelEntry
-
-COLUMNS = ("name", "source", "parameters", "input", "weights here")
 
 
 @click.command("models")
@@ -25,61 +25,63 @@ def command(pattern: str | None, layout: str) -> None:
     PATTERN is a glob (resnet*), part of a name, or either behind a source (timm:*resnext*); with a dot it lists
     timm's weights one by one (resnet50.*). Without PATTERN every model is listed, its parameters uncounted.
     """
-    from purity_cli.models import catalogue
+    from purity_cli.models import COUNTED, catalogue
 
     entries = catalogue(pattern)
-    click.echo({"table": _table, "json": _json, "csv": _csv}[layout](entries))
-    if layout == "table" and all(entry.parameters is None for entry in entries):
-        click.echo(f"{len(entries)} models; parameters are counted where PATTERN leaves no more than 100.", err=True)
+    if layout == "table":
+        _show(entries)
+    else:
+        click.echo({"json": _json, "csv": _csv}[layout](entries), nl=False)
+    if layout == "table" and (pattern is None or len(entries) > COUNTED):
+        click.echo(f"{len(entries)} models; parameters are counted where PATTERN leaves at most {COUNTED}.", err=True)
 
 
-def _rows(entries: Sequence[ModelEntry]) -> list[list[str]]:
-    return [
-        [
+def _show(entries: Sequence[ModelEntry]) -> None:
+    import pandas as pd
+
+    rows = [
+        (
             entry.name,
             entry.source,
             "" if entry.parameters is None else f"{entry.parameters:,}",
-            "x".join(map(str, entry.input_size)) if entry.input_size else "",
-            ", ".join(entry.weights) or "no",
-        ]
+            _size(entry),
+            ", ".join(entry.weights) or ("no" if entry.classifies else "no classifier"),
+        )
         for entry in entries
     ]
+    text = pd.DataFrame(rows, columns=["name", "source", "parameters", "input", "weights here"])
+    console.show(console.table(text, left=("name", "source", "weights here")))
 
 
-def _table(entries: Sequence[ModelEntry]) -> str:
-    rows = [list(COLUMNS), *_rows(entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i == 2 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def _size(entry: ModelEntry) -> str:
+    return "x".join(map(str, entry.input_size)) if entry.input_size else ""
 
 
 def _json(entries: Sequence[ModelEntry]) -> str:
-    return json.dumps(
-        [
-            {
-                "name": entry.name,
-                "source": entry.source,
-                "parameters": entry.parameters,
-                "input_size": entry.input_size,
-                "weights_here": entry.weights,
-            }
-            for entry in entries
-        ],
-        indent=2,
+    return (
+        json.dumps(
+            [
+                {
+                    "name": entry.name,
+                    "source": entry.source,
+                    "parameters": entry.parameters,
+                    "input_size": entry.input_size,
+                    "weights_here": entry.weights,
+                    "classifies": entry.classifies,
+                }
+                for entry in entries
+            ],
+            indent=2,
+        )
+        + "\n"
     )
 
 
 def _csv(entries: Sequence[ModelEntry]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "source", "parameters", "input_size", "weights_here"])
-    for entry, row in zip(entries, _rows(entries), strict=True):
-        parameters = "" if entry.parameters is None else entry.parameters
-        writer.writerow([entry.name, entry.source, parameters, row[3], ";".join(entry.weights)])
-    return text.getvalue().rstrip("\n")
+    writer.writerow(["name", "source", "parameters", "input_size", "weights_here", "classifies"])
+    for entry in entries:
+        weights = ";".join(entry.weights)
+        writer.writerow([entry.name, entry.source, entry.parameters, _size(entry), weights, entry.classifies])
+    return text.getvalue()

@@ -53,8 +53,9 @@ def command(folders: tuple[Path, ...], chosen: tuple[str, ...], threshold: float
     DIR is a folder that `purity score` has written, or one that holds such folders. stages: purity from stage to
     stage, a line per model; heatmap: models by stages; accuracy: purity of the last stage against top-1 accuracy.
     """
-    from purity_cli import drawing, figures, tables
+    from purity_cli import figures, tables
     from purity_cli.errors import PurityError
+    from purity_cli.figures import drawing
 
     results = stored.read(folders)
     rows = tables.at(tables.frame(results), threshold)
@@ -103,7 +104,7 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     """Pearson's r with n, its interval from three points on, and p from five on; why there is none otherwise."""
     import numpy as np
 
-    from purity_cli.correlations import correlate
+    from purity_cli.correlate.correlations import correlate
 
     n = len(x)
     if n < 3 or len(set(x)) < 2 or len(set(y)) < 2:

@@ -76,8 +76,9 @@ def score_all(
     `cache` is the folder in which decoded pixels are kept, None for none. Of several processes under torchrun only the
     first returns.
     """
-    from purity_cli import parts, ranks, run, store
+    from purity_cli import run, store
     from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.run import parts, ranks
 
     jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
     results = []

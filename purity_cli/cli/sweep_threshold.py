@@ -82,7 +82,8 @@ def command(
     from purity_cli.plan import DEFAULT_GRID
 
     if plot:
-        from purity_cli import drawing, figures
+        from purity_cli import figures
+        from purity_cli.figures import drawing
 
         drawing.targets(plot)
 

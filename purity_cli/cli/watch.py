@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
-    from purity_cli.bench import Outcome
     from purity_cli.suite import Task
+    from purity_cli.suite.bench import Outcome
 
 
 class Watch:

@@ -16,7 +16,7 @@ from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import Timm
 from purity_cli.models.from_torchvision import Torchvision
 
-__all__ = ["SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "preview"]
+__all__ = ["COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "preview"]
 
 SOURCES: dict[str, Source] = {
     source.name: source for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels())
@@ -184,6 +184,7 @@ def _entry(source: Source, name: str, tag: str | None, count: bool) -> ModelEntr
         parameters=_count_parameters(recipe) if recipe and count else None,
         input_size=recipe.input_size if recipe else None,
         weights=tuple(known for known, made in recipes.items() if known and made.file and made.file.cached()),
+        classifies=recipe is not None,
     )
 
 

@@ -60,6 +60,8 @@ class ModelEntry:
     input_size: Size | None
     weights: tuple[str, ...]
     """Names of the weights that are on this machine."""
+    classifies: bool
+    """False where all its weights lack a classifier, so that it cannot be scored."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,14 @@ class ShapesOnly(TorchFunctionMode):
     """
 
     FILLED = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    DRAWN = (Tensor.normal_, Tensor.uniform_)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in self.DRAWN and args[0].is_meta:
+            return args[0]  # PyTorch takes longer to draw no numbers than to draw some
         return func(*args, **({**kwargs, "device": "meta"} if func in self.FILLED else kwargs))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purity_cli import compare, tables
+from purity_cli import tables
+from purity_cli.diff.pairs import IDENTITY, Found, Pair, find, match
 from purity_cli.errors import PurityError
-from purity_cli.pairs import IDENTITY, Found, Pair, find, match
 from purity_cli.results import Result
 from purity_cli.stats import jackknife
+from purity_cli.suite import compare
 
 CELLS = (
     "job", *IDENTITY, "stage", "layer", "old", "new", "difference", "se", "in_se", "status",

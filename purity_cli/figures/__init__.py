@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from purity_cli import tables
-from purity_cli.drawing import (
+from purity_cli.figures.drawing import (
     COLOURS,
     NORMAL_95,
     STYLE,
@@ -95,7 +95,7 @@ def heatmap(rows: pd.DataFrame) -> Figure:
                 j = stages.index(label)
                 grid[i, j] = value
                 text = "–" if math.isnan(value) else f"{value:.3f}"
-                ax.text(j, i, text, ha="center", va="center", color="white" if value < 0.5 else "black", fontsize=7)
+                ax.text(j, i, text, ha="center", va="center", color="white" if value < 0.47 else "black", fontsize=7)
         picture = ax.imshow(grid, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         _stage_ticks(ax, stages)
         ax.set_yticks(range(len(names)), names)
@@ -106,7 +106,7 @@ def heatmap(rows: pd.DataFrame) -> Figure:
 
 
 def against_accuracy(rows: pd.DataFrame, note: str) -> Figure:
-    """F against top-1 accuracy, the least-squares line, and `note` on how they correlate.
+    """F against top-1 accuracy, from three results on the least-squares line, and `note` on how they correlate.
 
     `rows` are one per result, at one threshold, all with F and accuracy.
     """
@@ -115,12 +115,12 @@ def against_accuracy(rows: pd.DataFrame, note: str) -> Figure:
     with mpl.rc_context(STYLE):
         figure, (ax,) = panels(1)
         bars = NORMAL_95 * last["se"].fillna(0)
-        ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS[0], capsize=2, label="last layer")
+        ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS[0], capsize=2, label=f"last layer; {note}")
         line = np.empty((0, 2))
-        if np.ptp(x) > 0:
+        if len(x) > 2 and np.ptp(x) > 0:
             slope, offset = np.polyfit(x, y, 1)
             line = np.array([(end, slope * end + offset) for end in (x.min(), x.max())])
-            ax.plot(*line.T, color=COLOURS[-1], linewidth=0.8, linestyle="--", label=f"least squares; {note}")
+            ax.plot(*line.T, color=COLOURS[-1], linewidth=0.8, linestyle="--", label="least squares")
         ax.margins(0.15)
         ax.set_xlabel("top-1 accuracy / %")
         ax.set_ylabel(f"feature purity F at t = {_threshold(rows):g}")
@@ -184,7 +184,7 @@ def _caption(figure: Figure, rows: pd.DataFrame, note: str) -> None:
     """The images, how many they were, and what the marks mean."""
     parts = [f"{name}, n = {_range(part['n_images'])} images" for name, part in rows.groupby("dataset", sort=False)]
     text = "; ".join([*parts, *([note] if note else [])])
-    width = int(figure.get_figwidth() * 17)
+    width = int(figure.get_figwidth() * 19)
     figure.supxlabel(textwrap.fill(text, width), fontsize=6.5, color="0.35")
 
 

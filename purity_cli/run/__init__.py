@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from purity_cli import parts, store
+from purity_cli import store
 from purity_cli.cache import CachedPixels
-from purity_cli.counting import Progress, Share
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, versions
-from purity_cli.parts import Part
 from purity_cli.pixels import Block, Pixels
 from purity_cli.plan import Job
-from purity_cli.ranks import Ranks
-from purity_cli.resolve import Plan, Warn, resolve
 from purity_cli.results import PEERS, LayerCounts, Result
+from purity_cli.run import parts
+from purity_cli.run.counting import Progress, Share
+from purity_cli.run.parts import Part
+from purity_cli.run.ranks import Ranks
+from purity_cli.run.resolving import Plan, Warn, resolve
 
 __all__ = ["Plan", "pixels_of", "read", "resolve", "resolve_together", "score", "score_into"]
 

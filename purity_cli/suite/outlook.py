@@ -11,9 +11,9 @@ from purity_cli import cache, models, run, store
 from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job, Preprocessing
-from purity_cli.ranks import describe
-from purity_cli.resolve import Plan, Warn, resolve_preprocessing
 from purity_cli.results import Result
+from purity_cli.run.ranks import describe
+from purity_cli.run.resolving import Plan, Warn, resolve_preprocessing
 from purity_cli.suite import Suite, Task
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purity_cli.correlations import correlate
+from purity_cli.correlate.correlations import correlate
 
 
 @dataclass(frozen=True)

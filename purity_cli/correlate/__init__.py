@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from purity_cli import tables
-from purity_cli.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
+from purity_cli.correlate.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.results import Result
 

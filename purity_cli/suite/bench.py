@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from purity_cli import parts, run, store
+from purity_cli import run, store
 from purity_cli.errors import PurityError
-from purity_cli.outlook import Sources, finished, grouped, same
-from purity_cli.ranks import RankLost, Ranks, describe
-from purity_cli.resolve import Plan, Warn
 from purity_cli.results import Result
+from purity_cli.run import parts
+from purity_cli.run.ranks import RankLost, Ranks, describe
+from purity_cli.run.resolving import Plan, Warn
 from purity_cli.suite import Suite, Task
+from purity_cli.suite.outlook import Sources, finished, grouped, same
 
 FAILED, LOCK = "failed.json", ".lock"
 

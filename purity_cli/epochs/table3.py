@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from purity_cli import choice, tables
-from purity_cli.epochs import Measured
+from purity_cli import tables
+from purity_cli.epochs import Measured, choice
 
 PAPER = {"tiny_vgg": "tiny_vgg", "resnet18_cifar": "resnet18"}
 """Networks of the paper's Table 3, by their names here; all were trained on CIFAR-10."""

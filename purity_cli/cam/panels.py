@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from purity_cli.drawing import STYLE, wrapped
+from purity_cli.figures.drawing import STYLE, wrapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from purity_cli.cam.pictures import readable
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
-from purity_cli.pictures import readable
 from purity_cli.pixels import normalise, resize_and_crop
-from purity_cli.resolve import Plan
+from purity_cli.run.resolving import Plan
 from purity_cli.taps import Taps
 
 IMAGENET_SOURCES = ("bundled", "pretrainedmodels", "timm", "torchvision")

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from purity_cli.engine import Engine, NonFinite
-from purity_cli.interrupts import Interrupts
 from purity_cli.machine import device_name, versions
-from purity_cli.parts import Checkpoint, Part
 from purity_cli.pixels import Block, normalise
-from purity_cli.ranks import Ranks
-from purity_cli.resolve import Plan, Warn
+from purity_cli.run.interrupts import Interrupts
+from purity_cli.run.parts import Checkpoint, Part
+from purity_cli.run.ranks import Ranks
+from purity_cli.run.resolving import Plan, Warn
 
 Progress = Callable[[int, int], None]
 

@@ -18,7 +18,7 @@ from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
 from purity_cli.pixels import resize_and_crop
 from purity_cli.plan import Job, Preprocessing, Size
-from purity_cli.ranks import Ranks
+from purity_cli.run.ranks import Ranks
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = {

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from purity_cli import tables
-from purity_cli.choice import Choice
-from purity_cli.drawing import STYLE, in_legend, legends_below, panels, styles
+from purity_cli.epochs.choice import Choice
+from purity_cli.figures.drawing import STYLE, in_legend, legends_below, panels, styles
 
 HOLLOW: Any = {"color": "0.35", "marker": "o", "markerfacecolor": "none", "linestyle": ":"}
 LINES: tuple[Any, ...] = ((0, (1, 1)), (0, (4, 2)))

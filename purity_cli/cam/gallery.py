@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from purity_cli import cam, tables
+from purity_cli.cam.panels import Cell, Heading, Row
+from purity_cli.cam.pictures import Chosen
 from purity_cli.errors import PurityError
-from purity_cli.panels import Cell, Heading, Row
-from purity_cli.pictures import Chosen
-from purity_cli.resolve import Plan
 from purity_cli.results import Result
+from purity_cli.run.resolving import Plan
 
 
 class Shown(NamedTuple):
