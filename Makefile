@@ -29,8 +29,8 @@ nightly: .venv/test  ## tonight's suite, compared with the night before; exits w
 benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; ten minutes on two cores
 	$(BIN)/python -m tests.benchmark
 
-gpu-check: .venv/test  ## correctness, speed and ceilings on a GPU, into results/gpu
-	$(BIN)/python -m tests.gpu_check
+gpu-check: .venv/test  ## the engine on a GPU, part by part: correctness, speed, ceilings, end to end
+	$(BIN)/python -m tests.gpu_check $(PARTS)
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

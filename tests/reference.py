@@ -29,15 +29,16 @@ def _section(command: click.Command | None, name: str) -> str:
     return text
 
 
-def written() -> str:
-    """What the README holds."""
-    text = README.read_text()
-    return text[text.index(START) + len(START) : text.index(END)]
+def parts() -> tuple[str, str, str]:
+    """The README before the reference, the reference in it, and what follows."""
+    before, start, rest = README.read_text().partition(START)
+    written, end, after = rest.partition(END)
+    return before + start, written, end + after
 
 
 def main() -> None:
-    text = README.read_text()
-    README.write_text(text.replace(written(), "\n" + reference() + "\n"))
+    before, _, after = parts()
+    README.write_text(f"{before}\n{reference()}\n{after}")
 
 
 if __name__ == "__main__":
