@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from purity_cli import tables
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,19 @@ def at(rows: pd.DataFrame, thresholds: Sequence[float]) -> pd.DataFrame:
     """The rows at these thresholds; PurityError where the counts lack one."""
     wanted = {i for threshold in thresholds for i in tables.at(rows, threshold).index}
     return rows[rows.index.isin(wanted)]
+
+
+def only(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows of layers whose stage or path is one of the names, or matches it as a glob; PurityError for none."""
+    known = [{str(stage), layer} for stage, layer in zip(rows["stage"], rows["layer"], strict=True)]
+    chosen = np.zeros(len(rows), dtype=bool)
+    for name in names:
+        found = np.array([bool(fnmatch.filter(both, name)) for both in known])
+        if not found.any():
+            there = list(dict.fromkeys(tables.labels(rows)))
+            raise PurityError(f"No layer {name!r} was scored, only {', '.join(there)}.{did_you_mean(name, there)}")
+        chosen |= found
+    return rows[chosen]
 
 
 def suggest(rows: pd.DataFrame) -> Suggestion:

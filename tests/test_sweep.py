@@ -68,3 +68,12 @@ def test_thresholds_are_picked_and_a_missing_one_is_named() -> None:
     pd.testing.assert_frame_equal(picked, rows[rows["threshold"].isin([0.1, 0.9])])
     with pytest.raises(PurityError, match="no counts at the threshold 0.12, only at 0.05, 0.1"):
         sweep.at(rows, [0.1, 0.12])
+
+
+def test_layers_are_picked_by_stage_path_or_glob() -> None:
+    rows = tables.frame([made.result("net", [*made.stages(3), made.layer("conv9")])])
+    picked = sweep.only(rows, ["C1", "layer3", "conv*"])
+    assert list(dict.fromkeys(picked["layer"])) == ["layer1", "layer3", "conv9"]
+    assert len(sweep.only(rows, ["*"])) == len(rows)
+    with pytest.raises(PurityError, match=r"No layer 'conv8' was scored, only C1, C2, C3, conv9. Did you mean conv9"):
+        sweep.only(rows, ["C1", "conv8"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from purity_cli.cli import options, progress, stored
 
@@ -108,7 +107,7 @@ def command(
 
     drawing.targets(output)
     pairs = _pairs(models, settings.pop("weights"))
-    if not _said("layers") and (channels or len(pairs) > 1):
+    if not options.said("layers") and (channels or len(pairs) > 1):
         settings["layers"] = ("last",)
     chosen, scored = _choose(images, classes, settings, download)
     if channels and chosen.classes is None:
@@ -134,10 +133,6 @@ def command(
     figure = panels.panel(shown.headings, shown.rows, caption, colours, alpha)
     for path in drawing.save(figure, output, dpi):
         click.echo(f"Wrote {path}", err=True)
-
-
-def _said(option: str) -> bool:
-    return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
 
 
 def _pairs(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, str]]:
@@ -176,7 +171,7 @@ def _choose(
         raise click.UsageError("--images 0 shows nothing: give a number from 1, or files.")
     _check(max(len(files), len(classes), *numbers, 0), ROWS, "rows")
     chosen = pictures.of_files(files) if files else None
-    if chosen and not _said("dataset"):
+    if chosen and not options.said("dataset"):
         return chosen, chosen.source
     place = {name: settings[name] for name in ("data_dir", "split")}
     source = open_dataset(settings["dataset"], **place, download=download)

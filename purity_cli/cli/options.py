@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from purity_cli.plan import Job
@@ -55,7 +56,7 @@ class Count(click.ParamType[Any]):
         return int(value)
 
 
-def _layers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+def parse_layers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
@@ -86,7 +87,7 @@ _JOB: tuple[Callable[[Any], Any], ...] = (
     click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
     click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),
     click.option("--download", is_flag=True, help="Fetch the data set where its library can."),
-    click.option("--layers", "-l", default="C1..last", show_default=True, callback=_layers, metavar="SPEC,...",
+    click.option("--layers", "-l", default="C1..last", show_default=True, callback=parse_layers, metavar="SPEC,...",
                  help="Stages (C1..C5, last), module paths or globs: see `purity layers MODEL`."),
     click.option("--preprocess", type=click.Choice(["weights", "paper"]), default="weights", show_default=True,
                  help="Pixels as the weights declare them, or as in the paper."),
@@ -130,7 +131,7 @@ def _metrics(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     from purity_cli.errors import did_you_mean
     from purity_cli.results import PEERS
 
-    names = _layers(ctx, param, value)
+    names = parse_layers(ctx, param, value)
     for name in names:
         if name not in PEERS:
             known = f"there are {', '.join(PEERS)}.{did_you_mean(name, PEERS)}"
@@ -177,6 +178,11 @@ def make_jobs(models: Iterable[str], settings: dict[str, Any], thresholds: tuple
     crop = settings["crop"]
     square = {**settings, "crop": (crop, crop) if isinstance(crop, int) else crop}
     return [Job.of(model=model, thresholds=thresholds, **square) for model in dict.fromkeys(models)]
+
+
+def said(option: str) -> bool:
+    """Whether the running command was given this option, by its parameter's name, and not left to its default."""
+    return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
 
 
 def cores() -> int:

@@ -39,6 +39,15 @@ FIGURES = ("stages", "heatmap", "accuracy")
     help="At which purity is read.",
 )
 @click.option(
+    "--layers",
+    "-l",
+    default="*",
+    show_default=True,
+    callback=options.parse_layers,
+    metavar="SPEC,...",
+    help="Only these of the layers scored: stages, paths or globs.",
+)
+@click.option(
     "--output",
     "-o",
     type=click.Path(file_okay=False, path_type=Path),
@@ -47,21 +56,24 @@ FIGURES = ("stages", "heatmap", "accuracy")
     metavar="DIR",
     help="Folder of the figures.",
 )
-def command(folders: tuple[Path, ...], chosen: tuple[str, ...], threshold: float, output: Path) -> None:  # fmt: skip
+def command(
+    folders: tuple[Path, ...], chosen: tuple[str, ...], threshold: float, layers: tuple[str, ...], output: Path
+) -> None:
     """Draw stored results as PNG and SVG.
 
     DIR is a folder that `purity score` has written, or one that holds such folders. stages: purity from stage to
     stage, a line per model; heatmap: models by stages; accuracy: purity of the last stage against top-1 accuracy.
     """
-    from purity_cli import figures, tables
+    from purity_cli import figures, sweep, tables
     from purity_cli.errors import PurityError
     from purity_cli.figures import drawing
 
     results = stored.read(folders)
-    rows = tables.at(tables.frame(results), threshold)
+    scored = tables.at(tables.frame(results), threshold)
+    rows = sweep.only(scored, layers)
 
     def accuracy() -> Figure:
-        known = _deepest(results, rows).dropna(subset=["top1", "purity"])
+        known = _deepest(results, scored).dropna(subset=["top1", "purity"])
         if len(known) < 2:
             raise PurityError(
                 f"Purity against accuracy needs two results or more whose last stage fires and whose images carry "

@@ -47,14 +47,16 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def refuse_job_options() -> None:
-    """A usage error where an option that decides counts stands beside --from: counts are what they are."""
-    import click
-    from click.core import ParameterSource
+    """A usage error where an option that decides counts stands beside --from: they are what they are.
 
-    from purity_cli.cli.options import JOB_SETTINGS
+    Not for --layers, which can still leave some out.
+    """
+    import click
+
+    from purity_cli.cli import options
 
     context = click.get_current_context()
-    for name in (*JOB_SETTINGS, "models", "download", "workers", "output"):
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+    for name in (*options.JOB_SETTINGS, "models", "download", "workers", "output"):
+        if name != "layers" and options.said(name):
             option = next(parameter for parameter in context.command.params if parameter.name == name)
             raise click.UsageError(f"--from reads stored counts, which {option.opts[0]} cannot change: leave out one.")

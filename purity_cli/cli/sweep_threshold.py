@@ -74,6 +74,8 @@ def command(
 ) -> None:  # fmt: skip
     """Show feature purity against the threshold, from one pass over the images or from stored counts.
 
+    With --from, --layers picks from the layers that were scored: stages, paths or globs.
+
     With --suggest: the threshold t at which the layers differ most, that is with the largest variance of F(t) between
     the layers less the mean of their squared standard errors, among the thresholds at which every layer fires five
     times per channel.
@@ -86,16 +88,17 @@ def command(
         from purity_cli.figures import drawing
 
         drawing.targets(plot)
-
     if folders:
         stored.refuse_job_options()
         results = stored.read(folders)
+        layers = settings["layers"] if options.said("layers") else ()
     else:
         from purity_cli.cli.score import score_all
 
-        thresholds = thresholds or DEFAULT_GRID
+        thresholds, layers = thresholds or DEFAULT_GRID, ()
         results = score_all(models, settings, thresholds, 0.5, download, workers, output)
     rows = tables.frame(results)
+    rows = sweep.only(rows, layers) if layers else rows
     rows = rows if thresholds is None else sweep.at(rows, thresholds)
     suggested = {name: sweep.suggest(model) for name, model in tables.by_model(rows)} if suggest else {}
     # Before anything is printed: whoever reads that may stop reading.
