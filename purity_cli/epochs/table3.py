@@ -122,13 +122,24 @@ def choices_table(found: Sequence[choice.Choice]) -> pd.DataFrame:
 def sentences(measured: Sequence[Measured], threshold: float, found: Sequence[choice.Choice]) -> list[str]:
     """All that must be said beside the tables."""
     said = [*notes(measured), *choice.words(course(measured, threshold), found)]
-    starved = tables.starved(frame(measured, threshold))
-    if len(starved):
-        places = ", ".join(
-            f"{label} at epoch {epoch}" for label, epoch in zip(tables.labels(starved), starved["epoch"], strict=True)
-        )
-        said.append(f"F is biased low where fewer than {tables.ENOUGH} activations per channel were counted: {places}.")
+    low = tables.starved(frame(measured, threshold))
+    silent = low["activations"] == 0
+    if silent.any():
+        said.append(f"Nothing fired, so that F is NaN: {_places(low[silent])}.")
+    if not silent.all():
+        said.append(f"F is biased low, for N < {tables.ENOUGH} c: {_places(low[~silent])}.")
+    dataset = measured[0].result.dataset
+    if paper(measured) is not None and dataset != "cifar10":
+        said.append(f"The paper's values are of CIFAR-10 as it was published, these of {dataset}.")
     return said
+
+
+def _places(rows: pd.DataFrame) -> str:
+    """`C1 at epochs 1, 2; C2 at epoch 5`."""
+    epochs = rows.assign(label=tables.labels(rows)).groupby("label", sort=False)["epoch"].agg(list)
+    return "; ".join(
+        f"{label} at epoch{'s' * (len(found) > 1)} {', '.join(map(str, found))}" for label, found in epochs.items()
+    )
 
 
 def to_csv(measured: Sequence[Measured], threshold: float) -> str:
