@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TODAY := $(shell date +%F)
+FORMAT ?= table
 
 .PHONY: demo test lint docs benchmark tables-offline nightly gpu-check clean
 
@@ -23,8 +24,9 @@ tables-offline: .venv/test  ## a suite of what is at hand, beside values known o
 	$(BIN)/purity bench configs/smoke.yaml
 
 nightly: .venv/test  ## tonight's suite, compared with the night before; exits with 4 where a value moved
-	$(BIN)/purity bench configs/nightly.yaml --output results/nightly/$(TODAY)
-	$(BIN)/purity diff --nightly results/nightly
+	@$(BIN)/purity bench configs/nightly.yaml --output results/nightly/$(TODAY) >&2; bench=$$?; \
+	if [ $$bench -ne 0 ] && [ $$bench -ne 3 ]; then exit $$bench; fi; \
+	$(BIN)/purity diff --nightly results/nightly --format $(FORMAT) && exit $$bench
 
 benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; ten minutes on two cores
 	$(BIN)/python -m tests.benchmark
