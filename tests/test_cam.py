@@ -21,7 +21,6 @@ from purity_cli import cam, run
 from purity_cli.cam import gallery, panels, pictures
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
-from purity_cli.figures import drawing
 from purity_cli.plan import Job
 from purity_cli.purity import activation, map_statistics
 from purity_cli.results import Result
@@ -298,8 +297,8 @@ def nothing_overlaps(figure: Figure) -> None:
     assert y1.max() <= figure.bbox.y1 + 1
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 12), (16, 1), (16, 12)])
-def test_1_to_16_pictures_and_1_to_12_layers_fit(rows: int, columns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (16, 12)])
+def test_1_to_16_pictures_and_1_to_12_layers_fit(rows: int, columns: int) -> None:
     long = "tf_efficientnetv2_s.in21k_ft_in1k\nfeatures.denseblock4.denselayer32.conv2"
     heads = [
         panels.Heading("picture"),
@@ -314,4 +313,3 @@ def test_1_to_16_pictures_and_1_to_12_layers_fit(rows: int, columns: int, tmp_pa
         heads, [panels.Row("ILSVRC2012_val_00000293.JPEG", cells)] * rows, "caption " * 30, "jet", 0.5
     )
     nothing_overlaps(figure)
-    drawing.save(figure, tmp_path / "panel.png", dpi=30)

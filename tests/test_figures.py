@@ -194,7 +194,7 @@ def test_equal_accuracies_or_two_results_give_points_without_a_line(accuracies: 
 MODELS = ("alexnet", "vgg16", "resnet50", "legacy_senet154", "tf_efficientnetv2_s.in21k_ft_in1k", "_private$net$") * 2
 
 
-@pytest.mark.parametrize("k", [1, 2, 5, 12])
+@pytest.mark.parametrize("k", [1, 12])
 @pytest.mark.parametrize("kind", ["sweep", "stages", "heatmap", "accuracy"])
 def test_nothing_overlaps_with_1_to_12_layers_or_models_of_long_names(kind: str, k: int) -> None:
     if kind == "sweep":
