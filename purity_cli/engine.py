@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
+from purity_cli.machine import float32_of
 from purity_cli.peers import FeatureSpectrum
 from purity_cli.purity import MapStatistics, activation, firings, map_statistics, spatial_sum
 from purity_cli.taps import Reading, Taps
@@ -87,11 +88,7 @@ class Engine:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._taps)
-            # PyTorch lets convolutions use TensorFloat-32 unless told otherwise: fp32 must mean fp32.
-            conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-            for backend in (conv, torch.backends.cuda.matmul):
-                stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-                backend.fp32_precision = "tf32" if self.precision == "tf32" else "ieee"
+            stack.enter_context(float32_of(self.precision))
             self._stack = stack.pop_all()
         return self
 

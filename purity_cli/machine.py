@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +42,23 @@ def resolve_device(name: str, precision: str) -> torch.device:
     if device.type == "cpu" and precision in ("tf32", "fp16"):
         raise PurityError(f"--precision {precision} needs a CUDA device: use fp32 or bf16 on the CPU.")
     return device
+
+
+@contextmanager
+def float32_of(precision: str) -> Iterator[None]:
+    """Have a GPU compute float32 as `precision` says: PyTorch lets convolutions use TensorFloat-32 unless told not to.
+
+    Only `tf32` allows it; the process's settings are put back at the end.
+    """
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
 
 
 def versions() -> dict[str, str | None]:

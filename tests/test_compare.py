@@ -122,7 +122,7 @@ def test_table1_has_the_papers_rows_and_columns(tmp_path: Path) -> None:
     assert ours[0] == paper[0]
     assert [row[0] for row in ours[1:]] == [*(row[0] for row in paper[1:]), "top1"]
     assert [float(row[3]) for row in ours[1:6]] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    compared = pd.read_csv(tmp_path / "mine_comparison.csv")
+    compared: Any = pd.read_csv(tmp_path / "mine_comparison.csv")
     assert list(compared.columns) == ["model", "cell", "measured", "paper", "difference", "se"]
     assert len(compared) == 6 * 6
     values = {(row[0], model): float(value) for row in paper[1:] for model, value in zip(models, row[1:], strict=True)}
@@ -157,8 +157,8 @@ def test_table2_is_accuracy_and_purity_and_says_what_is_missing(tmp_path: Path) 
     assert any(line.startswith("alexnet (torchvision, weights W) on 400 images of imagenet") for line in lines)
     with (tmp_path / "mine.csv").open() as file:
         assert [row[-1] for row in csv.reader(file)] == ["senet154", "", ""]
-    compared = pd.read_csv(tmp_path / "mine_comparison.csv")
-    paper = pd.read_csv(PAPER / "table2.csv").set_index("model")
+    compared: Any = pd.read_csv(tmp_path / "mine_comparison.csv")
+    paper: Any = pd.read_csv(PAPER / "table2.csv").set_index("model")
     assert len(compared) == 10
     for row in compared.to_dict("records"):
         assert row["paper"] == paper.loc[row["model"], row["cell"]]
@@ -167,7 +167,7 @@ def test_table2_is_accuracy_and_purity_and_says_what_is_missing(tmp_path: Path) 
     assert {name: row[:2] for name, row in kinds.items()} == {"purity": [5, 4], "top1": [5, 4]}
     assert kinds["purity"][3] == pytest.approx(1.0)
     assert kinds["purity"][2] == pytest.approx(np.mean([0.312, 0.393, 0.27, 0.148]))
-    text = compare.compared_text(compared, columns)
+    text: Any = compare.compared_text(compared, columns)
     missing = text[text["model"] == "senet154"]
     assert missing["measured"].tolist() == ["missing", "missing"]
     assert missing["difference"].tolist() == ["", ""]

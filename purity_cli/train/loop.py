@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from purity_cli.engine import HALF
 from purity_cli.errors import PurityError
+from purity_cli.machine import float32_of
 from purity_cli.pixels import normalise
 from purity_cli.plan import Preprocessing
 from purity_cli.train.pictures import Draws, Pictures, augment, epoch_seed
@@ -112,14 +113,12 @@ class Loop:
 def numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Repeatable kernels in `precision`; the process's settings and random state are put back at the end."""
     cudnn = torch.backends.cudnn
-    # PyTorch lets convolutions use TensorFloat-32 unless told otherwise: fp32 must mean fp32.
-    backends = (cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     settings: list[tuple[Any, str, Any]] = [
         (cudnn, "deterministic", True),
         (cudnn, "benchmark", False),
-        *((backend, "fp32_precision", "tf32" if precision == "tf32" else "ieee") for backend in backends),
     ]
     with ExitStack() as stack:
+        stack.enter_context(float32_of(precision))
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []))
         for owner, name, value in settings:
             stack.callback(setattr, owner, name, getattr(owner, name))

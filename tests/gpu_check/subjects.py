@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from purity_cli import models, run, stages
 from purity_cli.engine import HALF, Engine
 from purity_cli.errors import PurityError
+from purity_cli.machine import float32_of
 from purity_cli.pixels import Block, normalise
 from purity_cli.plan import DEFAULT_GRID, Job, Preprocessing
 from purity_cli.purity import MapStatistics, map_statistics
@@ -178,17 +179,11 @@ def make_engine(
 @contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The engine's settings for a precision, for work without an engine."""
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    backends = (conv, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-        with torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF):
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+    with (
+        float32_of(precision),
+        torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF),
+    ):
+        yield
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
