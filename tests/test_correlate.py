@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from scipy import stats
 
+import purity_cli
 from purity_cli import correlate, run, store
 from purity_cli.cli import run as run_command
 from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, least_p
@@ -35,7 +36,7 @@ SCIPY: dict[str, Callable[[Floats, Floats], Any]] = {
     "kendall": stats.kendalltau,
     "weighted": stats.weightedtau,
 }
-TABLE2 = Path(correlate.__file__).parent / "paper" / "table2.csv"
+TABLE2 = Path(purity_cli.__file__).parent / "paper" / "table2.csv"
 
 samples = st.integers(3, 12).flatmap(
     lambda n: st.tuples(
