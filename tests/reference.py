@@ -22,7 +22,8 @@ def reference() -> str:
 
 def _section(command: click.Command | None, name: str) -> str:
     assert command is not None
-    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+    settings = {**cli.context_settings, "max_content_width": 100}
+    context = click.Context(command, info_name=name, terminal_width=100, **settings)
     text = f"### `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         text += "".join("\n" + _section(sub, f"{name} {key}") for key, sub in command.commands.items())
