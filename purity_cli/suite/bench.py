@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
 from purity_cli import run, store
 from purity_cli.errors import PurityError
@@ -185,12 +187,12 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
     """
     handle = None
 
-    def claim() -> None:
+    def claim() -> str:
         nonlocal handle
         if not ranks.first:
-            return
+            return ""
         store.prepare(folder)
-        handle = (folder / LOCK).open("w")
+        handle = (folder / LOCK).open("a+")
         try:
             import fcntl
 
@@ -201,18 +203,25 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
             ) from None
         except (ImportError, OSError):
             pass  # a system or a file system without locks
+        mark = uuid4().hex if ranks.size > 1 else ""
+        handle.truncate(0)
+        handle.write(mark)
+        handle.flush()
+        os.fsync(handle.fileno())
         for leftover in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
             leftover.unlink(missing_ok=True)
+        return mark
 
     try:
-        ranks.together(claim)
-        ranks.together(lambda: _see(folder, ranks))
+        mark = ranks.together(claim)[0]
+        ranks.together(lambda: _see(folder, mark, ranks))
         yield
     finally:
         if handle:
             handle.close()
 
 
-def _see(folder: Path, ranks: Ranks) -> None:
-    if not (folder / LOCK).exists():
-        raise PurityError(f"{folder} cannot be seen by process {ranks.rank}: all machines must share it.")
+def _see(folder: Path, mark: str, ranks: Ranks) -> None:
+    path = folder / LOCK
+    if not path.is_file() or path.read_text() != mark:
+        raise PurityError(f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it.")
