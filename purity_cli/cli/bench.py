@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from purity_cli.cli import console, options, progress
-from purity_cli.cli.watch import Watch, duration
+from purity_cli.cli.watch import Watch, duration, rate
 
 if TYPE_CHECKING:
     from purity_cli.run.ranks import Ranks
@@ -100,7 +100,7 @@ def show(suite: Suite, outcomes: Sequence[Outcome], columns: Sequence[Column]) -
                 "job": outcome.task.name,
                 "": outcome.status,
                 "images": f"{result.n_images:,}" if result else "",
-                "images/s": f"{record['images_per_second']:.1f}" if result else "",
+                "images/s": rate(record["images_per_second"]) if result else "",
                 "time": duration(record["seconds"]) if result else "",
                 "top-1": f"{result.top1:.2f}" if result and result.top1 is not None else "",
                 "note": outcome.error or "",

@@ -66,7 +66,7 @@ class Watch:
             self._pixels += (done - self._done) * self._area[self._name]
             self._seconds += now - self._last
             if self._bars:
-                self._bars.update(1, completed=done, total=total, note=f"{speed:.1f} images/s")
+                self._bars.update(1, completed=done, total=total, note=f"{rate(speed)} images/s")
                 self._bars.update(0, note=self._time_left())
         self._done, self._last = done, now
         self._left[self._name] = total - done
@@ -96,7 +96,12 @@ def said(outcome: Outcome) -> str:
     if outcome.status == "kept":
         return f"kept, {result.n_images:,} images"
     speed, seconds = result.provenance["images_per_second"], result.provenance["seconds"]
-    return f"{result.n_images:,} images, {speed:.1f} images/s, {duration(seconds)}"
+    return f"{result.n_images:,} images, {rate(speed)} images/s, {duration(seconds)}"
+
+
+def rate(speed: float) -> str:
+    """Images per second: `45.2`, `0.037`."""
+    return f"{speed:.1f}" if speed >= 1 else f"{speed:.2g}"
 
 
 def duration(seconds: float) -> str:
