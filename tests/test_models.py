@@ -440,7 +440,7 @@ def test_every_network_of_pretrainedmodels_builds_and_classifies() -> None:
     assert len(source.names()) == 45
     for name in source.names():
         recipe = source.recipe(name, None)
-        with torch.device("meta"):
+        with ShapesOnly():
             module = recipe.build(None).eval()
         assert output_shape(module, recipe.input_size) == (1, 1000), name
 

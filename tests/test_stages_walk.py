@@ -83,7 +83,7 @@ def look(source: str, name: str, make: Callable[[], nn.Module], size: Size) -> F
     try:
         with ShapesOnly():
             net = make().to("meta")
-        seen = probe(net, size)
+            seen = probe(net, size)
     except (RuntimeError, NotImplementedError, PurityError):  # it computes with values, in some version
         net = make()
         seen = probe(net, size)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -120,22 +121,27 @@ def seeded(seed: int = 0) -> Iterator[None]:
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Has networks built on the meta device, without memory for their weights.
+    """Has networks built and run on the meta device, without memory for their weights.
 
-    `torch.device("meta")` would do it too, but some networks compute with a few values as they are built (torchvision's
-    RegNets), and what comes of `torch.arange`, `torch.tensor` and the like stays here.
+    `torch.device("meta")` would do it too, but is several times slower, and some networks compute with a few values as
+    they are built (torchvision's RegNets): what comes of `torch.arange`, `torch.tensor` and the like stays here.
     """
 
     FILLED = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-    DRAWN = (Tensor.normal_, Tensor.uniform_)
+    INITIAL = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in self.DRAWN and args[0].is_meta:
-            return args[0]  # PyTorch takes longer to draw no numbers than to draw some
-        return func(*args, **({**kwargs, "device": "meta"} if func in self.FILLED else kwargs))
+        # These take PyTorch milliseconds each on no values at all, and networks have hundreds of them.
+        if func in self.INITIAL and args[0].is_meta:
+            return args[0]
+        if func is F.batch_norm and args[0].is_meta:
+            return torch.empty_like(args[0])
+        if func in self.FILLED and "generator" not in kwargs:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def count_classes(module: nn.Module, size: Size) -> int | None:
@@ -152,7 +158,7 @@ def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), ShapesOnly():
             output = torch.func.functional_call(module, shapes, torch.empty(1, 3, *size, device="meta"))
     except Exception:  # anything can go wrong in a user's forward, and on the meta device
         return None
