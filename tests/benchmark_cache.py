@@ -24,10 +24,11 @@ from purity_cli import run
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.trees import FileSource
-from purity_cli.pixels import Pixels
+from purity_cli.pixels import Block, Pixels
+from purity_cli.results import Result
 from purity_cli.run.resolving import PAPER
-from purity_cli.suite import Suite
-from purity_cli.suite.bench import Bench
+from purity_cli.suite import Suite, Task
+from purity_cli.suite.bench import Bench, Outcome, Unwatched
 from tests.conftest import SHARED
 
 MODELS = ("alexnet", "resnet18", "timm:resnet10t", "timm:mobilenetv3_small_050")
@@ -91,31 +92,64 @@ def reading(images: str, limit: int | None) -> None:
             time_one("the cache", Path(folder))
 
 
+class Beside(Unwatched):
+    """Scores each job of a suite once more, by the engine alone on pixels decoded beforehand.
+
+    Before and after the suite scores it by turns: a machine's speed drifts by more than what is sought, and the first
+    to run a network finds nothing warm.
+    """
+
+    def __init__(self, blocks: list[Block]) -> None:
+        self.blocks = blocks
+        self.engines: list[Clock] = []
+        self.results: list[Result] = []
+        self.aside = Clock()
+
+    def begins(self, task: Task) -> None:
+        if len(self.engines) % 2:
+            self._score(task)
+
+    def ends(self, outcome: Outcome) -> None:
+        if outcome.result is None:
+            raise RuntimeError(f"{outcome.task.name} failed: {outcome.error}")
+        if len(self.engines) % 2 == 0:
+            self._score(outcome.task)
+        alone, own = self.results[-1], outcome.result
+        same = all((a.counts == b.counts).all() for a, b in zip(alone.layers, own.layers, strict=True))
+        seconds = own.provenance["seconds"]
+        print(
+            f"{own.model:25} {self.engines[-1]}; in the suite {seconds:.1f} s; counts {'equal' if same else 'DIFFER'}"
+        )
+
+    def _score(self, task: Task) -> None:
+        with clock() as whole:
+            plan = run.resolve(task.job)
+            with clock() as engine:
+                self.results.append(run.score(plan, workers=WORKERS, blocks=self.blocks))
+        self.engines.append(engine)
+        self.aside.wall += whole.wall
+        self.aside.cpu += whole.cpu
+
+
 def suite(images: str, limit: int | None) -> None:
     """Four models that want the same pixels: how often each image is decoded, and the time beside that of the parts."""
     defaults = {"dataset": images, "weights": "none", "preprocess": "paper", "limit": limit, "batch_size": 16}
     defaults |= {"device": "cpu"}
     chosen = Suite.model_validate({"name": "four", "models": MODELS, "defaults": defaults})
-    with tempfile.TemporaryDirectory() as folder, counted() as loads, clock() as whole:
-        bench = Bench(chosen, Path(folder, "out"), workers=WORKERS, cache=Path(folder, "cache"), warn=print, say=print)
-        outcomes = bench.run()
-    results = [outcome.result for outcome in outcomes if outcome.result]
-    assert len(results) == len(MODELS), [outcome.error for outcome in outcomes]
-    print(
-        f"{len(MODELS)} models, {results[0].n_images} images: decoded {dict(Counter(loads.values()))} (times: images)"
-    )
-    plans = [run.resolve(task.job) for task in chosen.tasks()]
+    plan = run.resolve(chosen.tasks()[0].job)
     with clock() as decode:
-        blocks = list(run.read(plans[0], workers=WORKERS))
-    parts = [decode]
-    for plan, result in zip(plans, results, strict=True):
-        with clock() as engine:
-            alone = run.score(plan, workers=WORKERS, blocks=blocks)
-        parts.append(engine)
-        same = all((a.counts == b.counts).all() for a, b in zip(alone.layers, result.layers, strict=True))
-        print(f"{plan.network.name:25} {engine}; counts {'equal' if same else 'DIFFER FROM'} the suite's")
+        beside = Beside(list(run.read(plan, workers=WORKERS)))
+    with tempfile.TemporaryDirectory() as folder, counted() as loads, clock() as whole:
+        Bench(
+            chosen, Path(folder, "out"), workers=WORKERS, cache=Path(folder, "cache"), warn=print, say=print,
+            watch=beside,
+        ).run()  # fmt: skip
+    whole.wall -= beside.aside.wall
+    whole.cpu -= beside.aside.cpu
+    print(f"{len(MODELS)} models: decoded {dict(Counter(loads.values()))} (times: images)")
     print(f"{'one decode':25} {decode}")
     print(f"{'the suite':25} {whole}")
+    parts = [decode, *beside.engines]
     wall, cpu = sum(part.wall for part in parts), sum(part.cpu for part in parts)
     print(f"suite / (engines + one decode): {whole.wall / wall:.3f} on the wall, {whole.cpu / cpu:.3f} of processors")
 
