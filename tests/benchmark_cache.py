@@ -104,15 +104,17 @@ class Beside(Unwatched):
         self.engines: list[Clock] = []
         self.results: list[Result] = []
         self.aside = Clock()
+        self.first = False  # whether the suite scores this job first
 
     def begins(self, task: Task) -> None:
-        if len(self.engines) % 2:
+        self.first = not self.first
+        if not self.first:
             self._score(task)
 
     def ends(self, outcome: Outcome) -> None:
         if outcome.result is None:
             raise RuntimeError(f"{outcome.task.name} failed: {outcome.error}")
-        if len(self.engines) % 2 == 0:
+        if self.first:
             self._score(outcome.task)
         alone, own = self.results[-1], outcome.result
         same = all((a.counts == b.counts).all() for a, b in zip(alone.layers, own.layers, strict=True))
