@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets import CIFAR10
 
+from purity_cli.connections import impatient, why_not
 from purity_cli.datasets.base import ArraySource, Family, ImageSource, choose_split, with_split
 from purity_cli.errors import PurityError
 
@@ -29,11 +30,12 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
     if not download and not (root / folder).is_dir():
         raise PurityError(f"No {folder} in {data_dir}: {way_out}.")
     try:
-        data = CIFAR10(str(root), train=chosen == "train", download=download)
+        with impatient():
+            data = CIFAR10(str(root), train=chosen == "train", download=download)
     except (OSError, RuntimeError, HTTPException, EOFError) as error:
         if download:
-            lines = str(getattr(error, "reason", None) or error).splitlines() or [type(error).__name__]
-            raise PurityError(f"Could not download CIFAR-10 to {data_dir} ({lines[0]}): bring {CIFAR10.url}.") from None
+            why = why_not(error)
+            raise PurityError(f"Could not download CIFAR-10 to {data_dir} ({why}): bring {CIFAR10.url}.") from None
         raise PurityError(
             f"{folder} in {data_dir} is incomplete or damaged, for its checksums differ: remove it and {way_out}."
         ) from None

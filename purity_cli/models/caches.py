@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -16,9 +14,8 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from purity_cli.connections import SECONDS_TO_CONNECT, impatient, why_not
 from purity_cli.errors import PurityError
-
-SECONDS_TO_CONNECT = 15
 
 
 class WeightFile(ABC):
@@ -74,14 +71,14 @@ class HubFile(WeightFile):
         digest = torch.hub.HASH_REGEX.search(self.name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _impatient():
+            with impatient():
                 torch.hub.download_url_to_file(
                     self.url, str(path), digest[1] if digest else None, progress=sys.stderr.isatty()
                 )
         except (OSError, RuntimeError, HTTPException) as error:
             raise PurityError(
                 f"{owner} needs {self.name}, which is not in {self.folder} and could not be downloaded "
-                f"({_reason(error)}): copy it there from {self.url}, or pass --weights FILE."
+                f"({why_not(error)}): copy it there from {self.url}, or pass --weights FILE."
             ) from None
         return path
 
@@ -130,7 +127,7 @@ class HuggingFaceFile(WeightFile):
         beside = f", put {self.elsewhere.name} into {self.elsewhere.folder}" if self.elsewhere else ""
         raise PurityError(
             f"{owner} needs {self.NAMES[0]} of {self.repo}, which is not in {folder} and could not be downloaded "
-            f"({_reason(reason)}): run `hf download {self.repo} {self.NAMES[0]}` where there is a connection and copy "
+            f"({why_not(reason)}): run `hf download {self.repo} {self.NAMES[0]}` where there is a connection and copy "
             f"that folder here{beside}, or pass --weights FILE."
         ) from None
 
@@ -139,19 +136,3 @@ def _knock(url: str) -> None:
     """Raise where nothing answers, which huggingface_hub would try for half a minute. A refusal is an answer."""
     with suppress(HTTPError):
         urlopen(Request(url, method="HEAD"), timeout=SECONDS_TO_CONNECT).close()
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Give up where a firewall swallows connections; urllib would wait for minutes."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(before or SECONDS_TO_CONNECT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(getattr(error, "reason", None) or error).strip().splitlines()
-    return lines[0].rstrip(".:")[:160] if lines else type(error).__name__
