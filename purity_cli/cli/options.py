@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from purity_cli.plan import Job
 
 
-class Size(click.ParamType[Any]):
+class Size(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no Generic here
     """Pixels: `224`, `240x320` (height x width), or `none`."""
 
     name = "N|HxW|none"
@@ -28,7 +28,7 @@ class Size(click.ParamType[Any]):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
-class Colour(click.ParamType[Any]):
+class Colour(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no Generic here
     """Three numbers, `R,G,B`."""
 
     name = "R,G,B"
@@ -43,7 +43,7 @@ class Colour(click.ParamType[Any]):
         return red, green, blue
 
 
-class Count(click.ParamType[Any]):
+class Count(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no Generic here
     """A positive number or `auto`."""
 
     name = "auto|N"
