@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import safetensors
@@ -24,6 +24,7 @@ from purity_cli.plan import Job
 from purity_cli.results import LayerCounts, Result
 
 COUNTS, RUN, CSV, MARKDOWN = "counts.safetensors", "run.json", "purity.csv", "purity.md"
+LOCK = ".lock"
 FORMAT = "purity counts 1"
 """Changes when files of before can no longer be read."""
 
@@ -39,6 +40,26 @@ def prepare(folder: Path) -> Path:
     except OSError as error:
         raise PurityError(f"Cannot write results into {folder} ({error.strerror}): choose another --output.") from None
     return folder
+
+
+def claim(folder: Path, command: str) -> TextIO:
+    """Let no second process of `command` write into `folder`, until the file returned is closed or this process ends.
+
+    What a killed process was just writing there is cleared away. PurityError where another one holds the folder.
+    """
+    handle = (prepare(folder) / LOCK).open("a+")
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise PurityError(f"Another `{command}` is writing into {folder}: wait for it, or give --output.") from None
+    except (ImportError, OSError):
+        pass  # a system or a file system without locks
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return handle
 
 
 def occupant(folder: Path) -> Job | None:

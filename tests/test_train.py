@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.functional import to_tensor
 
 import purity_cli
-from purity_cli import models, nets
+from purity_cli import models, nets, store
 from purity_cli.cli.train import command
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
@@ -180,6 +180,17 @@ def test_goes_on_after_its_end_as_if_it_had_not_ended(tmp_path: Path, dropout: s
         parts = run(tmp_path / "parts", model=dropout, epochs=epochs)
         assert parts == [tmp_path / f"parts/net_epoch00{epochs}.safetensors"]
     assert contents([tmp_path / "parts" / file.name for file in whole]) == contents(whole)
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path, dropout: str) -> None:
+    (tmp_path / ".resume.pt.17.tmp").write_text("cut short by a kill")
+    with (
+        store.claim(tmp_path, "purity train"),
+        pytest.raises(PurityError, match="Another `purity train` is writing into .*: wait for it, or give --output"),
+    ):
+        run(tmp_path, model=dropout)
+    assert run(tmp_path, model=dropout)
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def start(folder: Path, model: str) -> subprocess.Popen[str]:
@@ -357,7 +368,7 @@ def test_refuses_pictures_without_two_splits(folders: Path, tmp_path: Path, ther
 def test_a_loss_that_is_no_number_ends_it(tmp_path: Path) -> None:
     with pytest.raises(PurityError, match=r"The loss became nan in epoch 1: give a smaller --lr than 1e\+30\."):
         run(tmp_path, lr=1e30)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == [store.LOCK]
 
 
 def test_refuses_the_folder_of_another_training(tmp_path: Path) -> None:

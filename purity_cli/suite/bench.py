@@ -23,7 +23,7 @@ from purity_cli.run.resolving import Plan, Warn
 from purity_cli.suite import Suite, Task
 from purity_cli.suite.outlook import Sources, finished, grouped, same
 
-FAILED, LOCK = "failed.json", ".lock"
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -191,24 +191,13 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
         nonlocal handle
         if not ranks.first:
             return ""
-        store.prepare(folder)
-        handle = (folder / LOCK).open("a+")
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PurityError(
-                f"Another `purity bench` is writing into {folder}: wait for it, or give --output."
-            ) from None
-        except (ImportError, OSError):
-            pass  # a system or a file system without locks
+        handle = store.claim(folder, "purity bench")
         mark = uuid4().hex if ranks.size > 1 else ""
         handle.truncate(0)
         handle.write(mark)
         handle.flush()
         os.fsync(handle.fileno())
-        for leftover in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
+        for leftover in folder.glob("*/.*.tmp"):
             leftover.unlink(missing_ok=True)
         return mark
 
@@ -222,6 +211,6 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _see(folder: Path, mark: str, ranks: Ranks) -> None:
-    path = folder / LOCK
+    path = folder / store.LOCK
     if not path.is_file() or path.read_text() != mark:
         raise PurityError(f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it.")

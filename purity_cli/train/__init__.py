@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from purity_cli import models
+from purity_cli import models, store
 from purity_cli.datasets import ImageSource, NoSplit, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
@@ -156,15 +156,15 @@ def train(
     `report` after each epoch. Raises PurityError.
     """
     training, kept = plan.training, plan.training.kept()
-    folder = Folder(output, plan.network.name, plan.recipe())
-    loop = Loop(plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device)
-    done = folder.resume(loop, kept, plan.device)
-    if done >= training.epochs:
-        return [folder.weights(epoch) for epoch in kept]
-    keep_freed_memory()
-    pictures, test = (plan.pictures(source, workers) for source in (plan.train, plan.test))
-    total = (training.epochs - done) * len(pictures)
-    with numerics(plan.device, training.precision):
+    with store.claim(output, "purity train"), numerics(plan.device, training.precision):
+        folder = Folder(output, plan.network.name, plan.recipe())
+        loop = Loop(plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device)
+        done = folder.resume(loop, kept, plan.device)
+        if done >= training.epochs:
+            return [folder.weights(epoch) for epoch in kept]
+        keep_freed_memory()
+        pictures, test = (plan.pictures(source, workers) for source in (plan.train, plan.test))
+        total = (training.epochs - done) * len(pictures)
         for number in range(done + 1, training.epochs + 1):
             clock = time.perf_counter()
             count = partial(_count, progress, (number - done - 1) * len(pictures), total)

@@ -28,12 +28,11 @@ class Resumable(Protocol):
 class Folder:
     """`<model>_epoch010.safetensors` and `.json` for every checkpoint, and `resume.pt`, each written atomically.
 
-    `recipe` is what decides the path of the weights. PurityError where the folder holds a training by another one, or
-    cannot be written to.
+    `recipe` is what decides the path of the weights. PurityError where the folder holds a training by another one.
     """
 
     def __init__(self, path: Path, model: str, recipe: Mapping[str, Any]) -> None:
-        self.path, self.model = store.prepare(path), model
+        self.path, self.model = path, model
         self.recipe = json.loads(json.dumps(recipe))
         for file in sorted(path.glob("*_epoch*.json")):
             try:
