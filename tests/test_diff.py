@@ -247,7 +247,7 @@ def test_formats_hold_the_same_cells(tmp_path: Path, purity: Purity) -> None:
     found = diff(tmp_path / "a", tmp_path / "b")
     code, out, err = purity(tmp_path / "a", tmp_path / "b", "--format", "csv")
     assert (code, err.strip()) == (4, found.verdict())
-    read = pd.read_csv(io.StringIO(out), keep_default_na=False, na_values=["NaN"])
+    read = pd.read_csv(io.StringIO(out), keep_default_na=False, na_values=["NaN"], float_precision="round_trip")
     for name in ("old", "new", "difference", "se", "in_se"):
         np.testing.assert_array_equal(read[name].astype(float), found.cells[name])
     assert read["stage"].tolist() == ["", "C5", "", "C5"]

@@ -71,7 +71,7 @@ def test_what_is_written_is_what_is_read(largest: int, tmp_path: Path) -> None:
 def test_csv_is_read_back_by_pandas_to_the_last_digit(tmp_path: Path) -> None:
     given = result(silent=True)
     store.write(given, tmp_path)
-    rows, read = tables.frame([given]), pd.read_csv(tmp_path / "purity.csv")
+    rows, read = tables.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
     assert list(read.columns) == list(tables.COLUMNS)
     for name in tables.COLUMNS:
         pd.testing.assert_series_equal(read[name], rows[name], check_exact=True, check_dtype=False)
