@@ -25,6 +25,8 @@ from purity_cli.results import LayerCounts, Result
 
 COUNTS, RUN, CSV, MARKDOWN = "counts.safetensors", "run.json", "purity.csv", "purity.md"
 LOCK = ".lock"
+LEFTOVERS = ".*.[0-9]*.tmp"
+"""What `write_bytes` leaves where it is killed; a folder that users name may hold temporary files of others."""
 FORMAT = "purity counts 1"
 """Changes when files of before can no longer be read."""
 
@@ -57,7 +59,7 @@ def claim(folder: Path, command: str) -> TextIO:
         raise PurityError(f"Another `{command}` is writing into {folder}: wait for it, or give --output.") from None
     except (ImportError, OSError):
         pass  # a system or a file system without locks
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
     return handle
 

@@ -184,13 +184,14 @@ def test_goes_on_after_its_end_as_if_it_had_not_ended(tmp_path: Path, dropout: s
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path, dropout: str) -> None:
     (tmp_path / ".resume.pt.17.tmp").write_text("cut short by a kill")
+    (tmp_path / ".notes.tmp").write_text("somebody's")
     with (
         store.claim(tmp_path, "purity train"),
         pytest.raises(PurityError, match="Another `purity train` is writing into .*: wait for it, or give --output"),
     ):
         run(tmp_path, model=dropout)
     assert run(tmp_path, model=dropout)
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert [file.name for file in tmp_path.glob(".*.tmp")] == [".notes.tmp"]
 
 
 def start(folder: Path, model: str) -> subprocess.Popen[str]:

@@ -197,7 +197,7 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
         handle.write(mark)
         handle.flush()
         os.fsync(handle.fileno())
-        for leftover in folder.glob("*/.*.tmp"):
+        for leftover in folder.glob(f"*/{store.LEFTOVERS}"):
             leftover.unlink(missing_ok=True)
         return mark
 
