@@ -510,6 +510,40 @@ models:
     assert cli.run(["bench", "mine.yaml", "--dry-run"]) == 3
 
 
+def test_dry_run_shows_which_weights_are_missing_where_the_images_are_missing_too(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(workshop / "torch"))
+    suite("defaults: {dataset: imagenet, data_dir: nowhere}\nmodels: [tiny_vgg_10, torchvision:resnet18]")
+    assert cli.run(["bench", "mine.yaml", "--dry-run"]) == 3
+    out, _ = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines() if "nowhere" in line]
+    assert [row[1:3] for row in rows] == [["tiny_vgg_10", "here"], ["torchvision:resnet18", "missing"]]
+    assert out.count("needs --data-dir: the folder that holds ILSVRC2012's validation images, or their tar, and") == 2
+
+
+def test_data_dir_stands_for_every_place_that_the_suite_gives() -> None:
+    chosen = suite("""
+models: [tiny_vgg_10, {model: tiny_vgg, data_dir: theirs}]
+datasets: [{dataset: imagenet, data_dir: ours}, digits]
+""").moved("here")
+    places = [(task.job.model, task.job.dataset, task.job.data_dir) for task in chosen.tasks()]
+    assert places == [
+        ("tiny_vgg_10", "imagenet", "here"), ("tiny_vgg_10", "digits", None),
+        ("tiny_vgg", "imagenet", "here"), ("tiny_vgg", "digits", "here"),
+    ]  # fmt: skip
+    with pytest.raises(PurityError, match="The suite mine gives no data_dir"):
+        suite(DIGITS + "models: [tiny_vgg_10]").moved("here")
+
+
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_the_paper_s_suites_take_the_images_from_data_dir(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = Path(__file__).parents[1] / "configs"
+    assert cli.run(["bench", str(configs / f"{table}.yaml"), "--dry-run", "--data-dir", "absent"]) == 3
+    out, _ = capsys.readouterr()
+    assert "and absent is not there" in out
+
+
 def test_a_reference_that_is_not_there_is_said_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     suite(DIGITS + "models: [tiny_vgg_10]\nreference: table9.csv")
     assert cli.run(["bench", "mine.yaml"]) == 1

@@ -29,6 +29,7 @@ FAILED_JOBS, INTERRUPTED = 3, 130
     metavar="DIR",
     help="Folder of the tables, with one inside for each job.  [default: results/SUITE]",
 )
+@click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
 @click.option("--fresh", is_flag=True, help="Score everything again, instead of keeping what is finished.")
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
 @click.option(
@@ -36,7 +37,13 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 )
 @options.cache_option("auto")
 def command(
-    suite: Path, output: Path | None, fresh: bool, dry_run: bool, workers: int | None, cache: Path | None
+    suite: Path,
+    output: Path | None,
+    data_dir: str | None,
+    fresh: bool,
+    dry_run: bool,
+    workers: int | None,
+    cache: Path | None,
 ) -> None:
     """Score the models of a suite, and write their table beside the paper's.
 
@@ -48,6 +55,8 @@ def command(
     from purity_cli.suite import compare, read
 
     chosen = read(suite)
+    if data_dir is not None:
+        chosen = chosen.moved(data_dir)
     if chosen.reference:
         compare.reference(chosen.reference)  # says now what would be wrong with it after hours
     folder = output or Path("results", chosen.name)
@@ -149,7 +158,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
             {
                 "job": job.task.name,
                 "model": f"{plan.network.source}:{plan.network.name}" if plan else job.task.job.model,
-                "weights": "" if not plan else "here" if job.weights_here else "missing",
+                "weights": {None: "", True: "here", False: "missing"}[job.weights_here],
                 "images": f"{len(plan.selection):,}" if plan else "",
                 "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else "",
                 "layers": ", ".join(f"{tap.stage or ''} {tap.module}".strip() for tap in plan.taps) if plan else "",

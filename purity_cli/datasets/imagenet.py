@@ -28,9 +28,10 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
     Classes are 0..999, the sorted WordNet ids of ILSVRC2012, also where only some of them are there. Images in class
     folders are labelled by these, others as `imagenet_labels` says.
     """
-    if data_dir is None:
+    if data_dir is None or not os.path.exists(os.path.expanduser(data_dir)):
+        missing = f", and {data_dir} is not there" if data_dir else ""
         raise PurityError(
-            "imagenet needs --data-dir: the folder that holds ILSVRC2012's validation images, or their tar."
+            f"imagenet needs --data-dir: the folder that holds ILSVRC2012's validation images, or their tar{missing}."
         )
     tree = open_tree(data_dir)
     chosen = choose_split("imagenet", split, SPLITS, SPLITS[0])

@@ -63,6 +63,17 @@ class Suite(Frozen):
     reference: str | None = None
     """What to compare with: `table1` or `table2` of the paper, or a CSV file laid out as those."""
 
+    def moved(self, data_dir: str) -> Suite:
+        """The suite with another place in every `data_dir` that it gives; PurityError where it gives none."""
+        if all(entry.data_dir is None for entry in (self.defaults, *self.datasets, *self.settings, *self.models)):
+            raise PurityError(f"The suite {self.name} gives no data_dir that --data-dir could stand for: add it there.")
+
+        def move(entry: Entry) -> Entry:
+            return entry if entry.data_dir is None else entry.model_copy(update={"data_dir": data_dir})
+
+        lists = {name: tuple(map(move, getattr(self, name))) for name in ("models", "datasets", "settings")}
+        return self.model_copy(update={**lists, "defaults": move(self.defaults)})
+
     def tasks(self) -> list[Task]:
         """The Jobs, each once, in the order of the models; PurityError where two models give the same Job."""
         tasks: dict[str, Task] = {}

@@ -24,7 +24,8 @@ class Forecast:
     task: Task
     plan: Plan | None = None
     """None where the job cannot be resolved."""
-    weights_here: bool = False
+    weights_here: bool | None = None
+    """None where no such model is known, or the job is left out."""
     finished: bool = False
     to_cache: int = 0
     """Bytes that it would add to the cache of pixels, less what jobs before it would."""
@@ -42,7 +43,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
         if task.absent:
             yield Forecast(task, problem=f"left out: {task.absent} is not there")
             continue
-        job = task.job
+        job, preview = task.job, None
         try:
             preview = models.preview(job.model, job.weights)
             # The stages of a network do not depend on its weights.
@@ -58,7 +59,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
                 add = cache.estimate(root, plan.source, plan.preprocessing, new) if new else 0
                 before |= set(new)
         except Exception as error:  # anything can go wrong in a user's network
-            yield Forecast(task, problem=describe(error))
+            yield Forecast(task, weights_here=preview.weights_here if preview else None, problem=describe(error))
             continue
         yield Forecast(task, plan, preview.weights_here, over, add)
 
