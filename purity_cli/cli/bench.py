@@ -22,19 +22,11 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 
 @click.command("bench")
 @click.argument("suite", metavar="SUITE.yaml", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the tables, with one inside for each job.  [default: results/SUITE]",
-)
+@options.output_option("Folder of the tables, with one inside for each job.  [default: results/SUITE]")
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
 @click.option("--fresh", is_flag=True, help="Score everything again, instead of keeping what is finished.")
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
-@click.option(
-    "--workers", type=click.IntRange(1), default=None, metavar="N", help="Decoding threads.  [default: one per core]"
-)
+@options.workers_option
 @options.cache_option("auto")
 def command(
     suite: Path,
@@ -42,7 +34,7 @@ def command(
     data_dir: str | None,
     fresh: bool,
     dry_run: bool,
-    workers: int | None,
+    workers: int,
     cache: Path | None,
 ) -> None:
     """Score the models of a suite, and write their table beside the paper's.
@@ -63,7 +55,7 @@ def command(
     with several.joined() as ranks:
         code = 0
         if not dry_run:
-            code = _run(chosen, folder, fresh, workers or options.cores(), cache, ranks)
+            code = _run(chosen, folder, fresh, workers, cache, ranks)
         elif ranks.first:
             code = _forecast(chosen, folder, cache)
     if code:

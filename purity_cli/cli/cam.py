@@ -43,23 +43,8 @@ ROWS, COLUMNS = 16, 12
     metavar="N",
     help="Instead of Grad-CAM the N channels of one layer that fire most on each class, with their counts.",
 )
-@click.option(
-    "--from",
-    "folders",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="DIR",
-    help="Take purity from stored results instead of scoring the data set; again for more.",
-)
-@click.option(
-    "--threshold",
-    "-t",
-    default=0.5,
-    show_default=True,
-    callback=options.parse_threshold,
-    metavar="T",
-    help="At which purity is read.",
-)
+@options.stored_option("Take purity from stored results instead of scoring the data set; again for more.")
+@options.threshold_option()
 @click.option(
     "--map",
     "colours",

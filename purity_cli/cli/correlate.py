@@ -26,22 +26,17 @@ if TYPE_CHECKING:
     type=click.Choice(["random"]),
     help="Also the purity of the same networks with random weights: scores the same images once more.",
 )
-@click.option(
-    "--threshold", "-t", default=0.5, show_default=True, callback=options.parse_threshold, metavar="T",
-    help="At which purity is read.",
-)  # fmt: skip
+@options.threshold_option()
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random orders and resamples.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Decoding threads.  [default: one per core]")
-@click.option(
-    "--format", "layout", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True
-)  # fmt: skip
+@options.workers_option
+@options.format_option()
 def command(
     folders: tuple[Path, ...],
     against: str | None,
     baseline: str | None,
     threshold: float,
     seed: int,
-    workers: int | None,
+    workers: int,
     layout: str,
 ) -> None:
     """Correlate purity with accuracy over three or more results.
@@ -57,7 +52,7 @@ def command(
     target = correlate.read_against(against, results) if against else None
     data = correlate.points(results, threshold, against=target)
     if baseline:
-        twins = _random_twins(results, workers or options.cores())
+        twins = _random_twins(results, workers)
         data = correlate.points(results, threshold, against=target, twins=twins)
     found = correlate.study(data, seed=seed)
     if layout == "table":

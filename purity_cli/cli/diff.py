@@ -33,9 +33,8 @@ REGRESSION = 4
     metavar="F",
     help="A cell has moved where it differs by more.",
 )
-@click.option("--threshold", "-t", default=0.5, show_default=True, callback=options.parse_threshold, metavar="T")
-@click.option("--format", "layout", type=click.Choice(["table", "md", "json", "csv"]), default="table",
-              show_default=True, help="md is for a summary of CI; csv holds the cells only.")  # fmt: skip
+@options.threshold_option()
+@options.format_option("md is for a summary of CI; csv holds the cells only.")
 def command(
     old: Path | None, new: Path | None, nightly: Path | None, tolerance: float, threshold: float, layout: str
 ) -> None:

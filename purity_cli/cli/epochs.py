@@ -18,23 +18,16 @@ if TYPE_CHECKING:
 @click.command("epochs")
 @click.argument("given", nargs=-1, required=True, metavar="CHECKPOINT...")
 @functools.partial(options.job_options, weights=False)
-@click.option(
-    "--threshold", "-t", default=0.5, show_default=True, callback=options.parse_threshold, metavar="T",
-    help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
-)  # fmt: skip
+@options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
 @options.metrics_option
 @click.option(
     "--patience", type=click.IntRange(1), default=3, show_default=True, metavar="N",
     help="Early stopping ends after N checkpoints in a row without a higher value.",
 )  # fmt: skip
-@click.option(
-    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Folder of epochs.csv, .md, .png, .svg and a result per epoch.  [default: results/MODEL_DATASET_epochs]",
-)  # fmt: skip
-@click.option(
-    "--format", "layout", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True,
-    help="What is printed; the files are always written.",
-)  # fmt: skip
+@options.output_option(
+    "Folder of epochs.csv, .md, .png, .svg and a result per epoch.  [default: results/MODEL_DATASET_epochs]"
+)
+@options.format_option("What is printed; the files are always written.")
 def command(
     given: tuple[str, ...],
     models: tuple[str, ...],

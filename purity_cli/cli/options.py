@@ -104,9 +104,50 @@ _JOB: tuple[Callable[[Any], Any], ...] = (
     click.option("--on-bad-image", type=click.Choice(["skip", "fail"]), default="skip", show_default=True,
                  help="Leave unreadable images out and name them, or stop."),
 )  # fmt: skip
-_WORKERS = click.option(
-    "--workers", type=click.IntRange(1), default=None, metavar="N", help="Decoding threads.  [default: one per core]"
-)
+
+
+def cores() -> int:
+    """Processors that this process may use; of torchrun's on one machine, each takes its part."""
+    import os
+
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _workers(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
+    return value or cores()
+
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), callback=_workers, metavar="N",
+    help="Decoding threads.  [default: one per core]",
+)  # fmt: skip
+
+
+def threshold_option(about: str = "At which purity is read.") -> Callable[[Any], Any]:
+    """`--threshold`, one of them."""
+    return click.option(
+        "--threshold", "-t", default=0.5, show_default=True, callback=parse_threshold, metavar="T", help=about
+    )
+
+
+def output_option(about: str, default: Path | None = None) -> Callable[[Any], Any]:
+    """`--output`, a folder."""
+    return click.option(
+        "--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=default,
+        show_default=default is not None, metavar="DIR", help=about,
+    )  # fmt: skip
+
+
+def stored_option(about: str) -> Callable[[Any], Any]:
+    """`--from`, given to the command as `folders`."""
+    return click.option("--from", "folders", type=click.Path(path_type=Path), multiple=True, metavar="DIR", help=about)
+
+
+def format_option(about: str | None = None) -> Callable[[Any], Any]:
+    """`--format`, given to the command as `layout`."""
+    layouts = click.Choice(["table", "csv", "md", "json"])
+    return click.option("--format", "layout", type=layouts, default="table", show_default=True, help=about)
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
@@ -156,11 +197,10 @@ def job_options(
     @functools.wraps(function)
     def wrapper(**given: Any) -> Any:
         settings = {name: given.pop(name) for name in JOB_SETTINGS if name in given}
-        given["workers"] = given["workers"] or cores()
         return function(settings=settings, **given)
 
     chosen = [_SEVERAL if several_weights else _ONE] if weights else []
-    for option in reversed((_MODEL, *chosen, *_JOB, _WORKERS)):
+    for option in reversed((_MODEL, *chosen, *_JOB, workers_option)):
         option(wrapper)
     return wrapper
 
@@ -183,11 +223,3 @@ def make_jobs(models: Iterable[str], settings: dict[str, Any], thresholds: tuple
 def said(option: str) -> bool:
     """Whether the running command was given this option, by its parameter's name, and not left to its default."""
     return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
-
-
-def cores() -> int:
-    """Processors that this process may use; of torchrun's on one machine, each takes its part."""
-    import os
-
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

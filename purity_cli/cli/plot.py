@@ -29,15 +29,7 @@ FIGURES = ("stages", "heatmap", "accuracy")
     multiple=True,
     help="Which to draw; again for more.  [default: all that the results allow]",
 )
-@click.option(
-    "--threshold",
-    "-t",
-    default=0.5,
-    show_default=True,
-    callback=options.parse_threshold,
-    metavar="T",
-    help="At which purity is read.",
-)
+@options.threshold_option()
 @click.option(
     "--layers",
     "-l",
@@ -47,15 +39,7 @@ FIGURES = ("stages", "heatmap", "accuracy")
     metavar="SPEC,...",
     help="Only these of the layers scored: stages, paths or globs.",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("figures"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder of the figures.",
-)
+@options.output_option("Folder of the figures.", Path("figures"))
 def command(
     folders: tuple[Path, ...], chosen: tuple[str, ...], threshold: float, layers: tuple[str, ...], output: Path
 ) -> None:

@@ -15,32 +15,13 @@ if TYPE_CHECKING:
 
 @click.command("score")
 @options.job_options
-@click.option(
-    "--threshold",
-    "-t",
-    default=0.5,
-    show_default=True,
-    callback=options.parse_threshold,
-    metavar="T",
-    help="A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.",
-)
+@options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
 @options.metrics_option
 @options.cache_option("none")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the results; with several models, of a folder for each.  [default: results/MODEL_DATASET]",
+@options.output_option(
+    "Folder of the results; with several models, of a folder for each.  [default: results/MODEL_DATASET]"
 )
-@click.option(
-    "--format",
-    "layout",
-    type=click.Choice(["table", "csv", "md", "json"]),
-    default="table",
-    show_default=True,
-    help="What is printed; the files are always written.",
-)
+@options.format_option("What is printed; the files are always written.")
 def command(
     models: tuple[str, ...],
     settings: dict[str, Any],

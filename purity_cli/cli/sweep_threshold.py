@@ -35,14 +35,7 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="A:B:STEP",
     help="Both ends included.  [default: 0.05:0.95:0.05, or all that are stored]",
 )
-@click.option(
-    "--from",
-    "folders",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="DIR",
-    help="Read stored counts instead of scoring; again for more results, or a folder of their folders.",
-)
+@options.stored_option("Read stored counts instead of scoring; again for more results, or a folder of their folders.")
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -50,16 +43,8 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="Draw F against the threshold, as .png, .svg or .pdf; without an ending as PNG and SVG.",
 )
 @click.option("--suggest", is_flag=True, help="Also name the threshold at which the layers differ most.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the results, as for score.  [default: results/MODEL_DATASET]",
-)
-@click.option(
-    "--format", "layout", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True
-)
+@options.output_option("Folder of the results, as for score.  [default: results/MODEL_DATASET]")
+@options.format_option()
 def command(
     models: tuple[str, ...],
     settings: dict[str, Any],

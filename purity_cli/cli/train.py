@@ -63,15 +63,9 @@ def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N pictures of each split, for a trial.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Decoding threads.  [default: one per core]")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder of the checkpoints.  [default: checkpoints/MODEL_DATASET]",
-)
-def command(download: bool, workers: int | None, output: Path | None, **settings: Any) -> None:  # fmt: skip
+@options.workers_option
+@options.output_option("Folder of the checkpoints.  [default: checkpoints/MODEL_DATASET]")
+def command(download: bool, workers: int, output: Path | None, **settings: Any) -> None:  # fmt: skip
     """Train a network by the paper's recipe, and keep its weights after chosen epochs.
 
     Pictures are padded by 4, mirrored at random (but for digits) and cropped at random. Each checkpoint is a weight
@@ -98,7 +92,7 @@ def command(download: bool, workers: int | None, output: Path | None, **settings
         files = train.train(
             plan,
             folder,
-            workers=workers or options.cores(),
+            workers=workers,
             command=click.get_current_context().find_root().obj,
             progress=show,
             report=report,
