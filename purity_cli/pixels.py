@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -78,8 +78,8 @@ class Pixels:
         """Number of blocks."""
         return -(-len(self.selection) // self.batch_size)
 
-    def blocks(self, numbers: Sequence[int] | None = None) -> Iterator[Block]:
-        """The blocks with these numbers, in this order; all of them by default."""
+    def blocks(self, numbers: Sequence[int] | None = None) -> Generator[Block]:
+        """The blocks with these numbers, in this order; all of them by default. Close it where it is left early."""
         waiting = deque(range(len(self)) if numbers is None else numbers)
         ready: deque[tuple[int, list[Future[NDArray[np.uint8] | UnreadableImage]]]] = deque()
         pool = self.pool or ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="decode")
@@ -97,7 +97,9 @@ class Pixels:
                 for future in futures:
                     future.cancel()
             if pool is not self.pool:
-                pool.shutdown()
+                # Not waiting for its threads: where a generator is left to the garbage collector, this may run while
+                # `threading` itself holds the lock that joining them takes.
+                pool.shutdown(wait=False)
 
     def _positions(self, number: int) -> range:
         start = number * self.batch_size

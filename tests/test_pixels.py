@@ -119,13 +119,36 @@ def test_images_of_several_sizes_need_a_resize() -> None:
 
 
 def test_leaving_early_stops_the_threads_and_never_decodes_far_ahead() -> None:
-    source, before = Noise(400), threading.active_count()
+    source, before = Noise(400), set(threading.enumerate())
     stream = blocks(source, range(400)).blocks()
     next(stream)
     del stream
     gc.collect()
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
     assert source.loaded <= 4 * (AHEAD + 2)
+
+
+def test_leaving_early_waits_for_no_thread() -> None:
+    """The garbage collector may do the leaving, in the middle of what another thread needs to end."""
+    go_on = threading.Event()
+
+    class Slow(Noise):
+        def load(self, i: int) -> Image.Image:
+            if i >= 4:
+                go_on.wait()
+            return super().load(i)
+
+    stream = blocks(Slow(20), range(20)).blocks()
+    next(stream)
+    leaver = threading.Thread(target=stream.close)
+    leaver.start()
+    leaver.join(10)
+    left = not leaver.is_alive()
+    go_on.set()
+    leaver.join()
+    assert left
 
 
 def test_everything_that_is_copied_to_the_device_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,17 @@ def test_an_ended_run_goes_on_to_the_same_result(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_ended_run_leaves_no_threads_to_whoever_keeps_its_error(plan: Plan, tmp_path: Path) -> None:
+    """An error's traceback keeps every frame of the run, and with them what these do not close."""
+    before = set(threading.enumerate())
+    with pytest.raises(Stop) as kept:
+        run.score(plan, workers=2, checkpoint=tmp_path, progress=stop_at(17, Stop))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert kept.tb is not None
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_any_number_of_interruptions_makes_no_difference(

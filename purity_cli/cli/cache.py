@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -77,8 +78,8 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
         )
         skipped: list[tuple[str, str]] = []
         done = 0
-        with progress.images(plan.source.name) as show:
-            for block in pixels.blocks():
+        with progress.images(plan.source.name) as show, closing(pixels.blocks()) as blocks:
+            for block in blocks:
                 if not pixels.cache.filling:
                     raise PurityError(f"The pixels of {plan.source.name} are not all cached.")
                 skipped += block.skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -137,10 +138,12 @@ def score(
     keep_freed_memory()
     share = Share(plan, checkpoint if divisible else None, every, ranks)
     before = ranks.together(lambda: share.restore(warn))[0]
-    if blocks is None:
-        pixels = pixels or pixels_of(plan, workers=workers)
-        blocks = pixels.blocks(ranks.share([n for n in range(len(pixels)) if n not in before.blocks]))
-    headings = ranks.together(lambda: share.count(blocks, before, peers, progress))
+    with ExitStack() as stack:
+        if blocks is None:
+            pixels = pixels or pixels_of(plan, workers=workers)
+            own = pixels.blocks(ranks.share([n for n in range(len(pixels)) if n not in before.blocks]))
+            blocks = stack.enter_context(closing(own))
+        headings = ranks.together(lambda: share.count(blocks, before, peers, progress))
     total = _total(share, headings)
     if not total.shapes:
         raise PurityError(f"None of the {len(plan.selection)} images of {plan.source.name} could be read.")
