@@ -59,20 +59,39 @@ class _TinyVgg(nn.Module):
         return self.classifier(self.features(x))  # type: ignore[no-any-return]
 
 
-def tiny_vgg(num_classes: int = 10) -> nn.Module:
-    """The paper's Tiny VGG: padded 3x3 convolutions of 32, 64, 128, 256 channels without bias, each with BN and ReLU.
+class _ReleasedTinyVgg(nn.Module):
+    """`tiny_vgg`; modules are named as its authors named them, in the order in which they run.
 
-    A maxpool of 2 follows the second and the fourth, then fully connected layers 16384-256-`num_classes` with a ReLU
-    in between (not printed in the paper; without it the two layers would be one).
+    Stages C1, C2 are the ReLUs before the two maxpools.
     """
 
-    def convolution(c_in: int, c_out: int) -> list[nn.Module]:
-        return [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+    purity_stages = ("relu2", "relu4")
 
-    return _TinyVgg(
-        [convolution(3, 32) + convolution(32, 64), convolution(64, 128) + convolution(128, 256)],
-        [nn.Linear(256 * 8 * 8, 256), nn.ReLU(inplace=True), nn.Linear(256, num_classes)],
-    )
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 256)
+        for k in range(1, 5):
+            self.add_module(f"conv{k}", nn.Conv2d(widths[k - 1], widths[k], 3, padding=1, bias=False))
+            self.add_module(f"bn{k}", nn.BatchNorm2d(widths[k]))
+            self.add_module(f"relu{k}", nn.ReLU(inplace=True))
+            if k % 2 == 0:
+                self.add_module(f"maxpool{k // 2}", nn.MaxPool2d(2))
+        self.flatten = nn.Flatten()
+        self.fc, self.fc1 = nn.Linear(256 * 8 * 8, 256), nn.Linear(256, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def tiny_vgg(num_classes: int = 10) -> nn.Module:
+    """The paper's Tiny VGG as its authors released it: padded 3x3 convolutions of 32, 64, 128, 256 channels.
+
+    Each is without bias and has BN and ReLU; a maxpool of 2 follows the second and the fourth, then fully connected
+    layers 16384-256-`num_classes` with nothing in between.
+    """
+    return _ReleasedTinyVgg(num_classes)
 
 
 def tiny_vgg_10(num_classes: int = 10) -> nn.Module:

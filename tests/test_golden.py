@@ -65,6 +65,25 @@ def test_efficientnet_lite0(shared: Path) -> None:
     assert_agrees(run.score(run.resolve(job), workers=cores()), golden)
 
 
+def test_tiny_vgg_as_its_authors_released_it(shared: Path) -> None:
+    """The same values through the network that stands beside the weights, and through the bundled one."""
+    golden = load(shared, "tiny_vgg-epoch10-cifar10")
+    for model in (f"{shared / 'models/tiny_vgg.py'}:tiny_vgg", "tiny_vgg"):
+        job = Job.of(
+            model=model,
+            weights=str(shared / "weights/tiny_vgg-cifar10-epoch10.safetensors"),
+            dataset=str(shared / "data/cifar10-jpeg.tar.xz"),
+            layers=tuple(golden["layers"]),
+            resize="none",
+            crop="none",
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            device="cpu",
+        )
+        assert len(job.layers) == 14
+        assert_agrees(run.score(run.resolve(job), workers=cores()), golden)
+
+
 @pytest.mark.parametrize(
     ("folder", "golden"),
     [
