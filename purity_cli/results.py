@@ -17,12 +17,18 @@ PEERS = {"rankme": "rankme", "alpha-req": "alpha_req"}
 """Other measures of a layer than purity: as `--metrics` names them, and the columns where they stand."""
 
 
-@dataclass(frozen=True)
-class LayerCounts:
-    """Firings of one tapped layer.
+READINGS = ("activation", "conv", "block", "pool")
+"""What of a stage a tapped module is (SPEC, Readings); `activation` is meant where nothing is said."""
 
-    `counts` is int64 (G, T, c): for each jackknife group and threshold, the number of images on which each channel
-    fired. `height` and `width` are the feature map's. `peers` are the other measures asked for, by their column.
+
+@dataclass(frozen=True)
+class Layer:
+    """What was measured of one tapped module, as one reading of a stage: a row of every table.
+
+    One module can be two rows, as `layer3` of a ResNet is C4 and block:C4. `counts` is int64 (G, T, c): for each
+    jackknife group and threshold, the number of images on which each channel fired; None for a network without a
+    classifier. `height` and `width` are the feature map's. `measures` are the other measures asked for, by their
+    column; NaN where one could not be had. `stage` and `reading` are None for a layer that is no stage.
     """
 
     module: str
@@ -31,7 +37,15 @@ class LayerCounts:
     height: int
     width: int
     counts: NDArray[np.int64]
-    peers: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
+    reading: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the row is called: `C3`, `conv:C3`, or the module's path."""
+        if self.stage is None:
+            return self.module
+        return self.stage if self.reading in (None, "activation") else f"{self.reading}:{self.stage}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Result:
 
     job: Job
     thresholds: tuple[float, ...]
-    layers: tuple[LayerCounts, ...]
+    layers: tuple[Layer, ...]
     n_images: int
     top1: float | None
     top5: float | None
@@ -56,6 +70,6 @@ class Result:
     provenance: dict[str, Any]
 
     @property
-    def deepest(self) -> LayerCounts:
+    def deepest(self) -> Layer:
         """The last stage, or else the last layer."""
         return max(reversed(self.layers), key=lambda layer: int(layer.stage[1:]) if layer.stage else 0)

@@ -21,7 +21,7 @@ import safetensors.numpy
 from purity_cli import tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 
 COUNTS, RUN, CSV, MARKDOWN = "counts.safetensors", "run.json", "purity.csv", "purity.md"
 LOCK = ".lock"
@@ -142,9 +142,9 @@ def _pack(result: Result) -> bytes:
     return safetensors.numpy.save(arrays, metadata)
 
 
-def _layer(described: dict[str, Any], counts: np.ndarray[Any, Any]) -> LayerCounts:
-    peers = {name: math.nan if value is None else value for name, value in described.pop("peers", {}).items()}
-    return LayerCounts(**described, counts=counts.astype(np.int64), peers=peers)
+def _layer(described: dict[str, Any], counts: np.ndarray[Any, Any]) -> Layer:
+    measures = {name: math.nan if value is None else value for name, value in described.pop("measures", {}).items()}
+    return Layer(**described, counts=counts.astype(np.int64), measures=measures)
 
 
 def _smallest(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:

@@ -30,7 +30,7 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     None for a layer that is none. Behind them stands a column for every peer that any of the layers has, NaN elsewhere.
     """
     results = list(results)
-    peers = list(dict.fromkeys(name for result in results for layer in result.layers for name in layer.peers))
+    peers = list(dict.fromkeys(name for result in results for layer in result.layers for name in layer.measures))
     rows: list[tuple[Any, ...]] = []
     for result in results:
         names = (result.model, result.source, result.weights, result.dataset, result.n_images)
@@ -43,7 +43,7 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
                 result.top1,
                 result.top5,
                 result.preprocessing,
-                *(layer.peers.get(name, math.nan) for name in peers),
+                *(layer.measures.get(name, math.nan) for name in peers),
             )
             rows += [
                 (*names, *place, threshold, *value, count, alive, *last)

@@ -17,7 +17,7 @@ from scipy import stats as scipy_stats
 import purity_cli
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 from purity_cli.stats import jackknife, jackknife_of_mean
 from purity_cli.suite import Suite, compare
 from tests import oracle
@@ -39,9 +39,9 @@ def result(model: str, layers: dict[str, np.ndarray[Any, np.dtype[np.int64]]], t
         job=Job.of(model=model, thresholds=(0.5, 0.9), groups=GROUPS),
         thresholds=(0.5, 0.9),
         layers=tuple(
-            LayerCounts(f"net.{name}", name if name[0] == "C" else None, counts.shape[2], 2, 2, counts)
+            Layer(f"net.{name}", name if name[0] == "C" else None, counts.shape[2], 2, 2, counts)
             if name[0] == "C"
-            else LayerCounts(name, None, counts.shape[2], 2, 2, counts)
+            else Layer(name, None, counts.shape[2], 2, 2, counts)
             for name, counts in layers.items()
         ),
         n_images=400,

@@ -26,7 +26,7 @@ from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, lea
 from purity_cli.correlate.correlations import correlate as correlations
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 from purity_cli.stats import feature_purity
 
 Floats = NDArray[np.float64]
@@ -181,7 +181,7 @@ def counts(purity: float, channels: int = 16) -> NDArray[np.int64]:
 def result(model: str, purities: list[float], top1: float | None, **changes: Any) -> Result:
     """Stages C1.. with these purities, and as many parameters as the name is long."""
     layers = tuple(
-        LayerCounts(f"layer{i}", f"C{i}", 16, 64 >> i, 64 >> i, counts(purity)) for i, purity in enumerate(purities, 1)
+        Layer(f"layer{i}", f"C{i}", 16, 64 >> i, 64 >> i, counts(purity)) for i, purity in enumerate(purities, 1)
     )
     whole = Result(
         job=Job.of(model=model, thresholds=(0.5,)),
@@ -260,7 +260,7 @@ def test_what_fired_nowhere_is_left_out_and_not_nan() -> None:
 def test_peers_and_random_networks_stand_beside() -> None:
     results = five()
     for i, one in enumerate(results):
-        layers = (one.layers[0], replace(one.layers[1], peers={"rankme": 3.0 + i, "alpha_req": 1.0}))
+        layers = (one.layers[0], replace(one.layers[1], measures={"rankme": 3.0 + i, "alpha_req": 1.0}))
         results[i] = replace(one, layers=layers)
     twins = [result("t", [0.1 * (i + 1), 0.15 * (i + 1)], None) for i in range(5)]
     data = correlate.points(results, 0.5, twins=twins)

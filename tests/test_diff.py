@@ -22,7 +22,7 @@ from purity_cli import suite as suites
 from purity_cli.diff import FAILED, diff, pairs
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 
 GRID = (0.25, 0.5)
 GROUPS, CHANNELS = 20, 8
@@ -34,7 +34,7 @@ def result(model: str = "net", seed: int = 0, **fields: Any) -> Result:
     job = {"model": model, "thresholds": GRID, **fields.pop("job", {})}
     rng = np.random.default_rng(seed)
     layers = tuple(
-        LayerCounts(module, stage, CHANNELS, 4, 4, rng.integers(0, 9, (GROUPS, len(GRID), CHANNELS)))
+        Layer(module, stage, CHANNELS, 4, 4, rng.integers(0, 9, (GROUPS, len(GRID), CHANNELS)))
         for module, stage in (("conv1", None), ("layer4", "C5"))
     )
     provenance = {

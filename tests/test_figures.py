@@ -24,17 +24,17 @@ from purity_cli import figures, tables
 from purity_cli.errors import PurityError
 from purity_cli.figures import drawing
 from purity_cli.plan import DEFAULT_GRID
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 from tests import made, oracle
 
 
-def expected(layer: LayerCounts) -> dict[float, float]:
+def expected(layer: Layer) -> dict[float, float]:
     """F by threshold, where anything fires."""
     totals = layer.counts.sum(0)
     return {t: oracle.purity(row) for t, row in zip(DEFAULT_GRID, totals, strict=True) if row.sum()}
 
 
-def jackknife_se(layer: LayerCounts, t: float) -> float:
+def jackknife_se(layer: Layer, t: float) -> float:
     """Written out: 20 groups, each left out once."""
     counts = layer.counts[:, DEFAULT_GRID.index(t)]
     left = [oracle.purity(np.delete(counts, g, 0).sum(0)) for g in range(20)]
@@ -102,7 +102,7 @@ def test_a_sweep_draws_the_oracles_purity_with_one_standard_error_and_leaves_out
 
 def test_a_layer_of_one_channel_is_not_called_silent() -> None:
     counts = np.ones((20, len(DEFAULT_GRID), 1), dtype=np.int64)
-    (ax,) = figures.threshold_sweep(tables.frame([made.result("net", [LayerCounts("x", None, 1, 7, 7, counts)])])).axes
+    (ax,) = figures.threshold_sweep(tables.frame([made.result("net", [Layer("x", None, 1, 7, 7, counts)])])).axes
     assert legend(ax) == ["x, one channel and so no F"]
 
 

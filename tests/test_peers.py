@@ -221,7 +221,7 @@ def test_a_result_carries_them_for_its_deepest_stage_alone(scored: Result) -> No
     pooled = means.double().numpy()
     assert len(pooled) == 60
     expected = [oracle_rankme(pooled), oracle_alpha(pooled)]
-    assert {layer.module: list(layer.peers.values()) for layer in scored.layers} == {
+    assert {layer.module: list(layer.measures.values()) for layer in scored.layers} == {
         "features.8": pytest.approx(expected, rel=1e-5), "features.0": [], "features.3": [],
     }  # fmt: skip
 
@@ -232,7 +232,7 @@ def _nothing(gradient: Tensor) -> None:
 
 def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored: Result, tmp_path: Path) -> None:
     store.write(scored, tmp_path)
-    assert [layer.peers for layer in store.read(tmp_path).layers] == [layer.peers for layer in scored.layers]
+    assert [layer.measures for layer in store.read(tmp_path).layers] == [layer.measures for layer in scored.layers]
     rows = tables.at(tables.frame([scored]), 0.5)
     assert list(rows.columns[-2:]) == ["rankme", "alpha_req"]
     assert rows["rankme"].notna().tolist() == [True, False, False]
@@ -241,7 +241,7 @@ def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored:
         rows["alpha_req"].tolist(), rel=1e-12, nan_ok=True
     )
     assert "rankme" in tables.details(rows).columns
-    plain = replace(scored, layers=tuple(replace(layer, peers={}) for layer in scored.layers))
+    plain = replace(scored, layers=tuple(replace(layer, measures={}) for layer in scored.layers))
     assert tuple(tables.frame([plain]).columns) == tables.COLUMNS
 
 
@@ -251,7 +251,7 @@ def test_one_that_is_unknown_is_said_and_stored_as_such(tmp_path: Path) -> None:
     result = run.score(run.resolve(job), workers=1, peers=("alpha-req",), warn=said.append)
     assert said == ["alpha_req of features.8 is unknown: too few images or channels that vary."]
     store.write(result, tmp_path)
-    assert math.isnan(store.read(tmp_path).layers[0].peers["alpha_req"])
+    assert math.isnan(store.read(tmp_path).layers[0].measures["alpha_req"])
 
 
 def test_blocks_that_were_read_before_give_the_same_counts(scored: Result) -> None:

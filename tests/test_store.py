@@ -14,7 +14,7 @@ import safetensors.numpy
 from purity_cli import store, tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.results import LayerCounts, Result
+from purity_cli.results import Layer, Result
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 
@@ -25,8 +25,8 @@ def result(*, channels: int = 6, largest: int = 30, silent: bool = False) -> Res
     if silent:
         counts[:, 2] = 0
     layers = (
-        LayerCounts("layer1.0.conv1", None, channels, 8, 8, counts),
-        LayerCounts("layer4", "C5", channels, 4, 3, counts[:, :, ::-1]),
+        Layer("layer1.0.conv1", None, channels, 8, 8, counts),
+        Layer("layer4", "C5", channels, 4, 3, counts[:, :, ::-1]),
     )
     return Result(
         job=Job.of(model="net", layers=("layer1.0.conv1", "last"), thresholds=THRESHOLDS, mean=(0.1, 0.2, 0.3)),

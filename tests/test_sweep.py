@@ -9,11 +9,11 @@ import pytest
 from purity_cli import sweep, tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import DEFAULT_GRID
-from purity_cli.results import LayerCounts
+from purity_cli.results import Layer
 from tests import made, oracle
 
 
-def criterion(layers: list[LayerCounts], t: int, least: int) -> float:
+def criterion(layers: list[Layer], t: int, least: int) -> float:
     """D(t)^2 from the oracle's purity; -inf where a layer fires less than `least` times per channel or has no error."""
     purities: list[float] = []
     variances: list[float] = []

@@ -60,7 +60,7 @@ def points(
     rows = []
     for place, result in enumerate(results):
         last = result.deepest
-        found = {"purity": _purities(result, threshold), "peer": dict(last.peers)}
+        found = {"purity": _purities(result, threshold), "peer": dict(last.measures)}
         found["baseline"] = {
             "parameters": result.provenance.get("parameters", math.nan),
             "map h x w": last.height * last.width,

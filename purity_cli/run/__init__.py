@@ -20,7 +20,7 @@ from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, keep_freed_memory, versions
 from purity_cli.pixels import Block, Pixels
 from purity_cli.plan import Job
-from purity_cli.results import PEERS, LayerCounts, Result
+from purity_cli.results import PEERS, Layer, Result
 from purity_cli.run import parts
 from purity_cli.run.counting import Progress, Share
 from purity_cli.run.parts import Part
@@ -185,7 +185,7 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
         job=plan.job,
         thresholds=plan.job.thresholds,
         layers=tuple(
-            LayerCounts(
+            Layer(
                 tap.module,
                 tap.stage,
                 *total.shapes[tap.module],

@@ -25,7 +25,9 @@ class Tap:
     module: str
     """Dotted path."""
     stage: str | None
-    """`C3` if the module is one of the network's stages."""
+    """`C3` if the module is one of the network's stages, or a reading of one."""
+    reading: str | None = None
+    """Which reading of `stage` it is: one of `results.READINGS`; None where `stage` is."""
 
 
 class NoStages(PurityError):
