@@ -469,12 +469,12 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_lists_what_can_be_opened() -> None:
     table, as_json, as_csv = (CliRunner().invoke(command, ["--format", kind]) for kind in ("table", "json", "csv"))
     assert {result.exit_code for result in (table, as_json, as_csv)} == {0}
-    names = ["imagenet", "cifar10", "digits", "folder:PATH"]
+    names = ["imagenet", "cifar10", "digits", "shards:PATH", "parquet:PATH", "folder:PATH"]
     entries = json.loads(as_json.output)
     assert [entry["name"] for entry in entries] == names == [family.name for family in FAMILIES.values()]
     rows = list(csv.DictReader(io.StringIO(as_csv.output)))
     assert [row["name"] for row in rows] == names
-    assert [row["classes"] for row in rows] == ["1000", "10", "10", ""]
+    assert [row["classes"] for row in rows] == ["1000", "10", "10", "", "", ""]
     assert [line for line in table.output.splitlines() if not line.startswith(" ")] == names
     digits = next(entry for entry in entries if entry["name"] == "digits")
     for split in digits["splits"]:

@@ -83,7 +83,7 @@ _SEVERAL = _WEIGHTS(default=("default",), multiple=True,
                     help="As for score; again for each --model, or for more weights of one.")  # fmt: skip
 _JOB: tuple[Callable[[Any], Any], ...] = (
     click.option("--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
-                 help="imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`."),
+                 help="Images by name or path: see `purity datasets` for what is known, and how a path is read."),
     click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
     click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),
     click.option("--download", is_flag=True, help="Fetch the data set where its library can."),
@@ -151,9 +151,14 @@ def format_option(about: str | None = None) -> Callable[[Any], Any]:
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
-    from purity_cli.cache import default_root
+    from purity_cli.cache import NOWHERE, default_root
+    from purity_cli.cli import progress
+    from purity_cli.files import expanded
 
-    return None if value == "none" else default_root() if value == "auto" else Path(value).expanduser()
+    root = None if value == "none" else default_root() if value == "auto" else expanded(value)
+    if value == "auto" and root is None:
+        progress.warn(f"No pixels are cached, for {NOWHERE}.")
+    return root
 
 
 def cache_option(default: str) -> Callable[[Any], Any]:

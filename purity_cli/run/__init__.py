@@ -217,6 +217,7 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
             "labels": plan.label_note or "used",
+            "dataset_notes": list(source.notes),
             "images_selected": len(plan.selection),
             "images_scored": n_images,
             "images_skipped": [{"path": path, "reason": reason} for path, reason in total.left_out],
