@@ -31,7 +31,10 @@ def shown(text: str) -> str:
     >>> shown("caf\\udce9")
     'caf\\\\xe9'
     """
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as no path has it
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def natural(text: str) -> list[tuple[int, str]]:

@@ -139,10 +139,12 @@ class Cache:
         with self._lock:
             first, self.filling = self.filling, False
         if first:
-            only_read = self._rows is not None and self._rows.refused is not None
+            read_only = self._rows is not None and self._rows.refused is not None
+            what, why = (
+                ("that are new are not", "only be read") if read_only else ("are no longer", "no longer be used")
+            )
             self.warn(
-                f"The pixels of {self.source.name} {'that are new are not' if only_read else 'are no longer'} cached, for "
-                f"{shown(str(self.root))} {'can only be read' if only_read else 'cannot be used'} "
+                f"The pixels of {self.source.name} {what} cached, for {shown(str(self.root))} can {why} "
                 f"({error.strerror or error}); the run goes on without: give --cache another folder, or none."
             )
 

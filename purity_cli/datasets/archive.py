@@ -158,17 +158,34 @@ def _is_zip(path: str) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
+def _is_tar(path: str) -> bool:
+    with open_file(path) as file, suppress(tarfile.TarError, OSError, ValueError):
+        # What is compressed is taken for a tar, for only reading it all tells.
+        return opener_of(file) is not None or bool(tarfile.open(fileobj=file, mode="r:"))
+    return False
+
+
 ARCHIVES: dict[str, Archive] = {
+    "tar": Archive(TarTree, (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz"), _is_tar),
     "zip": Archive(ZipTree, (".zip",), _is_zip),
-    "tar": Archive(TarTree, (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz"), lambda _: True),
 }
-"""What a file of images may be; the first that fits is taken, and the last fits always and says what is wrong."""
+"""What a file with images in it may be; the first that fits is taken."""
 
 
 def open_archive(path: str) -> tuple[str, Tree]:
     """The kind of the archive at `path`, and its files; PurityError where it is none."""
-    name = next(name for name, archive in ARCHIVES.items() if archive.fits(path))
+    name = next((name for name, archive in ARCHIVES.items() if archive.fits(path)), None)
+    if name is None:
+        raise _no_archive(path)
     return name, ARCHIVES[name].open(path)
+
+
+def _no_archive(path: str) -> PurityError:
+    kinds = " or ".join(ARCHIVES)
+    return PurityError(
+        f"{shown(path)} is neither a folder nor a {kinds}, compressed or not: give a folder of images, or "
+        f"a {kinds} of one."
+    )
 
 
 def open_file(path: str) -> BinaryIO:
@@ -241,10 +258,7 @@ def members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     except (tarfile.TarError, OSError, ValueError):
-        raise PurityError(
-            f"{shown(path)} is neither a folder nor a tar (plain, .gz, .bz2 or .xz) nor a zip: give a folder of "
-            "images, or one of these with images in it."
-        ) from None
+        raise _no_archive(path) from None
     last = None
     try:
         while (member := tar.next()) is not None:

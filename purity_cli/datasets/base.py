@@ -116,7 +116,8 @@ class Family:
     classes: int | None
     splits: tuple[str, ...]
     """The default first; empty where they depend on what is found."""
-    needs: str
+    needs: str | Callable[[], str]
+    """What has to be there."""
     fits: Callable[[str], bool] | None = None
     """Whether the images at a path are of this kind; None where this is no kind of path but one set of images."""
     class_names: Callable[[], Sequence[str]] | None = None

@@ -29,58 +29,18 @@ ENDINGS: dict[str, str] = {
 }
 """How the names of images end, in lower case -> PIL's format: all that this PIL decodes."""
 
-PLAIN = frozenset(
-    [
-        ".bib",
-        ".cls",
-        ".csv",
-        ".db",
-        ".htm",
-        ".html",
-        ".ini",
-        ".ipynb",
-        ".json",
-        ".jsonl",
-        ".lnk",
-        ".log",
-        ".mat",
-        ".md",
-        ".md5",
-        ".pdf",
-        ".pkl",
-        ".py",
-        ".rst",
-        ".rtf",
-        ".sh",
-        ".sha1",
-        ".sha256",
-        ".torrent",
-        ".tsv",
-        ".txt",
-        ".url",
-        ".xlsx",
-        ".xml",
-        ".yaml",
-        ".yml",
-    ]
-)
+PLAIN = (
+    ".bib", ".cls", ".csv", ".db", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lnk", ".log", ".mat", ".md",
+    ".md5", ".pdf", ".pkl", ".py", ".rst", ".rtf", ".sh", ".sha1", ".sha256", ".torrent", ".tsv", ".txt", ".url", ".xlsx",
+    ".xml", ".yaml", ".yml",
+)  # fmt: skip
 """Endings of what lies beside images and is plainly none."""
-WORDS = frozenset(
-    [
-        "changelog",
-        "checksums",
-        "licence",
-        "license",
-        "makefile",
-        "md5sums",
-        "readme",
-        "sha256sums",
-        "meta.bin",
-        "ilsvrc2012_devkit_t12.tar.gz",
-    ]
-)
+WORDS = (
+    "changelog", "checksums", "licence", "license", "makefile", "md5sums", "readme", "sha256sums",
+    "meta.bin", "ilsvrc2012_devkit_t12.tar.gz",
+)  # fmt: skip
 """Whole names of what is plainly no image, in lower case."""
-SYSTEM = frozenset(("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"))
+SYSTEM = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 """Folders that systems leave behind, in lower case."""
 
 

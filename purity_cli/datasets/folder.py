@@ -55,13 +55,13 @@ def open_tree(path: str) -> tuple[str, Tree]:
     """What is at `path`, `folder` or one of `ARCHIVES`, and its files; PurityError where there is nothing of these."""
     place = expanded(path)
     if not os.path.exists(place):
-        raise PurityError(f"{shown(path)} is not there: give a folder of images, or a tar or zip of one.")
+        raise PurityError(f"{shown(path)} is not there: give a folder of images, or a {' or '.join(ARCHIVES)} of one.")
     if place.is_dir():
         return "folder", FolderTree(path)
     if is_image(place.name):
         raise PurityError(f"{shown(path)} is a single image: give the folder that it is in.")
     if not place.is_file():
-        raise PurityError(f"{shown(path)} is a special file: give a folder of images, or a tar or zip of one.")
+        raise PurityError(f"{shown(path)} is a special file: give a folder of images, or an archive of one.")
     return open_archive(path)
 
 
@@ -133,6 +133,6 @@ FAMILY = Family(
     "ImageNet's classes, as in ImageNet-R, -A and -Sketch, and numbered ones count by number, as ImageNetV2's",
     classes=None,
     splits=(),
-    needs=f"the path of a folder, or of an archive ({', '.join(ARCHIVES)}); folder: may be left out",
+    needs=lambda: f"the path of a folder, or of a {' or '.join(ARCHIVES)} of one; folder: may be left out",
     fits=lambda path: os.path.exists(os.path.expanduser(path)),
 )

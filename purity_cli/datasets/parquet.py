@@ -93,6 +93,8 @@ class Tables:
         except MemoryError:
             self._group = None
             raise
+        except PurityError:
+            raise UnreadableImage("its table cannot be opened any more") from None
         except Exception as error:  # pyarrow has its own for damage, and OSError, StopIteration for what is cut short
             reason = f"row group {group} of its table is damaged ({_line(error)[:80]})"
             self._broken[table, group] = self._next, reason
