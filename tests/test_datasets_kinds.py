@@ -154,7 +154,7 @@ def test_scores_are_the_same_to_the_bit(kind: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     plain = in_folder(tmp_path / "plain", images())
     place = KINDS[kind](tmp_path / "set", images())
-    found = []
+    found: list[list[dict[str, str]]] = []
     for path, cache in ((plain, "none"), (place, "none"), (place, "auto"), (place, "auto")):
         out = tmp_path / f"out{len(found)}"
         arguments = ["score", "-m", "tiny_vgg_10", "-d", path, "--resize", "32", "--crop", "32", "--cache", cache]
@@ -453,7 +453,7 @@ def test_memory_does_not_follow_the_archive(kind: str, tmp_path: Path) -> None:
     for k in range(80):
         files[f"{COLOURS[k // 20]}/{k:02}.jpg"] = content[:-1] + bytes([k])
     more = {"row_group_size": 1000, "use_dictionary": False} if kind == "parquet" else {}
-    path: Any = KINDS[kind](tmp_path / "set", files, **more)  # type: ignore[call-arg]
+    path: Any = KINDS[kind](tmp_path / "set", files, **more)
     assert sum(file.stat().st_size for file in (tmp_path / "set").rglob("*")) > (1 if kind == "zip" else 200) * 10**6
     shown = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True).stdout
     count, grown = map(int, shown.split())

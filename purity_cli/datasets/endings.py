@@ -31,8 +31,8 @@ ENDINGS: dict[str, str] = {
 
 PLAIN = (
     ".bib", ".cls", ".csv", ".db", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lnk", ".log", ".mat", ".md",
-    ".md5", ".pdf", ".pkl", ".py", ".rst", ".rtf", ".sh", ".sha1", ".sha256", ".torrent", ".tsv", ".txt", ".url", ".xlsx",
-    ".xml", ".yaml", ".yml",
+    ".md5", ".pdf", ".pkl", ".py", ".rst", ".rtf", ".sh", ".sha1", ".sha256", ".torrent", ".tsv", ".txt", ".url",
+    ".xlsx", ".xml", ".yaml", ".yml",
 )  # fmt: skip
 """Endings of what lies beside images and is plainly none."""
 WORDS = (
