@@ -76,7 +76,7 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PurityError(
                 f"The network does not run on pictures of {input_size[0]}x{input_size[1]} ({reason}): "
-                "give its own input size with --resize and --crop."
+                "give its own input size with --resize and --crop (purity layers: --size)."
             ) from error
     modules = dict(net.named_modules())
     return {name: _describe(name, modules[name], calls, input_size) for name, calls in trace.calls.items()}
