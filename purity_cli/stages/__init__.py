@@ -14,7 +14,19 @@ from purity_cli.stages.families import FAMILIES, find
 from purity_cli.stages.probe import LayerInfo, Size, probe, weightless
 from purity_cli.stages.readings import FINDERS, Order
 
-__all__ = ["FAMILIES", "LayerInfo", "NoStages", "Tap", "layers", "probe", "resolve", "stages"]
+__all__ = [
+    "ACTIVATION",
+    "ALL",
+    "FAMILIES",
+    "FINDERS",
+    "LayerInfo",
+    "NoStages",
+    "Tap",
+    "layers",
+    "probe",
+    "resolve",
+    "stages",
+]
 
 STAGE = r"C\d+|last"
 ACTIVATION = "activation"
