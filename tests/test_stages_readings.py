@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -16,10 +17,12 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from purity_cli import models, nets, stages
+from purity_cli import models, nets, run, stages, suite
 from purity_cli.cli import layers as cli
 from purity_cli.errors import PurityError
 from purity_cli.monitor import PurityMonitor
+from purity_cli.plan import Job
+from purity_cli.results import READINGS, Result
 from purity_cli.stages import NoStages, Tap, probe, resolve
 from tests.test_stages import build
 
@@ -551,7 +554,52 @@ def test_the_monitor_takes_readings() -> None:
     assert sorted(monitor.compute()) == ["purity/conv2", "purity/conv4", "purity/maxpool2", "purity/relu4"]
 
 
-def test_readings_are_named_in_one_place() -> None:
-    from purity_cli.results import READINGS
+def test_each_row_is_scored_as_its_module_is() -> None:
+    specs = ("C1..last", "conv:C1..last", "block:last", "pool:C4", "all:last", "conv1")
 
+    def score(*layers: str) -> Result:
+        job = Job.of(model="resnet18_cifar", weights="none", limit=6, batch_size=4, layers=layers, device="cpu")
+        return run.score(run.resolve(job), workers=1)
+
+    result = score(*specs)
+    assert [(layer.name, layer.module) for layer in result.layers] == [
+        ("C1", "layer1"), ("C2", "layer2"), ("C3", "layer3"), ("C4", "layer4"),
+        ("conv:C1", "layer1.1.conv2"), ("conv:C2", "layer2.1.conv2"), ("conv:C3", "layer3.1.conv2"),
+        ("conv:C4", "layer4.1.conv2"), ("block:C4", "layer4"), ("pool:C4", "avgpool"), ("conv1", "conv1"),
+    ]  # fmt: skip
+    assert result.deepest.name == "C4"
+    alone = {layer.module: layer for layer in score("layer?", "layer?.1.conv2", "avgpool", "conv1").layers}
+    for layer in result.layers:
+        other = alone[layer.module]
+        assert (layer.channels, layer.height, layer.width) == (other.channels, other.height, other.width)
+        assert np.array_equal(layer.counts, other.counts)
+        assert layer.counts.any()
+
+
+# Of the suites that need no ImageNet: what their layers are, by the paper's and its authors' names.
+CIFAR = {
+    "table3": {
+        "tiny_vgg": {"C2": "relu4", "conv:C2": "conv4", "pool:C2": "maxpool2"},
+        "resnet18_cifar": {
+            "C4": "layer4", "conv:C4": "layer4.1.conv2", "block:C4": "layer4", "pool:C4": "avgpool",
+        },
+    },
+    "figure4": {"resnet18_cifar": {name: name for name in ("layer1.1.conv1", "layer1.1.conv2", "layer4.1.conv2")}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_suites_of_the_paper_on_cifar10(name: str) -> None:
+    chosen = suite.read(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
+    assert chosen.reference == name
+    jobs = [task.job for task in chosen.tasks()]
+    for job in jobs:
+        assert (job.dataset, job.preprocess, job.limit, job.per_class) == ("cifar10", "paper", None, None)
+        assert read(models.load(job.model, "none").module, *job.layers, size=32) == CIFAR[name][job.model]
+    epochs = (10, 20, 50, 100) if name == "table3" else (100,)
+    files = [f"{model}_epoch{epoch:03}.safetensors" for model in CIFAR[name] for epoch in epochs]
+    assert [Path(job.weights).name for job in jobs] == files
+
+
+def test_readings_are_named_in_one_place() -> None:
     assert (stages.ACTIVATION, *stages.FINDERS) == READINGS
