@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from purity_cli.machine import keep_freed_memory
 
 INTERRUPTED = 130
-DEADLINE = 1.6
+DEADLINE = 1.3
 """Seconds that are left to a process that was told to stop."""
 
 NOBODY_READS = (errno.EPIPE, errno.EBADF)

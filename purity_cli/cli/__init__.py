@@ -133,7 +133,7 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return 130
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a user's network may raise anything
         if context is not None and DEBUG in context.meta:
             raise
         click.echo(f"Error: {sentence(error)}", err=True)

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 1.0
+PATIENCE = 0.8
 """Seconds that a signal waits for the end of a block."""
 
 _entered: list[Interrupts] = []
