@@ -38,7 +38,7 @@ class Stream(io.FileIO):
             except OSError as error:
                 self.failed = error
             else:
-                if written is not None:  # type: ignore[redundant-expr]  # it is None where it would block
+                if written is not None:  # it is None where it would block
                     return written
                 select.select([], [self], [])
         return memoryview(data).nbytes
@@ -68,7 +68,8 @@ class Signals:
             pass
         began, self.asked = time.monotonic(), True
         # Of what is torn apart in the middle, nothing is worth a message.
-        sys.unraisablehook = threading.excepthook = lambda _: None
+        sys.unraisablehook = lambda _: None
+        threading.excepthook = lambda _: None
         interrupts = sys.modules.get("purity_cli.run.interrupts")
         if interrupts and interrupts.waiting():
             # In a thread of its own, since a terminal may be stopped.

@@ -75,7 +75,9 @@ class Commands(click.Group):
         widest = max(map(len, COMMANDS))
         for group in dict.fromkeys(COMMANDS.values()):
             found = {name: self.get_command(ctx, name) for name, its in COMMANDS.items() if its == group}
-            rows = [(name.ljust(widest), command.get_short_help_str(1000)) for name, command in found.items() if command]
+            rows = [
+                (name.ljust(widest), command.get_short_help_str(1000)) for name, command in found.items() if command
+            ]
             with formatter.section(group):
                 formatter.write_dl(rows)
 

@@ -73,6 +73,6 @@ def waiting() -> bool:
 
 def last_word() -> None:
     """Save what can be saved before the process ends; for another thread than the main one."""
-    for entered in list(_entered):
+    for entered in _entered:
         with suppress(Exception):  # the process ends now, whatever becomes of this
             entered._save()

@@ -28,7 +28,7 @@ SHOWN = 4
 
 def warm() -> None:
     """Import what commands import, so that a fork has it; nothing is computed, for threads do not survive a fork."""
-    import matplotlib.pyplot  # noqa: ICN001
+    import matplotlib.pyplot
     import pandas
     import rich.progress
     import rich.table
@@ -74,7 +74,9 @@ def one(kind: str, number: int, seed: int, place: Path, world: World) -> None:
     Path(f"{folder}.json").write_text(json.dumps(verdict))
 
 
-def all_of(inputs: list[tuple[str, int]], seed: int, place: Path, world: World, workers: int) -> Iterator[dict[str, Any]]:
+def all_of(
+    inputs: list[tuple[str, int]], seed: int, place: Path, world: World, workers: int
+) -> Iterator[dict[str, Any]]:
     """The verdicts, as they come, of `workers` processes at once."""
     running: dict[int, tuple[int, str, int]] = {}
     waiting = iter(inputs)
@@ -159,8 +161,16 @@ def told(verdicts: list[dict[str, Any]], seed: int, seconds: float) -> int:
     for (kind, text), found in sorted(groups.items(), key=lambda group: -len(group[1])):
         print(f"\n{kind}: {len(found)} x {text}")
         for verdict in found[:SHOWN]:
-            print(f"  --seed {seed} --only {kind}:{verdict['number']}: {'; '.join(verdict['tried'])[:400]}".encode("ascii", "backslashreplace").decode())
-            print(f"    {next(t for t in verdict['fallen'] if alike(t) == text)[:300]}".encode("ascii", "backslashreplace").decode())
+            print(
+                f"  --seed {seed} --only {kind}:{verdict['number']}: {'; '.join(verdict['tried'])[:400]}".encode(
+                    "ascii", "backslashreplace"
+                ).decode()
+            )
+            print(
+                f"    {next(t for t in verdict['fallen'] if alike(t) == text)[:300]}".encode(
+                    "ascii", "backslashreplace"
+                ).decode()
+            )
     total = sum(fell.values())
     print(f"\n{len(verdicts)} inputs in {seconds:.0f} s, {total} fell (seed {seed})")
     return 1 if total else 0

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-LINES = (b"\xef\xbb\xbf", b"\r", b"\x00", b",,,,", b'"', b"\n\n\n", b"\xff\xfe", "é".encode("latin-1"), b"1e999", b"-0", b"nan")
+LINES = (
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\x00",
+    b",,,,",
+    b'"',
+    b"\n\n\n",
+    b"\xff\xfe",
+    "é".encode("latin-1"),
+    b"1e999",
+    b"-0",
+    b"nan",
+)
 
 
 def _flip(data: bytearray, rng: Random) -> bytearray:
@@ -70,7 +82,8 @@ def _longer(data: bytearray, rng: Random) -> bytearray:
 
 
 WAYS: tuple[Callable[[bytearray, Random], bytearray], ...] = (
-    _flip, _flip, _flip_early, _flip_early, _number, _cut, _cut, _zeros, _repeat, _remove, _insert, _noise, _nothing, _longer,
+    _flip, _flip, _flip_early, _flip_early, _number, _cut, _cut, _zeros, _repeat, _remove, _insert, _noise, _nothing,
+    _longer,
 )  # fmt: skip
 
 
@@ -85,3 +98,11 @@ def damaged(data: bytes, rng: Random) -> tuple[str, bytes]:
     else:
         changed = bytearray(data[:-1])
     return way.__name__.strip("_"), bytes(changed)
+
+
+ODD = (
+    *("", "null", "-1", "0", "1e999", ".nan", "true", "[]", "{}", "[1, [2, {a: b}]]", "'\\0'", "2001-01-01", "&a [*a]"),
+    *("!!python/none", "!!binary aGk=", "99999999999999999999", "'" + "x" * 300 + "'", "../../..", "\U0001f600"),
+    "~nobody-of-this-name/x",
+)
+"""Values in place of others."""

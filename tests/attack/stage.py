@@ -20,8 +20,19 @@ from typing import Any, NoReturn
 HANG = 60.0
 """Seconds; the longest command here takes three on two busy cores."""
 
-LEFT_OUT = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT PURITY_CACHE XDG_CACHE_HOME".split()
-FORBIDDEN = re.compile(r"Traceback \(most recent call last\)|Exception ignored in|Error: unexpected (\w+)", re.MULTILINE)
+LEFT_OUT = [
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PURITY_CACHE",
+    "XDG_CACHE_HOME",
+]
+FORBIDDEN = re.compile(
+    r"Traceback \(most recent call last\)|Exception ignored in|Error: unexpected (\w+)", re.MULTILINE
+)
 
 Rows = dict[tuple[str, str], dict[str, str]]
 """Of a purity.csv: by layer and threshold."""
@@ -95,8 +106,8 @@ class Stage:
             if kill and not ended(kill[1] - (time.monotonic() - began)):
                 os.kill(child, kill[0])
             code = over[0] if ended(HANG - (time.monotonic() - began)) else None
-            texts = (Path(name).read_text(errors="replace") if Path(name).exists() else "" for name in names)
-            return Ran(arguments, code, *texts, time.monotonic() - began)
+            out, err = (Path(name).read_text(errors="replace") if Path(name).exists() else "" for name in names)
+            return Ran(arguments, code, out, err, time.monotonic() - began)
 
         try:
             yield wait
@@ -128,7 +139,7 @@ class Stage:
         if not found:
             self.fell("exit code 0 without a result")
         elif found != expected:
-            key = next((key for key in {**expected, **found} if found.get(key) != expected.get(key)))
+            key = next(key for key in {**expected, **found} if found.get(key) != expected.get(key))
             one, other = (numbers.get(key, {}) for numbers in (found, expected))
             name = next((name for name in {**one, **other} if one.get(name) != other.get(name)), "")
             self.fell(f"{what}: {name} of {key[0]} at {key[1]} is {one.get(name)}, not {other.get(name)}")
@@ -153,7 +164,14 @@ def rows(folder: Path) -> Rows:
     return {(line["layer"], line["threshold"]): {k: line[k] for k in kept if k in line} for line in lines}
 
 
-def _become(folder: Path, arguments: Sequence[str], env: Mapping[str, str | None], *outputs: tuple[str, str]) -> NoReturn:
+def counts(found: Rows) -> Rows:
+    """The firings alone, which add over images."""
+    return {key: {"activations": numbers["activations"]} for key, numbers in found.items()}
+
+
+def _become(
+    folder: Path, arguments: Sequence[str], env: Mapping[str, str | None], *outputs: tuple[str, str]
+) -> NoReturn:
     """In a fresh fork: be purity with these arguments, and end with its exit code."""
     code = 99
     try:

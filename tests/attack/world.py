@@ -40,7 +40,8 @@ PIXELS = ("--mean", "0,0,0", "--std", "1,1,1", "--resize", "32x32", "--crop", "n
 # One image a batch, so that an image's counts do not depend on its neighbours by as much as rounding.
 HOW = (*PIXELS, "-l", "conv1,conv2", "-b", "1", "--workers", "1", "--device", "cpu")
 SUITE = """
-defaults: {dataset: photos, mean: [0, 0, 0], std: [1, 1, 1], resize: [32, 32], crop: none, layers: "conv1,conv2", batch_size: 1, device: cpu}
+defaults:
+  {dataset: photos, mean: [0, 0, 0], std: [1, 1, 1], resize: [32, 32], crop: none, layers: "conv1,conv2", batch_size: 1}
 models:
   - {model: "net.py:net", weights: w.safetensors}
   - {model: "net.py:net", weights: w.pth, per_class: 2}
@@ -52,7 +53,9 @@ TRAIN = ("train", "-m", "net.py:net", "-d", "split", "--epochs", "3", "--checkpo
 CACHE = ("cache", "build", "-m", "net.py:net", "-w", "w.safetensors", "-d", "photos", *HOW, "--cache", "cache")
 
 
-def score(*more: str, model: str = "net.py:net", weights: str = "w.safetensors", data: str = "photos", out: str = "out") -> list[str]:
+def score(
+    *more: str, model: str = "net.py:net", weights: str = "w.safetensors", data: str = "photos", out: str = "out"
+) -> list[str]:
     """The command that is attacked most."""
     return ["score", "-m", model, "-w", weights, "-d", data, *HOW, "-o", out, *more]
 
@@ -98,7 +101,9 @@ def build(folder: Path) -> World:
     exec(compile(NET, "net.py", "exec"), space)
     torch.manual_seed(0)
     network = space["net"]()  # type: ignore[operator]
-    weights = {name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()
+    }
     safetensors.torch.save_file(weights, folder / "w.safetensors")
     torch.save(weights, folder / "w.pth")
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in weights.items()}}, folder / "w.ckpt")
