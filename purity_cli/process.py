@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 from purity_cli.machine import keep_freed_memory
@@ -52,21 +53,28 @@ class Signals:
     it only between two operations.
     """
 
+    asked = False
+    """Whether one has come."""
+
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.asked, self._say = False, say
+        self._say = say
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         for number in numbers:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, self._raise)
         self._seen, wakes = os.pipe()
         os.set_blocking(wakes, False)
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         self._numbers = {*numbers}
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        Signals.asked = True
+        raise KeyboardInterrupt
+
     def _watch(self) -> None:
         while os.read(self._seen, 1)[0] not in self._numbers:
             pass
-        began, self.asked = time.monotonic(), True
+        began, Signals.asked = time.monotonic(), True
         # Of what is torn apart in the middle, nothing is worth a message.
         sys.unraisablehook = lambda _: None
         threading.excepthook = lambda _: None
@@ -87,13 +95,12 @@ def run(work: Callable[[], int], say: Callable[[str], None]) -> NoReturn:
     1 stands for 0 where not all of stdout could be written, unless nobody reads it: a closed one, or a pipe to `head`.
     """
     stdout = streams()
-    signals = Signals(say)
+    Signals(say)
     keep_freed_memory()
     try:
         code = work()
     except BaseException:
-        # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
-        if not signals.asked:
+        if not Signals.asked:
             raise
         leave("Interrupted.")
     if code == INTERRUPTED:

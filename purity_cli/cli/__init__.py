@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from purity_cli import __version__
-from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.errors import PurityError, did_you_mean, first_line
+from purity_cli.process import INTERRUPTED, Signals
 
 COMMANDS = {
     "score": "Score",
@@ -127,27 +128,33 @@ def run(arguments: list[str]) -> int:
         with cli.make_context("purity", list(arguments)) as context:
             context.obj = shlex.join(["purity", *arguments])
             cli.invoke(context)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.ClickException as error:
+    except BaseException as error:  # a user's network may raise anything
+        return _answer(error, context is not None and DEBUG in context.meta)
+    return 0
+
+
+def _answer(error: BaseException, debug: bool) -> int:
+    """Say what there is to say of what ended a command; its exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
+    if isinstance(error, (click.Abort, KeyboardInterrupt)) or Signals.asked:
         click.echo("Interrupted.", err=True)
-        return 130
-    except BaseException as error:  # a user's network may raise anything
-        if context is not None and DEBUG in context.meta:
-            raise
-        click.echo(f"Error: {sentence(error)}", err=True)
-        return 1
-    return 0
+        return INTERRUPTED
+    if debug:
+        raise error
+    click.echo(f"Error: {sentence(error)}", err=True)
+    return 1
 
 
 def sentence(error: BaseException) -> str:
     """What to say of an error, in one line, with the way out."""
     if isinstance(error, PurityError):
         return " ".join(str(error).split("\n"))
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
     if isinstance(error, OSError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 from purity_cli.machine import environment_number
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def describe(error: BaseException) -> str:
     """An error in one line: a PurityError's sentence, anything else with its type."""
     if isinstance(error, PurityError):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 def place() -> tuple[int, int, int]:
