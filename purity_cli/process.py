@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import select
 import signal
@@ -84,9 +85,8 @@ class Signals:
             text = "Interrupted: stopping after this batch."
             threading.Thread(target=self._say, args=(text,), daemon=True).start()
         time.sleep(max(0.0, DEADLINE - (time.monotonic() - began)))
-        if interrupts:
-            interrupts.last_word()
-        leave("Interrupted.")
+        saved = interrupts is not None and interrupts.last_word()
+        leave("Interrupted. The same command goes on where this stopped." if saved else "Interrupted.")
 
 
 def run(work: Callable[[], int], say: Callable[[str], None]) -> NoReturn:
@@ -97,6 +97,8 @@ def run(work: Callable[[], int], say: Callable[[str], None]) -> NoReturn:
     stdout = streams()
     Signals(say)
     keep_freed_memory()
+    # It finds a place for its files where there is no home folder, and would say so at length.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         code = work()
     except BaseException:

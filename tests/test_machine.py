@@ -220,6 +220,10 @@ def c_code():
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+def last_word():
+    say("last word")
+    return True
 """
 WORK = {
     "an import": ("time.sleep(60)", ""),
@@ -250,7 +254,7 @@ WORK = {
     ),
     "short blocks": (
         """
-        with interrupts.Interrupts(lambda: say("last word")) as it:
+        with interrupts.Interrupts(last_word) as it:
             for block in range(1000):
                 for part in range(20):
                     time.sleep(0.01)
@@ -260,16 +264,16 @@ WORK = {
     ),
     "long blocks in pieces": (
         """
-        with interrupts.Interrupts(lambda: say("last word")):
+        with interrupts.Interrupts(last_word):
             for part in range(6000):
                 time.sleep(0.01)
         """, "stopping after this batch",
     ),
     "a long block in one piece": (
         """
-        with interrupts.Interrupts(lambda: say("last word")):
+        with interrupts.Interrupts(last_word):
             c_code()
-        """, "last word",
+        """, "last word\nInterrupted. The same command goes on where this stopped.\n",
     ),
 }  # fmt: skip
 
@@ -294,6 +298,52 @@ def test_a_signal_is_answered_within_two_seconds(work: str, number: signal.Signa
     if work == "short blocks":
         assert "last word" not in said
         assert "Interrupted: stopping after this batch." in said
+
+
+SLOW = """
+import os, signal, time
+import torch
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        if "STRIKE" in os.environ and torch.is_grad_enabled():
+            with open(os.environ["STRIKE"], "a+") as file:
+                file.write("x")
+                blocks = file.tell()
+            time.sleep(0.5)
+            if blocks >= 4:
+                signal.raise_signal(signal.SIGINT)
+                for _ in range(3000):
+                    time.sleep(0.01)
+        return self.fc(self.conv(x).mean((2, 3)))
+
+def slow():
+    return Slow()
+"""
+
+
+def test_ctrl_c_within_a_long_block_keeps_the_blocks_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(SLOW)
+    how = ["-m", "net.py:slow", "-d", "digits", "--limit", "8", "-b", "1", "-l", "conv", "--resize", "none"]
+    command = ["score", *how, "--crop", "none", "--mean", "0,0,0", "--std", "1,1,1", "--workers", "1"]
+    assert cli.run([*command, "-o", "calm"]) == 0
+    monkeypatch.setenv("STRIKE", "struck")
+    assert cli.run([*command, "-o", "wild"]) == 130
+    assert "The same command goes on where this stopped." in capsys.readouterr().err
+    assert list(Path("wild").glob("partial*"))
+    monkeypatch.delenv("STRIKE")
+    assert cli.run([*command, "-o", "wild"]) == 0
+    assert Path("wild/purity.csv").read_bytes() == Path("calm/purity.csv").read_bytes()
+    assert not list(Path("wild").glob("partial*"))
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

@@ -106,9 +106,10 @@ class Share:
             self.peers = {name: float(value) for name, value in engine.spectrum.compute().items()}
         return self.part.heading()
 
-    def _save_before(self) -> None:
+    def _save_before(self) -> bool:
         if self._before is not None:
             self.checkpoint.save(self._before)
+        return self._before is not None
 
     def _images(self, part: Part) -> int:
         size, last = self.plan.batch_size, len(self.plan.selection)

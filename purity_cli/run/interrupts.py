@@ -21,12 +21,13 @@ class Interrupts:
 
     Then, and at once for a second signal, KeyboardInterrupt is raised wherever Python code runs next: between two
     modules of a network at the latest. Where even that takes too long, `last_word` is for whoever ends the process: it
-    calls `save`, from another thread and once, which is to keep what was whole before the block.
+    calls `save`, from another thread and once, which is to keep what was whole before the block, and to return whether
+    there was something.
 
     Only the main thread receives signals; in another this does nothing.
     """
 
-    def __init__(self, save: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, save: Callable[[], bool] = lambda: False) -> None:
         self.asked = False
         self._save = save
         self._impatient: threading.Timer | None = None
@@ -71,8 +72,10 @@ def waiting() -> bool:
     return bool(_entered)
 
 
-def last_word() -> None:
-    """Save what can be saved before the process ends; for another thread than the main one."""
+def last_word() -> bool:
+    """Save what can be saved before the process ends, from another thread than the main one; whether that was done."""
+    saved = False
     for entered in _entered:
         with suppress(Exception):  # the process ends now, whatever becomes of this
-            entered._save()
+            saved |= entered._save()
+    return saved

@@ -134,18 +134,20 @@ def main() -> int:
         if given.plant:
             PLANTED[given.plant]()
         verdicts = list(all_of(inputs, given.seed, place, world, given.workers))
+        code = told(verdicts, given.seed, time.monotonic() - began)
         if given.keep:
             given.keep.mkdir(parents=True, exist_ok=True)
             for verdict in verdicts:
                 name = f"{verdict['kind']}-{verdict['number']}"
                 if verdict["fallen"]:
-                    shutil.copytree(place / name, given.keep / name, symlinks=True, dirs_exist_ok=True)
+                    shutil.rmtree(given.keep / name, ignore_errors=True)
+                    shutil.copytree(place / name, given.keep / name, symlinks=True)
     finally:
         for path in place.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
         shutil.rmtree(place, ignore_errors=True)
-    return told(verdicts, given.seed, time.monotonic() - began)
+    return code
 
 
 def told(verdicts: list[dict[str, Any]], seed: int, seconds: float) -> int:
