@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -40,7 +41,8 @@ class Share:
         self.part = Part(batch_size=plan.batch_size, started=datetime.now(UTC).isoformat(timespec="seconds"))
         self.peers: dict[str, float] = {}
         self._before: Part | None = None
-        """What was whole before the current block, where blocks take so long that an interruption won't wait."""
+        """What was whole some time ago: an interruption does not wait for a block that takes long."""
+        self._taken = -math.inf
 
     def restore(self, warn: Warn) -> Part:
         """Begin with what earlier runs left, on rank 0; what there was, without its counts."""
@@ -79,7 +81,6 @@ class Share:
         with Interrupts(self._save_before) as interrupts, engine:
             try:
                 for block in blocks:
-                    begun = time.monotonic()
                     self.ranks.check()
                     whole = False
                     engine.add(block)
@@ -90,7 +91,9 @@ class Share:
                     interrupts.check()
                     if self.checkpoint.due():
                         self.checkpoint.save(now())
-                    self._before = now().copy() if time.monotonic() - begun > PATIENCE / 2 else None
+                    # On a GPU this would wait for the device, and blocks are short there.
+                    if plan.device.type == "cpu" and time.monotonic() - self._taken > PATIENCE:
+                        self._before, self._taken = now().copy(), time.monotonic()
                 self.part = now()
             except NonFinite as error:
                 image = plan.source.paths[plan.selection[error.position]]
