@@ -66,11 +66,13 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
     from purity_cli.suite import bench, compare
 
     name = click.get_current_context().find_root().obj
+    if ranks.first:
+        progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     try:
         with Watch() as watch:
             outcomes = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, ranks=ranks, watch=watch,
-                warn=progress.warn, say=lambda line: click.echo(line, err=True), command=name,
+                warn=progress.warn, say=progress.note, command=name,
             ).run()  # fmt: skip
         columns = compare.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
         ranks.together(lambda: compare.write(suite, columns, folder) if ranks.first else None)
