@@ -18,9 +18,12 @@ G = TypeVar("G")
 
 
 class Reading(NamedTuple, Generic[M, G]):
-    """What one batch gave: logits (n, classes), and per tap what `read_map` and `read_gradient` made of B and dy/dB."""
+    """What one batch gave: logits (n, classes), and per tap what `read_map` and `read_gradient` made of B and dy/dB.
 
-    logits: Tensor
+    Without gradients there are none of these, and `logits` is whatever the network returned.
+    """
+
+    logits: Any
     maps: Mapping[str, M]
     gradients: Mapping[str, G]
 
@@ -36,6 +39,8 @@ class Taps(Generic[M, G]):
     The result is that of the graph without in-place ops: a tap whose tensor is overwritten later in the pass (found
     by its version counter in a one-image trial pass, and checked again in every pass) hands on a copy.
 
+    With `gradients=False` there is no backward pass, and the network may return anything.
+
     Raises UnsuitableLayer where a module does not give exactly one (n, c, h, w) tensor per pass, or does not
     influence the logits.
     """
@@ -46,12 +51,15 @@ class Taps(Generic[M, G]):
         modules: Sequence[str],
         read_map: Callable[[Tensor], M],
         read_gradient: Callable[[Tensor], G],
+        *,
+        gradients: bool = True,
     ) -> None:
         known = dict(net.named_modules())
         self.net = net
         self.modules = {name: known[name] for name in modules}
         self.read_map = read_map
         self.read_gradient = read_gradient
+        self.backward = gradients
         self._overwritten: set[str] | None = None  # unknown until the trial pass
         self._outputs: dict[str, tuple[Tensor, int]] = {}
         self._maps: dict[str, M] = {}
@@ -76,9 +84,12 @@ class Taps(Generic[M, G]):
 
     def __call__(self, images: Tensor) -> Reading[M, G]:
         """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
-        if self._overwritten is None:
+        if self._overwritten is None and self.backward:
             self.shapes(images[:1])
         try:
+            if not self.backward:
+                with torch.no_grad():
+                    return Reading(self._forward(images), self._maps, {})
             with torch.enable_grad(), _FrozenBatchNorm():
                 logits = self._forward(images)
             changed = self._changed()
@@ -109,13 +120,13 @@ class Taps(Generic[M, G]):
         finally:
             self._outputs, self._maps, self._gradients = {}, {}, {}
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor) -> Any:
         self._outputs, self._maps, self._gradients = {}, {}, {}
         logits = self.net(images)
         silent = [name for name in self.modules if name not in self._outputs]
         if silent:
             raise UnsuitableLayer(f"{', '.join(silent)} did not run in the forward pass: choose another layer.")
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        if self.backward and (not isinstance(logits, Tensor) or logits.ndim != 2):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise PurityError(f"The network must return logits (n, classes), but it returned {got}: tap a classifier.")
         return logits
@@ -132,6 +143,8 @@ class Taps(Generic[M, G]):
                 raise UnsuitableLayer(f"{name} gives no (n, c, h, w) feature map but {got}: tap a convolutional layer.")
             self._outputs[name] = (output, output._version)
             if not torch.is_grad_enabled():
+                if not self.backward:
+                    self._maps[name] = self.read_map(output)
                 return None
             if not output.requires_grad:
                 output.requires_grad_()

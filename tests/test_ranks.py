@@ -42,7 +42,7 @@ def torchrun(processes: int, *arguments: str, folder: Path, timeout: float = 300
 
 def results(folder: Path) -> dict[str, Result]:
     found = {}
-    for path in folder.glob(f"*/{store.COUNTS}"):
+    for path in folder.glob(f"*/{store.STATES}"):
         result = store.read(path.parent)
         found[result.job.key()] = result
     return found

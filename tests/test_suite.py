@@ -180,7 +180,7 @@ def test_each_job_has_its_folder_and_a_second_start_scores_nothing(scored: list[
     assert len(scored) == 2
     for outcome in first:
         assert sorted(path.name for path in outcome.folder.iterdir()) == [
-            "counts.safetensors", "purity.csv", "purity.md", "run.json",
+            ".lock", "purity.csv", "purity.md", "run.json", "states.safetensors",
         ]  # fmt: skip
         assert json.loads((outcome.folder / "run.json").read_text())["key"] == outcome.task.job.key()
     again = start(text)
@@ -339,7 +339,7 @@ def test_random_weights_of_another_version_are_other_weights(monkeypatch: pytest
 def test_a_damaged_result_is_named_and_scored_again() -> None:
     said: list[str] = []
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
-    path = outcome.folder / store.COUNTS
+    path = outcome.folder / store.STATES
     path.write_bytes(path.read_bytes()[:-9])
     assert statuses(start(DIGITS + "models: [tiny_vgg_10]", warn=said.append)) == ["scored"]
     assert any("is damaged" in line for line in said)
@@ -404,7 +404,7 @@ def offline(*_: object, **__: object) -> None:
 def test_nothing_is_left_of_what_a_kill_cut_short(here: Path) -> None:
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
     (here / "out" / ".mine.csv.17.tmp").write_text("x")
-    (outcome.folder / ".counts.safetensors.17.tmp").write_text("x")
+    (outcome.folder / ".states.safetensors.17.tmp").write_text("x")
     (outcome.folder / "partial-1.safetensors").write_text("x")
     start(DIGITS + "models: [tiny_vgg_10]")
     assert not [path for path in (here / "out").rglob("*") if "tmp" in path.name or "partial" in path.name]
