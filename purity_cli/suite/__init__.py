@@ -67,23 +67,19 @@ class Suite(Frozen):
 
     _base: Path = PrivateAttr(Path())
     """The folder of its file."""
+    _data_dir: str | None = PrivateAttr(None)
+    """What stands for every data_dir."""
 
     def moved(self, data_dir: str) -> Suite:
-        """The suite with another place in every `data_dir` that it gives; PurityError where it gives none.
+        """The suite with another place for every `data_dir` that it gives; PurityError where it gives none.
 
         That place is relative to where the command runs, as in options.
         """
         if all(entry.data_dir is None for entry in (self.defaults, *self.datasets, *self.settings, *self.models)):
             raise PurityError(f"The suite {self.name} gives no data_dir that --data-dir could stand for: add it there.")
-
-        place = os.path.expanduser(data_dir)
-        place = place if os.path.isabs(place) else os.path.relpath(place, self._base)
-
-        def move(entry: SuiteEntry) -> SuiteEntry:
-            return entry if entry.data_dir is None else entry.model_copy(update={"data_dir": place})
-
-        lists = {name: tuple(map(move, getattr(self, name))) for name in ("models", "datasets", "settings")}
-        return self.model_copy(update={**lists, "defaults": move(self.defaults)})
+        moved = self.model_copy()
+        moved._data_dir = data_dir
+        return moved
 
     def tasks(self) -> list[Task]:
         """The Jobs, each once, in the order of the models; PurityError where two models give the same Job."""
@@ -105,7 +101,10 @@ class Suite(Frozen):
                         )
                     needs = [beside(self._base, part.needs) for part in parts if part.needs]
                     absent = next((path for path in needs if not os.path.exists(path)), None)
-                    tasks[key] = Task(f"{slug(job)}_{key[:8]}", located(job, self._base), absent)
+                    job = located(job, self._base)
+                    if job.data_dir and self._data_dir:
+                        job = job.model_copy(update={"data_dir": self._data_dir})
+                    tasks[key] = Task(f"{slug(job)}_{key[:8]}", job, absent)
         return list(tasks.values())
 
 
