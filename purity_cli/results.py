@@ -1,4 +1,4 @@
-"""What a run leaves: integer counts per layer, and everything that must stand beside them."""
+"""What a run leaves: a row per layer, and everything that must stand beside them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from purity_cli.plan import Job
-
-
-PEERS = {"rankme": "rankme", "alpha-req": "alpha_req"}
-"""Other measures of a layer than purity: as `--metrics` names them, and the columns where they stand."""
+    from purity_cli.states import States
 
 
 READINGS = ("activation", "conv", "block", "pool")
@@ -36,7 +33,7 @@ class Layer:
     channels: int
     height: int
     width: int
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64] | None
     measures: Mapping[str, float] = field(default_factory=dict)
     reading: str | None = None
 
@@ -68,6 +65,10 @@ class Result:
     dataset: str
     preprocessing: str
     provenance: dict[str, Any]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that decided the numbers, as JSON: a result is that of another run only where these are equal."""
+    states: States | None = None
+    """The sums that all this was computed from; None where a folder was read, for they may be large."""
 
     @property
     def deepest(self) -> Layer:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from purity_cli import metrics
 from purity_cli.errors import PurityError
-from purity_cli.results import PEERS, Result
+from purity_cli.results import Result
 from purity_cli.stats import jackknife
 
 COLUMNS = (
@@ -36,9 +37,13 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
         names = (result.model, result.source, result.weights, result.dataset, result.n_images)
         for layer in result.layers:
             place = (layer.stage, layer.module, layer.channels, layer.height, layer.width)
-            totals = layer.counts.sum(0)
-            fired, live = totals.sum(1).tolist(), (totals > 0).sum(1).tolist()
-            values = np.stack(jackknife(layer.counts, result.n_images), 1).tolist()
+            if layer.counts is None:  # a network that predicts no class
+                fired = live = [None] * len(result.thresholds)
+                values = [[math.nan] * 3] * len(result.thresholds)
+            else:
+                totals = layer.counts.sum(0)
+                fired, live = totals.sum(1).tolist(), (totals > 0).sum(1).tolist()
+                values = np.stack(jackknife(layer.counts, result.n_images), 1).tolist()
             last = (
                 result.top1,
                 result.top5,
@@ -49,7 +54,10 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
                 (*names, *place, threshold, *value, count, alive, *last)
                 for threshold, value, count, alive in zip(result.thresholds, values, fired, live, strict=True)
             ]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *peers]).astype({"top1": float, "top5": float, "stage": object})
+    kinds: dict[str, Any] = {"top1": float, "top5": float, "stage": object}
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *peers]).astype(kinds)
+    whole = "Int64" if frame["activations"].isna().any() else "int64"
+    return frame.astype({"activations": whole, "live": whole})
 
 
 def at(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -63,18 +71,20 @@ def at(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def peers_of(rows: pd.DataFrame) -> list[str]:
     """The columns of other measures than purity."""
-    return [name for name in rows.columns if name in PEERS.values()]
+    return [name for name in rows.columns if name in metrics.columns()]
 
 
 def starved(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose F is biased low because N is below `ENOUGH` x c."""
-    return rows[rows["activations"] < ENOUGH * rows["channels"]]
+    return rows[(rows["activations"] < ENOUGH * rows["channels"]).fillna(False)]
 
 
 def to_csv(rows: pd.DataFrame) -> str:
     """CSV that pandas reads back to the last digit; `NaN` where nothing fired, empty where there is no such thing."""
     optional = ("stage", "top1", "top5", *peers_of(rows))
     absent = {name: rows[name].astype(object).where(rows[name].notna(), "") for name in optional}
+    for name in ("purity", "se", "purity_jk", "activations", "live"):
+        absent[name] = rows[name].astype(object).where(rows["activations"].notna(), "")
     return rows.assign(**absent).to_csv(index=False, na_rep="NaN", lineterminator="\n")
 
 
@@ -130,11 +140,17 @@ def details(rows: pd.DataFrame) -> pd.DataFrame:
             "c x h x w": [
                 f"{c} x {h} x {w}" for c, h, w in zip(rows["channels"], rows["height"], rows["width"], strict=True)
             ],
-            "F": [cell(value) for value in rows["purity"]],
-            "se": [cell(value) for value in rows["se"]],
-            "F jk": [cell(value) for value in rows["purity_jk"]],
-            "N": [f"{n:,}{' (< 5 c)' if i in low else ''}" for i, n in rows["activations"].items()],
-            "live": [f"{live} of {c}" for live, c in zip(rows["live"], rows["channels"], strict=True)],
+            **{
+                shown: [cell(None if pd.isna(n) else v) for v, n in zip(rows[name], rows["activations"], strict=True)]
+                for shown, name in (("F", "purity"), ("se", "se"), ("F jk", "purity_jk"))
+            },
+            "N": [
+                "" if pd.isna(n) else f"{n:,}{' (< 5 c)' if i in low else ''}" for i, n in rows["activations"].items()
+            ],
+            "live": [
+                "" if pd.isna(live) else f"{live} of {c}"
+                for live, c in zip(rows["live"], rows["channels"], strict=True)
+            ],
             **{name: [cell(None if math.isnan(value) else value) for value in rows[name]] for name in peers_of(rows)},
         }
     )

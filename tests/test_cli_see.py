@@ -235,7 +235,7 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
 def _other_version() -> None:
     Path("other").mkdir()
     array = {"x": np.zeros(1, np.uint8)}
-    Path("other/counts.safetensors").write_bytes(safetensors.numpy.save(array, {"format": "purity counts 99"}))
+    Path("other/states.safetensors").write_bytes(safetensors.numpy.save(array, {"format": "purity counts 99"}))
 
 
 def _twice() -> None:

@@ -117,7 +117,7 @@ def test_the_same_results_have_not_moved(tmp_path: Path, purity: Purity) -> None
     assert "In what else" not in out
     # A folder with one result may stand against a suite that has it.
     assert purity(tmp_path / "a" / "job0", tmp_path / "b")[0] == 0
-    assert purity(tmp_path / "a" / "job0" / store.COUNTS, tmp_path / "b" / "job0")[0] == 0
+    assert purity(tmp_path / "a" / "job0" / store.STATES, tmp_path / "b" / "job0")[0] == 0
 
 
 def test_a_cell_moves_where_it_differs_by_more_than_the_tolerance(tmp_path: Path, purity: Purity) -> None:
@@ -326,7 +326,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, purity: Purity) -> None:
     good = save(tmp_path / "good", result())
     (tmp_path / "empty").mkdir()
     save(tmp_path / "twice", result(), result())
-    damaged = save(tmp_path / "damaged", result()) / "job0" / store.COUNTS
+    damaged = save(tmp_path / "damaged", result()) / "job0" / store.STATES
     damaged.write_bytes(damaged.read_bytes()[:100])
     for bad, words in (
         ("missing", "missing is not there: give a folder that `purity score` or `purity bench` has written"),

@@ -22,13 +22,14 @@ from purity_cli import epochs, models, run, store
 from purity_cli.cli import run as run_command
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
-from purity_cli.epochs import Checkpoint, Measured, choice, table3
+from purity_cli.epochs import Measured, Snapshot, choice, table3
 from purity_cli.epochs.choice import Course
 from purity_cli.errors import PurityError
 from purity_cli.figures import curves, drawing
 from purity_cli.plan import Job
 
 LIMIT = 40
+JOB = Job(limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",))
 
 
 def silent(_: str) -> None:
@@ -61,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(folder: Path) -> list[Measured]:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return epochs.score(found, Job(limit=LIMIT, thresholds=(0.2, 0.5)), workers=1, peers=("rankme",))
+    return epochs.score(found, JOB, folder / "purity", workers=1)
 
 
 def test_patterns_and_files_are_found_once(folder: Path) -> None:
@@ -131,7 +132,7 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
 def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Measured]) -> None:
     assert [one.checkpoint.epoch for one in measured] == [3, 20, 100]
     for one in measured:
-        job = Job(limit=LIMIT, thresholds=(0.2, 0.5), weights=str(one.checkpoint.path))
+        job = JOB.model_copy(update={"weights": str(one.checkpoint.path)})
         alone = run.score(run.resolve(job), workers=1)
         assert one.result.job == job
         assert one.result.top1 == alone.top1
@@ -142,7 +143,7 @@ def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Measured
     assert not np.array_equal(counts[0], counts[1])
 
 
-def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     load = ArraySource.load
 
@@ -153,29 +154,60 @@ def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    epochs.score(found, Job(limit=10, batch_size=4), workers=1, progress=lambda *done: told.append(done))
+    job = Job(limit=10, batch_size=4)
+    epochs.score(
+        found, job, tmp_path / "out", workers=1, cache=tmp_path / "cache", progress=lambda *done: told.append(done)
+    )
     # The first is opened for its size as well, whenever names are resolved.
     assert sorted(i for i in seen if i > 0) == list(range(1, 10))
     assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
+
+
+def test_a_course_that_was_ended_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    job = Job(limit=10, batch_size=4, metrics=("rankme",))
+
+    def stop(done: int, total: int) -> None:
+        if done >= 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        epochs.score(found, job, tmp_path / "out", workers=1, progress=stop)
+    (unfinished,) = (tmp_path / "out").glob("*/partial-*.safetensors")
+    assert unfinished.parent.name == "epoch020"
+    before = (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns
+    told: list[tuple[int, int]] = []
+    got = epochs.score(found, job, tmp_path / "out", workers=1, progress=lambda *done: told.append(done))
+    assert (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns == before
+    assert len(told) == 2 + 3
+    whole = epochs.score(found, job, tmp_path / "other", workers=1)
+    for one, other in zip(got, whole, strict=True):
+        for ours, theirs in zip(one.result.layers, other.result.layers, strict=True):
+            assert np.array_equal(ours.counts, theirs.counts)  # type: ignore[arg-type]
+            assert ours.measures["rankme"] == pytest.approx(theirs.measures["rankme"], rel=1e-9)
 
 
 def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_work(folder: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
     good = folder / "net_epoch3.safetensors"
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors does not fit tiny_vgg_10"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
     other.write_bytes(b"no weights")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors cannot be read as safetensors"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
 
 
 def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> None:
     state = safetensors.torch.load_file(folder / "net_epoch3.safetensors")
     state["features.2.bias"][:] = float("nan")
     safetensors.torch.save_file(state, tmp_path / "net_epoch4.safetensors")
-    bad = Checkpoint(tmp_path / "net_epoch4.safetensors", 4)
+    bad = Snapshot(tmp_path / "net_epoch4.safetensors", 4)
     with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        epochs.score([Checkpoint(folder / "net_epoch3.safetensors", 3), bad], Job(limit=5), workers=1)
+        good = Snapshot(folder / "net_epoch3.safetensors", 3)
+        epochs.score([good, bad], Job(limit=5), tmp_path / "out", workers=1)
+    assert store.read(tmp_path / "out" / "epoch003").n_images == 5
 
 
 values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, max_size=12)
@@ -292,9 +324,11 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path, unlabelled: Path) -> None:
+def test_accuracies_that_cannot_be_measured_come_from_the_training(
+    folder: Path, unlabelled: Path, tmp_path: Path
+) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), workers=1)
+    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", workers=1)
     assert [one.accuracy for one in scored] == [53.0, 70.0, 150.0]
     assert table3.notes(scored)[0].startswith("Accuracies are those that the training recorded")
     # One without: said by name, and nothing is NaN.
@@ -349,10 +383,12 @@ def test_the_command_needs_no_more_than_a_pattern(
 ) -> None:
     if layout != "table":  # drawing takes as long as all the rest
         monkeypatch.setattr(drawing, "save", lambda figure, path: None)
+    monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
+    tmp_path = tmp_path / "out"
     given_ = ["epochs", f"{folder}/*.safetensors", "--limit", "20", "-t", "0.2", "-o", str(tmp_path)]
     code, out, err = call([*given_, "--format", layout, "--patience", "1", "--metrics", "rankme"], capsys)
     assert code == 0, err
-    files = sorted(path.name for path in tmp_path.iterdir())
+    files = sorted(path.name for path in tmp_path.iterdir() if path.name != store.LOCK)
     drawn = ["epochs.png", "epochs.svg"] if layout == "table" else []
     assert files == ["epoch003", "epoch020", "epoch100", "epochs.csv", "epochs.md", *drawn]
     assert all(Image.open(tmp_path / name).format == "PNG" for name in drawn[:1])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,8 +24,9 @@ from purity_cli.datasets import ImageSource
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
 from purity_cli.plan import DEFAULT_GRID, Job
-from purity_cli.results import Result
 from purity_cli.run.ranks import Ranks
+from purity_cli.run.share import Share
+from purity_cli.states import States
 from purity_cli.suite import Suite, Task, bench, read
 from purity_cli.suite.bench import Bench, Outcome
 
@@ -52,13 +57,13 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that were really scored."""
     jobs: list[Job] = []
-    score = run.score
+    score = run._score
 
-    def spy(plan: run.Plan, **options: Any) -> Result:
-        jobs.append(plan.job)
-        return score(plan, **options)
+    def spy(job: run.Resolved, **options: Any) -> Any:
+        jobs.append(job.job)
+        return score(job, **options)
 
-    monkeypatch.setattr(run, "score", spy)
+    monkeypatch.setattr(run, "_score", spy)
     return jobs
 
 
@@ -120,7 +125,7 @@ MISTAKES = [
     ("models:\n  - alexnet\n  - {model: vgg16,\n     limt: 3}", rf"line 4: models.2.limt: {NONE} limit"),
     ("models: [alexnet]\ndefaults:\n  batch-size: 3", rf"line 3: defaults.batch-size: {NONE} batch_size"),
     ("models:\n  - model: alexnet\n    limit: 0", r"line 3: models.1.limit: .*equal to 1 \(got 0\)"),
-    ("models:\n  - model: alexnet\n    crop: big", r"line 3: models.1.crop: .*\(got 'big'\)"),
+    ("models:\n  - model: alexnet\n    crop: big", r"line 3: models.1.crop: 'big' is no size: write 224, 240x320"),
     ("models: [alexnet]\n\nsettings:\n- std: [0, 1, 1]", r"line 4: settings.1: std must be positive"),
     ("models: [alexnet]\ndefaults:\n  thresholds: 0:2:1", r"line 3: defaults.thresholds: A threshold must lie"),
     ("models: [alexnet]\nthreshold: 1", r"line 2: threshold: .*less than 1 \(got 1\)"),
@@ -180,7 +185,7 @@ def test_each_job_has_its_folder_and_a_second_start_scores_nothing(scored: list[
     assert len(scored) == 2
     for outcome in first:
         assert sorted(path.name for path in outcome.folder.iterdir()) == [
-            "counts.safetensors", "purity.csv", "purity.md", "run.json",
+            ".lock", "purity.csv", "purity.md", "run.json", "states.safetensors",
         ]  # fmt: skip
         assert json.loads((outcome.folder / "run.json").read_text())["key"] == outcome.task.job.key()
     again = start(text)
@@ -210,6 +215,7 @@ def test_a_finished_job_is_known_by_its_key_and_not_by_its_folder(scored: list[J
     # And a folder of the right name with another job's result is not taken for this one's.
     (other,) = start(DIGITS + "models: [{model: tiny_vgg_10, limit: 39}]")
     moved.rename(moved.with_name("elsewhere")).rename(Path("elsewhere"))
+    shutil.rmtree(outcome.folder)
     other.folder.rename(outcome.folder)
     (last,) = start(DIGITS + "models: [tiny_vgg_10]")
     assert last.status == "scored"
@@ -220,7 +226,7 @@ FIELDS: dict[str, Any] = {
     "model": "tiny_vgg", "weights": "w.safetensors", "dataset": "photos", "data_dir": "x", "split": "train",
     "layers": ("C2",), "preprocess": "paper", "resize": 40, "crop": (24, 24), "interpolation": "lanczos",
     "mean": (0.5,) * 3, "std": (0.5,) * 3, "per_class": 2, "limit": 30, "batch_size": 8, "device": "cpu",
-    "precision": "bf16", "on_bad_image": "fail", "thresholds": (0.1, 0.5), "groups": 7,
+    "precision": "bf16", "on_bad_image": "fail", "thresholds": (0.1, 0.5), "groups": 7, "metrics": "rankme",
 }  # fmt: skip
 
 
@@ -245,6 +251,17 @@ def change_the_code(here: Path) -> None:
     (here / "net.py").write_text(text.replace("x * 1.0", "x * 2.0"))
 
 
+def change_a_helper(here: Path) -> None:
+    """A function of a module that no class of the network stands in, imported where the network is built."""
+    text = (here / "helpers.py").read_text()
+    (here / "helpers.py").write_text(text.replace("return 1.0", "return 3.0"))
+
+
+def change_what_a_function_imports(here: Path) -> None:
+    text = (here / "pack" / "deep.py").read_text()
+    (here / "pack" / "deep.py").write_text(text.replace("SHIFT = 0", "SHIFT = 1"))
+
+
 def change_the_neighbour(here: Path) -> None:
     text = (here / "layers.py").read_text()
     (here / "layers.py").write_text(text.replace("x + 0.0", "x + 1.0"))
@@ -258,17 +275,21 @@ NET = """
 import torch
 from torch import nn
 from layers import Shift
+from helpers import factor
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.shift, self.linear = nn.Conv2d(3, 4, 3), Shift(), nn.Linear(4, 3)
     def forward(self, x):
-        return self.linear(self.shift(self.conv(x * 1.0)).mean((2, 3)))
+        return self.linear(self.shift(self.conv(x * 1.0)).mean((2, 3)) * factor() + self.by)
 
 def net():
+    from pack import deep
     torch.manual_seed(0)
-    return Net()
+    made = Net()
+    made.by = deep.SHIFT
+    return made
 """
 LAYERS = """
 from torch import nn
@@ -283,6 +304,10 @@ def workshop(here: Path) -> Path:
     """A user's network in two files, weights in a file, and a folder of images."""
     (here / "net.py").write_text(NET)
     (here / "layers.py").write_text(LAYERS)
+    (here / "helpers.py").write_text("def factor():\n    return 1.0\n")
+    (here / "pack").mkdir()
+    (here / "pack" / "__init__.py").write_text("")
+    (here / "pack" / "deep.py").write_text("SHIFT = 0\n")
     torch.manual_seed(0)
     safetensors.torch.save_file(nets.tiny_vgg_10().state_dict(), here / "w.safetensors")
     rng = np.random.default_rng(0)
@@ -310,6 +335,8 @@ models:
         (add_an_image, [1]),
         (change_the_code, [2]),
         (change_the_neighbour, [2]),
+        (change_a_helper, [2]),
+        (change_what_a_function_imports, [2]),
     ],
 )
 def test_what_changed_behind_a_name_is_scored_again(
@@ -339,10 +366,10 @@ def test_random_weights_of_another_version_are_other_weights(monkeypatch: pytest
 def test_a_damaged_result_is_named_and_scored_again() -> None:
     said: list[str] = []
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
-    path = outcome.folder / store.COUNTS
+    path = outcome.folder / store.STATES
     path.write_bytes(path.read_bytes()[:-9])
     assert statuses(start(DIGITS + "models: [tiny_vgg_10]", warn=said.append)) == ["scored"]
-    assert any("is damaged" in line for line in said)
+    assert any("it is damaged" in line for line in said)
 
 
 FAILING = (
@@ -404,20 +431,72 @@ def offline(*_: object, **__: object) -> None:
 def test_nothing_is_left_of_what_a_kill_cut_short(here: Path) -> None:
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
     (here / "out" / ".mine.csv.17.tmp").write_text("x")
-    (outcome.folder / ".counts.safetensors.17.tmp").write_text("x")
-    (outcome.folder / "partial-1.safetensors").write_text("x")
-    start(DIGITS + "models: [tiny_vgg_10]")
+    (outcome.folder / ".states.safetensors.17.tmp").write_text("x")
+    kept = Share(run.resolve(outcome.task.job), outcome.folder, 0, Ranks(1, 2)).unfinished
+    kept.save(States(batch_size=16))
+    assert list(outcome.folder.glob(store.PARTIAL))
+    with Bench(suite(DIGITS + "models: [tiny_vgg_10]"), Path("out"), workers=1).closing(
+        start(DIGITS + "models: [tiny_vgg_10]")
+    ):
+        pass
     assert not [path for path in (here / "out").rglob("*") if "tmp" in path.name or "partial" in path.name]
 
 
-def test_two_suites_do_not_write_into_one_folder() -> None:
-    made = suite(DIGITS + "models: [tiny_vgg_10]")
-    with (
-        bench.claimed(Path("out"), Ranks()),
-        pytest.raises(PurityError, match="Another `purity bench` is writing into out"),
-    ):
-        Bench(made, Path("out"), workers=1).run()
-    assert statuses(Bench(made, Path("out"), workers=1).run()) == ["scored"]
+def test_a_job_that_another_process_holds_is_passed_over(scored: list[Job]) -> None:
+    made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
+    first, second = made.tasks()
+    with run.claimed(Path("out", second.name), "purity bench", Ranks()):
+        runs = Bench(made, Path("out"), workers=1)
+        outcomes = runs.run()
+        assert statuses(outcomes) == ["scored", "held"]
+        assert outcomes[1].error == "another process is at it"
+    assert [job.model for job in scored] == ["tiny_vgg_10"]
+    # The other one finishes, and then the tables have both; or it was killed, and then its job is anybody's.
+    with runs.closing(outcomes) as last:
+        assert statuses(list(last)) == ["scored", "held"]
+    assert statuses(Bench(made, Path("out"), workers=1).run()) == ["kept", "scored"]
+    with runs.closing(outcomes) as last:
+        assert statuses(list(last)) == ["scored", "kept"]
+        assert last[1].result is not None
+
+
+def test_a_job_that_becomes_free_is_taken_before_the_end(scored: list[Job]) -> None:
+    made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
+    held = store.claim(Path("out", made.tasks()[0].name), "purity bench")
+
+    class Watch(bench.Unwatched):
+        def ends(self, outcome: Outcome) -> None:
+            held.close()
+
+    outcomes = Bench(made, Path("out"), workers=1, watch=Watch()).run()
+    assert statuses(outcomes) == ["scored", "scored"]
+    assert [job.model for job in scored] == ["tiny_vgg", "tiny_vgg_10"]
+
+
+def test_several_processes_share_a_suite(here: Path) -> None:
+    text = "defaults: {weights: none, limit: 60, batch_size: 4}\nmodels:\n"
+    text += "".join(f"  - {{model: tiny_vgg_10, limit: {limit}}}\n" for limit in (50, 51, 52, 53, 54, 55))
+    suite(text)
+    command = [sys.executable, "-m", "purity_cli", "bench", "mine.yaml", "-o", "out", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, cwd=here, env=environment, **pipes) for _ in range(2)]
+    printed = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
+    told = [[line.split()[1] for line in out.splitlines()[2:8]] for out, _ in printed]
+    # Each job was scored once, by one of them.
+    for both in zip(*told, strict=True):
+        assert sorted(both).count("scored") == 1, told
+    assert Path("out/mine.md").read_text().count("Missing") == 0
+    assert statuses(start(text)) == ["kept"] * 6
+
+
+def test_two_scores_do_not_write_into_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with store.claim(Path("out"), "purity score"):
+        assert cli.run(["score", "--limit", "20", "-o", "out"]) == 1
+        assert "Another `purity score` is writing into out: wait for it, or give --output" in capsys.readouterr().err
+        assert [path.name for path in Path("out").iterdir()] == [".lock"]
+    assert cli.run(["score", "--limit", "20", "-o", "out"]) == 0
 
 
 # Pixels
@@ -569,9 +648,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         patch.setattr(Watch, "images", interrupt)
         assert cli.run(["bench", "mine.yaml"]) == 130
     assert "Interrupted. The same command goes on where this stopped." in capsys.readouterr().err
-    assert len(list(Path("results/mine").glob("*/partial.safetensors"))) == 1
+    assert len(list(Path("results/mine").glob("*/partial-*.safetensors"))) == 1
     assert cli.run(["bench", "mine.yaml"]) == 0
-    assert not list(Path("results/mine").glob("*/partial.safetensors"))
+    assert not list(Path("results/mine").glob("*/partial*.safetensors"))
     out, err = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines()[2:4]] == ["scored", "scored"]
     assert "[2/2]" in err

@@ -24,7 +24,7 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 @click.argument("suite", metavar="SUITE.yaml", type=click.Path(dir_okay=False, path_type=Path))
 @options.output_option("Folder of the tables, with one inside for each job.  [default: results/SUITE]")
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
-@click.option("--fresh", is_flag=True, help="Score everything again, instead of keeping what is finished.")
+@options.fresh_option
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
 @options.workers_option
 @options.cache_option("auto")
@@ -40,8 +40,9 @@ def command(
     """Score the models of a suite, and write their table beside the paper's.
 
     Started again, this keeps the jobs that are finished and goes on in the one that is not. Jobs that fail do not
-    stop the others; the exit code is then 3. `torchrun --nproc-per-node N -m purity_cli bench` shares each job among
-    N processes.
+    stop the others; the exit code is then 3. Started several times at once, also on several machines, these share the
+    jobs; `torchrun --nproc-per-node N -m purity_cli bench` shares each job among N processes. Paths in the suite are
+    relative to its file.
     """
     from purity_cli.run import ranks as several
     from purity_cli.suite import compare, read
@@ -68,14 +69,24 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
     name = click.get_current_context().find_root().obj
     if ranks.first:
         progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
+    outcomes: list[Outcome] = []
+    columns: list[Column] = []
+
+    def write() -> None:
+        if ranks.first:
+            with runs.closing(outcomes) as finished:
+                columns[:] = compare.columns([(one.task.job, one.result, one.error) for one in finished])
+                compare.write(suite, columns, folder)
+                outcomes[:] = finished
+
     try:
         with Watch() as watch:
-            outcomes = bench.Bench(
+            runs = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, ranks=ranks, watch=watch,
                 warn=progress.warn, say=progress.note, command=name,
-            ).run()  # fmt: skip
-        columns = compare.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
-        ranks.together(lambda: compare.write(suite, columns, folder) if ranks.first else None)
+            )  # fmt: skip
+            outcomes += runs.run()
+        ranks.together(write)
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
@@ -143,7 +154,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
     from purity_cli.suite import outlook
 
     rows, images, size, failing = [], 0, 0, 0
-    for job in outlook.forecast(suite, folder, cache, progress.warn):
+    for job in outlook.forecast(suite, folder, cache):
         plan = job.plan
         failing += job.plan is None and job.task.absent is None
         images += len(plan.selection) if plan and not job.finished else 0

@@ -39,11 +39,11 @@ def read(folders: Iterable[Path], *, by_name: bool = True) -> list[Result]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    from purity_cli.store import COUNTS
+    from purity_cli.store import STATES
 
-    if folder.name == COUNTS or (folder / COUNTS).exists():
+    if folder.name == STATES or (folder / STATES).exists():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{COUNTS}")) or [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{STATES}")) or [folder]
 
 
 def refuse_job_options() -> None:
@@ -56,7 +56,7 @@ def refuse_job_options() -> None:
     from purity_cli.cli import options
 
     context = click.get_current_context()
-    for name in (*options.JOB_SETTINGS, "models", "download", "workers", "output"):
+    for name in (*options.job_settings(), "models", "download", "workers", "output"):
         if name != "layers" and options.said(name):
-            option = next(parameter for parameter in context.command.params if parameter.name == name)
+            option = next(parameter for parameter in context.command.get_params(context) if parameter.name == name)
             raise click.UsageError(f"--from reads stored counts, which {option.opts[0]} cannot change: leave out one.")

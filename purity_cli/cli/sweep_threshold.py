@@ -27,7 +27,7 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("sweep-threshold")
+@click.command("sweep-threshold", cls=options.JobCommand)
 @options.job_options
 @click.option(
     "--thresholds",

@@ -178,6 +178,8 @@ def _purity(found: Found, threshold: float) -> dict[str, tuple[str | None, float
         raise PurityError(f"{found.folder} has no counts at the threshold {threshold:g}, only at {known}.")
     values = {}
     for layer in result.layers:
+        if layer.counts is None:
+            continue
         purity, se, _ = jackknife(layer.counts[:, t : t + 1], result.n_images)
         values[layer.module] = (layer.stage, float(purity[0]), float(se[0]))
     return values

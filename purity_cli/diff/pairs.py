@@ -32,9 +32,9 @@ def find(folder: Path) -> list[Found]:
     """The result in a folder, or those in all folders inside it; PurityError where there are none."""
     if not folder.exists():
         raise PurityError(f"{folder} is not there: give a folder that `purity score` or `purity bench` has written.")
-    if folder.name == store.COUNTS or (folder / store.COUNTS).exists():
+    if folder.name == store.STATES or (folder / store.STATES).exists():
         return [Found(folder, store.read(folder))]
-    found = [Found(path.parent, store.read(path.parent)) for path in sorted(folder.rglob(store.COUNTS))]
+    found = [Found(path.parent, store.read(path.parent)) for path in sorted(folder.rglob(store.STATES))]
     if not found:
         raise PurityError(
             f"{folder} holds no results: give a folder that `purity score` or `purity bench` has written."
@@ -65,7 +65,7 @@ def nights(folder: Path) -> tuple[Path | None, Path]:
     if not dated:
         raise PurityError(f"{folder} holds no nights: folders of results that are named by date, as 2024-05-31.")
     *earlier, newest = dated
-    return next((night for night in reversed(earlier) if any(night.rglob(store.COUNTS))), None), newest
+    return next((night for night in reversed(earlier) if any(night.rglob(store.STATES))), None), newest
 
 
 def _folders(folder: Path) -> Iterable[Path]:

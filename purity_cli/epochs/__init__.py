@@ -1,4 +1,4 @@
-"""Purity over training: checkpoints in their order, all scored on the same images, which are decoded once."""
+"""Purity over training: a suite of one job over the weights of every checkpoint, in their order."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from purity_cli import models, run
+from purity_cli import models
 from purity_cli.errors import PurityError
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from purity_cli.run.resolving import Warn
+from purity_cli.suite import Task, bench
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Snapshot:
     """A weight file, its epoch, and what the JSON beside it says (empty where there is none)."""
 
     path: Path
@@ -30,7 +32,7 @@ class Checkpoint:
 class Measured:
     """One checkpoint's result. `accuracy` is per cent, measured or else from its JSON; None where neither knows."""
 
-    checkpoint: Checkpoint
+    checkpoint: Snapshot
     result: Result
 
     @property
@@ -69,7 +71,7 @@ def find(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Checkpoint]:
+def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]:
     """Checkpoints in the order of their epochs: from the JSON beside them, else from their names, else as given.
 
     PurityError where two JSONs name the same epoch, or different networks.
@@ -81,8 +83,8 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Checkpoin
         if len(set(epochs)) < len(paths):
             epochs = list(range(1, len(paths) + 1))
             warn("Neither JSON files nor file names say the epochs: the checkpoints are numbered in the order given.")
-    found = [Checkpoint(*each) for each in zip(paths, epochs, abouts, strict=True)]
-    seen: dict[int, Checkpoint] = {}
+    found = [Snapshot(*each) for each in zip(paths, epochs, abouts, strict=True)]
+    seen: dict[int, Snapshot] = {}
     for one in found:
         twin = seen.setdefault(one.epoch, one)
         if twin is not one:
@@ -118,42 +120,68 @@ def _from_names(stems: Sequence[str]) -> list[int] | None:
     return [int(text) for text in varying[0]] if len(varying) == 1 and all(map(str.isdecimal, varying[0])) else None
 
 
-def score(
-    checkpoints: Sequence[Checkpoint],
-    job: Job,
-    *,
-    workers: int,
-    download: bool = False,
-    peers: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Callable[[str], None] = lambda _: None,
-) -> list[Measured]:
-    """Score `job` with the weights of every checkpoint.
+@dataclass(frozen=True)
+class Course:
+    """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
 
-    All pixels are decoded once, by `workers` threads, and kept in memory. `progress` is called with the images done at
-    all checkpoints and their number in all. PurityError names the checkpoint that does not fit.
+    checkpoints: Sequence[Snapshot]
+    job: Job
+    threshold: float = 0.5
+
+    def tasks(self) -> list[Task]:
+        """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
+        jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
+        for job in jobs:
+            models.load(job.model, job.weights)  # so that the last one does not fail after hours
+        return [
+            Task(f"epoch{one.epoch:03}", job, about={"epoch": one.epoch})
+            for one, job in zip(self.checkpoints, jobs, strict=True)
+        ]
+
+
+class _Watch(bench.Unwatched):
+    """Tells the images done at all checkpoints, and warns of the first alone: the others are of the same images."""
+
+    def __init__(self, progress: Callable[[int, int], None], warn: Warn) -> None:
+        self.progress, self.warn_first = progress, warn
+        self.before = self.total = self.begun = self.last = 0
+
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
+        self.total = sum(images for _, images, _ in tasks)
+
+    def begins(self, task: Task) -> None:
+        self.begun += 1
+        self.before, self.last = self.before + self.last, 0
+
+    def images(self, done: int, total: int) -> None:
+        self.last = total
+        self.progress(self.before + done, self.total)
+
+    def warn(self, sentence: str) -> None:
+        if self.begun < 2:
+            self.warn_first(sentence.partition(": ")[2])
+
+
+def score(
+    checkpoints: Sequence[Snapshot],
+    job: Job,
+    folder: Path,
+    *,
+    threshold: float = 0.5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Warn = lambda _: None,
+    **options: Any,
+) -> list[Measured]:
+    """Score `job` with the weights of every checkpoint, each into its folder in `folder`.
+
+    What is finished there is kept, and what is unfinished gone on from; `options` are those of `bench.Bench`.
+    `progress` is called with the images done at all checkpoints and their number in all. PurityError names the
+    checkpoint that failed, once the others are done.
     """
-    jobs = [job.model_copy(update={"weights": str(one.path)}) for one in checkpoints]
-    for each in jobs:
-        models.load(each.model, each.weights)  # so that the last one does not fail after hours
-    plan = run.resolve(jobs[0], download=download, warn=warn)
-    blocks = list(run.read(plan, workers=workers))
-    measured = []
-    for place, (one, each) in enumerate(zip(checkpoints, jobs, strict=True)):
-        if place:
-            plan = run.resolve(each, source=plan.source)
-        before, total = place * len(plan.selection), len(jobs) * len(plan.selection)
-        try:
-            result = run.score(
-                plan,
-                workers=workers,
-                blocks=blocks,
-                peers=peers,
-                progress=lambda done, _, before=before, total=total: progress(before + done, total),  # type: ignore[misc]
-                warn=warn if place == 0 else lambda _: None,
-            )
-        except PurityError as error:
-            raise PurityError(f"{one.path}: {error}") from None
-        result.provenance["epoch"] = one.epoch
-        measured.append(Measured(one, result))
-    return measured
+    watch = _Watch(progress, warn)
+    suite = Course(checkpoints, job, threshold)
+    runs = bench.Bench(suite, folder, watch=watch, warn=watch.warn, name="purity epochs", **options).run()
+    for one, outcome in zip(checkpoints, runs, strict=True):
+        if outcome.result is None:
+            raise PurityError(f"{one.path}: {outcome.error}")
+    return [Measured(one, run.result) for one, run in zip(checkpoints, runs, strict=True) if run.result]

@@ -62,7 +62,9 @@ def cells(result: Result, layout: str, threshold: float) -> dict[str, tuple[floa
     t = int(np.argmin(np.abs(np.array(result.thresholds) - threshold)))
     if abs(result.thresholds[t] - threshold) > 1e-9:
         raise PurityError(f"There are no counts of {result.model} at the threshold {threshold:g}: score it again.")
-    layers = {layer.stage or layer.module: layer.counts[:, t : t + 1] for layer in result.layers}
+    layers = {
+        layer.stage or layer.module: layer.counts[:, t : t + 1] for layer in result.layers if layer.counts is not None
+    }
     if layout == "last":
         deepest = max(reversed(result.layers), key=lambda layer: int(layer.stage[1:]) if layer.stage else 0)
         layers = {LAST: layers[deepest.stage or deepest.module]}
