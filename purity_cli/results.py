@@ -68,8 +68,3 @@ class Result:
     dataset: str
     preprocessing: str
     provenance: dict[str, Any]
-
-    @property
-    def deepest(self) -> Layer:
-        """The last stage, or else the last layer."""
-        return max(reversed(self.layers), key=lambda layer: int(layer.stage[1:]) if layer.stage else 0)

@@ -18,10 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from purity_cli import tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
+from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
+from purity_cli.views import layers
 
 COUNTS, RUN, CSV, MARKDOWN = "counts.safetensors", "run.json", "purity.csv", "purity.md"
 LOCK = ".lock"
@@ -78,11 +79,11 @@ def write(result: Result, folder: Path, threshold: float = 0.5) -> None:
     Each file appears whole or not at all, the counts last, so that a folder with counts is complete.
     """
     prepare(folder)
-    frame = tables.frame([result])
     record = {"key": result.job.key(), **result.provenance, "job": result.job.model_dump(mode="json")}
     write_text(folder / RUN, json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-    write_text(folder / CSV, tables.to_csv(frame))
-    write_text(folder / MARKDOWN, tables.to_markdown([result], threshold))
+    rows, page = layers.stored(result, threshold)
+    write_text(folder / CSV, FORMATS["csv"](rows))
+    write_text(folder / MARKDOWN, FORMATS["md"](page))
     write_bytes(folder / COUNTS, _pack(result))
 
 
@@ -105,9 +106,9 @@ def read(folder: Path) -> Result:
         ) from None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise PurityError(f"{path} is damaged ({error}): score these images again.") from None
-    layers = tuple(_layer(layer, arrays[layer["module"]]) for layer in described.pop("layers"))
+    found = tuple(_layer(layer, arrays[layer["module"]]) for layer in described.pop("layers"))
     job = Job.of(**described.pop("job"))
-    return Result(**{**described, "thresholds": tuple(described["thresholds"])}, job=job, layers=layers)
+    return Result(**{**described, "thresholds": tuple(described["thresholds"])}, job=job, layers=found)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,7 +144,8 @@ def _pack(result: Result) -> bytes:
 
 
 def _layer(described: dict[str, Any], counts: np.ndarray[Any, Any]) -> Layer:
-    measures = {name: math.nan if value is None else value for name, value in described.pop("measures", {}).items()}
+    named = {**described.pop("peers", {}), **described.pop("measures", {})}  # peers: as they were called before
+    measures = {name: math.nan if value is None else value for name, value in named.items()}
     return Layer(**described, counts=counts.astype(np.int64), measures=measures)
 
 

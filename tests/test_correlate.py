@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
+from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, least_p
+from purity_cli.correlate.correlations import correlate as correlations
 from scipy import stats
 
 import purity_cli
 from purity_cli import correlate, run, store
 from purity_cli.cli import run as run_command
-from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, least_p
-from purity_cli.correlate.correlations import correlate as correlations
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result

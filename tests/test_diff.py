@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from purity_cli.diff import FAILED, diff, pairs
 from scipy.stats import entropy
 
 from purity_cli import cli, store
 from purity_cli import suite as suites
-from purity_cli.diff import FAILED, diff, pairs
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 from hypothesis import given
 from PIL import Image
+from purity_cli.epochs.choice import Course
 from scipy import stats
 
 from purity_cli import epochs, models, run, store
@@ -23,7 +24,6 @@ from purity_cli.cli import run as run_command
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
 from purity_cli.epochs import Checkpoint, Measured, choice, table3
-from purity_cli.epochs.choice import Course
 from purity_cli.errors import PurityError
 from purity_cli.figures import curves, drawing
 from purity_cli.plan import Job

@@ -13,7 +13,7 @@ from purity_cli import __version__
 from purity_cli.errors import PurityError, did_you_mean
 
 COMMANDS = (
-    "score", "bench", "models", "layers", "datasets", "cache", "diff", "train", "sweep-threshold",
+    "score", "show", "bench", "models", "layers", "datasets", "cache", "diff", "train", "sweep-threshold",
     "cam", "plot", "correlate", "epochs",
 )  # fmt: skip
 """Each is `command` in the module of its name, with `_` for `-`; imported when its help or it itself is asked for."""

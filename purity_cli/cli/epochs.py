@@ -13,6 +13,11 @@ from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
     from purity_cli.epochs import Checkpoint, Measured
+    from purity_cli.report import Report
+    from purity_cli.results import Result
+
+RECORDED = ("test_top1", "test_fingerprint", "test_images")
+"""What a training says of its accuracy, in the JSON beside a checkpoint and in the recipe there."""
 
 
 @click.command("epochs")
@@ -47,8 +52,8 @@ def command(
     without labels chooses a checkpoint, and the regret says how many points of accuracy that costs.
     """
     from purity_cli import epochs
-    from purity_cli.epochs import choice, table3
     from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.views import epochs as view
 
     checkpoints = epochs.number(epochs.find(given), progress.warn)
     model = _defaults(checkpoints, models, settings)
@@ -63,18 +68,21 @@ def command(
             progress=show,
             warn=progress.warn,
         )
-    found = choice.choices(table3.course(measured, threshold), patience)
-    _write(measured, found, threshold, output)
-    if layout == "table":
-        console.show(console.table(table3.layout(measured, threshold), left=("model",)))
-        console.show(console.table(table3.choices_table(found), left=("rule",)))
-        for sentence in table3.sentences(measured, threshold, found):
-            click.echo(sentence)
-    elif layout == "csv":
-        click.echo(table3.to_csv(measured, threshold), nl=False)
-    else:
-        write = {"md": table3.to_markdown, "json": table3.to_json}
-        click.echo(write[layout](measured, threshold, found), nl=False)
+    results = [_recorded(one) for one in measured]
+    report = view.epochs(results, threshold, patience=patience)
+    _write(results, report, threshold, output)
+    console.show(report, layout)
+
+
+def _recorded(one: Measured) -> Result:
+    """The result, with what its training wrote beside the checkpoint."""
+    about, provenance = one.checkpoint.about, one.result.provenance
+    provenance |= {"epoch": one.checkpoint.epoch, "checkpoint": one.checkpoint.path.name}
+    recipe = {name: value for name, value in about.get("recipe", {}).items() if name in RECORDED}
+    recorded = {name: about[name] for name in RECORDED if name in about} | recipe
+    if recorded:
+        provenance["recorded"] = recorded
+    return one.result
 
 
 def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: dict[str, Any]) -> str:
@@ -95,21 +103,18 @@ def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: 
     return recorded if source("models") == ParameterSource.DEFAULT else models[0]
 
 
-def _write(measured: list[Measured], found: list[Any], threshold: float, output: Path | None) -> None:
+def _write(results: list[Result], report: Report, threshold: float, output: Path | None) -> None:
     from purity_cli import store
-    from purity_cli.epochs import table3
     from purity_cli.figures import curves, drawing
+    from purity_cli.report import FORMATS
 
-    first = measured[0].result
-    folder = output or Path("results", f"{first.model}_{first.dataset}_epochs")
+    folder = output or Path("results", f"{results[0].model}_{results[0].dataset}_epochs")
     store.prepare(folder)
     said = click.get_current_context().find_root().obj
-    for one in measured:
-        one.result.provenance["command"] = said
-        store.write(one.result, folder / f"epoch{one.checkpoint.epoch:03}", threshold)
-    store.write_text(folder / "epochs.csv", table3.to_csv(measured, threshold))
-    store.write_text(folder / "epochs.md", table3.to_markdown(measured, threshold, found) + f"\n`{said}`\n")
-    kept = [choice for choice in found if choice.rule.startswith("highest")]
-    rows = table3.frame(measured, threshold)
-    drawing.save(curves.training_curve(rows, kept, table3.paper(measured)), folder / "epochs")
+    for result in results:
+        result.provenance["command"] = said
+        store.write(result, folder / f"epoch{result.provenance['epoch']:03}", threshold)
+    store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
+    store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
+    drawing.save(curves.training_curve(results, threshold, report), folder / "epochs")
     click.echo(f"Wrote {folder}", err=True)
