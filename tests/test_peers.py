@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from purity_cli import run, store, tables
+from purity_cli import run, store
 from purity_cli.engine import Engine
 from purity_cli.peers import FeatureSpectrum, alpha_req, rankme
 from purity_cli.pixels import normalise
 from purity_cli.plan import Job
 from purity_cli.results import Result
 from purity_cli.taps import Taps
+from purity_cli.views import cells
 from tests import test_engine
 
 Floats = NDArray[np.float64]
@@ -233,16 +234,17 @@ def _nothing(gradient: Tensor) -> None:
 def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored: Result, tmp_path: Path) -> None:
     store.write(scored, tmp_path)
     assert [layer.measures for layer in store.read(tmp_path).layers] == [layer.measures for layer in scored.layers]
-    rows = tables.at(tables.frame([scored]), 0.5)
-    assert list(rows.columns[-2:]) == ["rankme", "alpha_req"]
+    rows = cells.frame([scored], 0.5)
     assert rows["rankme"].notna().tolist() == [True, False, False]
     back = pd.read_csv(tmp_path / "purity.csv")
-    assert tables.at(back, 0.5)["alpha_req"].tolist() == pytest.approx(
+    assert list(back.columns[-2:]) == ["rankme", "alpha_req"]
+    assert back[back["threshold"] == 0.5]["alpha_req"].tolist() == pytest.approx(
         rows["alpha_req"].tolist(), rel=1e-12, nan_ok=True
     )
-    assert "rankme" in tables.details(rows).columns
+    assert "rankme" in (tmp_path / "purity.md").read_text()
     plain = replace(scored, layers=tuple(replace(layer, measures={}) for layer in scored.layers))
-    assert tuple(tables.frame([plain]).columns) == tables.COLUMNS
+    store.write(plain, tmp_path)
+    assert tuple(pd.read_csv(tmp_path / "purity.csv").columns) == cells.COLUMNS
 
 
 def test_one_that_is_unknown_is_said_and_stored_as_such(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from purity_cli.correlations import correlate
 from purity_cli.errors import PurityError
 from purity_cli.figures.drawing import (
     COLOURS,
@@ -154,6 +153,8 @@ def against_accuracy(rows: pd.DataFrame) -> Figure:
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     """Pearson's r with n, its interval from three points on, and p from five on; why there is none otherwise."""
+    from purity_cli.correlations import correlate  # scipy takes its time, and most figures need none of it
+
     n = len(x)
     if n < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return f"n = {n}, too few or too alike to correlate"

@@ -78,11 +78,10 @@ class Table:
 
     @property
     def shown(self) -> list[Column]:
-        """The columns for people: those that hold anything."""
-        rows = [*self.rows, *self.foot]
-        return [
-            c for c in self.columns if c.shown and (c.title or not rows or any(r.get(c.key) is not None for r in rows))
-        ]
+        """The columns for people; without a title of its own, one that holds nothing is left out."""
+        held = {key for row in (*self.rows, *self.foot) for key, value in row.items() if value is not None}
+        held |= {key for _, key in self.marks}
+        return [one for one in self.columns if one.shown and (one.title or one.key in held or not self.rows)]
 
     @property
     def data(self) -> list[Column]:

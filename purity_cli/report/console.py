@@ -108,13 +108,15 @@ def _width(table: Table, columns: Sequence[Column], folded: dict[str, int]) -> i
 
 
 def blocks(table: Table, columns: list[Column], width: int, folded: dict[str, int]) -> list[list[Column]]:
-    """The columns in as many tables below each other as it takes, each with the first column."""
-    if _width(table, columns, folded) <= width or len(columns) < 3:
+    """The columns in as many tables below each other as it takes, each behind the text that names its rows."""
+    if _width(table, columns, folded) <= width:
         return [columns]
-    parts: list[list[Column]] = [[columns[0]]]
-    for column in columns[1:]:
-        if len(parts[-1]) > 1 and _width(table, [*parts[-1], column], folded) > width:
-            parts.append([columns[0]])
+    named = next((i for i, column in enumerate(columns) if column.number), 1) or 1
+    stub = columns[:named] if 2 * _width(table, columns[:named], folded) < width else columns[:1]
+    parts = [[*stub]]
+    for column in columns[len(stub) :]:
+        if len(parts[-1]) > len(stub) and _width(table, [*parts[-1], column], folded) > width:
+            parts.append([*stub])
         parts[-1].append(column)
     return parts
 
@@ -124,7 +126,7 @@ def _draw(console: Console, table: Table, columns: list[Column], bars: bool, fol
     from rich.table import Table as Drawing
     from rich.text import Text
 
-    drawn = Drawing(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    drawn = Drawing(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     rigid = console.width == FULL
     for column, natural in zip(columns, _widths(table, columns), strict=True):
         side: Any = "right" if column.number else "left"

@@ -15,7 +15,7 @@ SHOWN = {
     "purity": number("purity", "F", bar=True),
     "se": number("se", drop=1),
     "purity_jk": number("purity_jk", "F jk", drop=1),
-    "activations": number("activations", "N", None),
+    "activations": number("activations", "N", None, drop=5),
     "live": number("live", digits=None, drop=3),
 }
 """The columns of tidy rows that people see, too."""
@@ -50,7 +50,10 @@ def layers(results: Sequence[Result], threshold: float) -> Report:
     ]
     columns = tidy(cells.measures(results))
     place = columns.index(SHOWN["layer"])
-    columns[place:place] = [text("name", "model", shown=len(results) > 1, data=False), text("row", "stage", data=False)]
+    columns[place:place] = [
+        text("name", "model", shown=len(results) > 1, data=False, fold=True),
+        text("row", "stage", data=False),
+    ]
     columns.insert(place + 3, text("map", "c x h x w", data=False, drop=4))
     marks = {(i, "purity"): "starved" for i, row in enumerate(rows) if row.get("starved") and row["activations"]}
     return Report(

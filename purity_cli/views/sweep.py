@@ -115,19 +115,16 @@ def suggest(result: Result) -> Suggestion:
         np.array([[getattr(one, f) for one in row] for row in rows]) for f in ("purity", "se", "activations")
     )
     known = np.isfinite(purity).any(1) if rows else np.zeros(0, bool)
-    if known.sum() < 2:
-        raise PurityError(
-            f"{result.model} has {known.sum()} layer{'s' * (known.sum() != 1)} that fired: --suggest compares two or "
-            "more."
-        )
+    n = int(known.sum())
+    if n < 2:
+        raise PurityError(f"{result.model} has {n} layer{'s' * (n != 1)} that fired: --suggest compares two or more.")
     purity, se, fired = purity[known], se[known], fired[known]
     complete = np.isfinite(se).all(0)
     fed = complete & (fired >= cells.ENOUGH * np.array(channels)[known, None]).all(0)
     starved = not fed.any()
     if not complete.any():
         raise PurityError(
-            f"At no threshold do all {known.sum()} layers of {result.model} fire: score more images or lower "
-            "thresholds."
+            f"At no threshold do all {n} layers of {result.model} fire: score more images or lower thresholds."
         )
     places = np.flatnonzero(complete if starved else fed)
     squared = purity[:, places].var(0, ddof=1) - (se[:, places] ** 2).mean(0)
