@@ -128,7 +128,7 @@ def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequenc
         cells.summary(one.result, threshold) + f" Layers: {cells.modules(one.result)}." for one in found if one.result
     ]
     notes += [remark for one in found if one.result for remark in cells.remarks(one.result)]
-    notes += [f"Missing: {one.name}: {one.missing}." for one in found if one.result is None]
+    notes += [f"Missing: {one.name}: {(one.missing or '').rstrip('.')}." for one in found if one.result is None]
     scored = [one for one in found if one.result]
     notes += cells.worths([one.result for one in scored if one.result], threshold, [one.name for one in scored])
     if layout == "last":
