@@ -62,7 +62,8 @@ def _draws(console: Console) -> bool:
 def fitted(table: Table, width: int, bars: bool = False) -> tuple[list[Column], bool, dict[str, int]]:
     """The columns that fit into `width`, whether their bars do, and the widths that paths are folded to.
 
-    Bars go first, then the columns of `drop` 1, then paths are folded, then the columns of `drop` 2 and more go.
+    Bars go first, then the columns of `drop` 1, then paths are folded, then the columns of `drop` 2 and more go, then
+    every text is folded.
     """
     columns, folded = table.shown, dict[str, int]()
     barred = sum(column.bar for column in columns)
@@ -75,15 +76,19 @@ def fitted(table: Table, width: int, bars: bool = False) -> tuple[list[Column], 
             columns = [column for column in columns if column.drop != level]
         else:
             folded = _fold(table, columns, over)
+    over = _width(table, columns, {}) - width
     if folded:  # what went since may leave the paths more room
-        folded = _fold(table, columns, _width(table, columns, {}) - width)
+        folded = _fold(table, columns, over)
+    if _width(table, columns, folded) > width:
+        folded = _fold(table, columns, over, every=True)
     return columns, bars, folded
 
 
-def _fold(table: Table, columns: Sequence[Column], over: int) -> dict[str, int]:
+def _fold(table: Table, columns: Sequence[Column], over: int, *, every: bool = False) -> dict[str, int]:
+    """The widths of the columns that may fold, or of `every` one of text, that save `over` if they can."""
     folded = {}
-    for column in columns:
-        if column.fold and over > 0:
+    for column in sorted(columns, key=lambda column: not column.fold):
+        if over > 0 and (column.fold or (every and not column.number)):
             natural = _widths(table, [column])[0]
             folded[column.key] = max(min(natural, LEAST), natural - over)
             over -= natural - folded[column.key]
@@ -112,7 +117,8 @@ def blocks(table: Table, columns: list[Column], width: int, folded: dict[str, in
     if _width(table, columns, folded) <= width:
         return [columns]
     named = next((i for i, column in enumerate(columns) if column.number), 1) or 1
-    stub = columns[:named] if 2 * _width(table, columns[:named], folded) < width else columns[:1]
+    rest = max((_width(table, [column], folded) for column in columns[named:]), default=0)
+    stub = columns[:named] if _width(table, columns[:named], folded) + rest <= width else columns[:1]
     parts = [[*stub]]
     for column in columns[len(stub) :]:
         if len(parts[-1]) > len(stub) and _width(table, [*parts[-1], column], folded) > width:

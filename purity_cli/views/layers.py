@@ -51,7 +51,7 @@ def layers(results: Sequence[Result], threshold: float) -> Report:
     columns = tidy(cells.measures(results))
     place = columns.index(SHOWN["layer"])
     columns[place:place] = [
-        text("name", "model", shown=len(results) > 1, data=False, fold=True),
+        text("name", "model", shown=len(results) > 1, data=False),
         text("row", "stage", data=False),
     ]
     columns.insert(place + 3, text("map", "c x h x w", data=False, drop=4))
