@@ -50,7 +50,7 @@ class Heads:
             few = f"N = {row['activations']:,} < {cells.ENOUGH} c" if row["activations"] else "nothing fires"
             headings.append(
                 Heading(
-                    self._name(plan, f"{tap.stage} {tap.module}" if tap.stage else tap.module),
+                    self._name(plan, f"{tap.name} {tap.module}" if tap.stage else tap.module),
                     "F = –" if math.isnan(row["purity"]) else f"F = {row['purity']:.3f}",
                     f"{n}\n{few}" if row["starved"] else n,
                 )
