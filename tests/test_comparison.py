@@ -252,8 +252,19 @@ def test_equally_near_readings_are_called_so_and_too_few_cells_are_not_compared(
     report = compared("table1", result("resnet50", counts, top1=None))
     assert report.notes[0].startswith("No reading is called the nearest")
     assert readings(report)["conv"]["cells"] == 2
-    assert "In 2 cells nothing fired" in report.notes[1]  # C5 and the average
+    assert "In 1 cell nothing fired" in report.notes[1]
+
+
+def test_an_average_of_other_stages_is_not_set_beside_the_papers() -> None:
+    stages = {f"C{i}": 0.5 for i in range(1, 6)}
+    blocks = {f"block:C{i}": 0.5 for i in range(2, 6)}
+    convs = {f"conv:C{i}": 0.5 for i in range(1, 6)}
+    counts = of_values(stages | blocks | convs) | {"conv:C5": spread(2**10, 0)}
+    report = compared("table1", result("resnet50", counts, top1=None))
+    averages = {row["reading"]: row["measured"] for row in report.main.rows if row["cell"] == "Average"}
+    assert averages == {"activation": pytest.approx(0.5), "conv": pytest.approx(math.nan, nan_ok=True)}
     assert readings(report)["conv:Average"]["cells"] == 0
+    assert "In 2 cells nothing fired" in report.notes[1]  # C5 and the average
 
 
 def checkpoint(epoch: int, values: dict[str, float], model: str = "resnet18_cifar", **more: Any) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,16 +13,16 @@ from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.report import Report, Row, Table, number, text
 from purity_cli.results import READINGS, Layer, Result
-from purity_cli.views import cells
+from purity_cli.views import cells, worth
 from purity_cli.views.layers import TOP1, across
+from purity_cli.views.nearness import by_reading, nearness, shared, verdict
 
 PAPER = ("table1", "table2", "table3", "figure4")
 NAMES = {"resnet18_cifar": "resnet18"}
 """The paper's names of networks that have another one here."""
 LAST = "purity"
 """The cell that is F of the deepest layer, in a table of one value to a model."""
-LEAST = 3
-"""Cells that readings must share before one of them is called nearer."""
+NO_STAGE = (cells.AVERAGE, LAST, TOP1)
 IN_PLACE = (
     "On AlexNet and VGG, the ReLU behind a convolution is in place in the authors' hooks, so that their "
     "`features.<conv>` has the values after the ReLU and the gradient before it; conv: here is the bare convolution, "
@@ -130,7 +130,7 @@ def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequenc
     notes += [remark for one in found if one.result for remark in cells.remarks(one.result)]
     notes += [f"Missing: {one.name}: {(one.missing or '').rstrip('.')}." for one in found if one.result is None]
     scored = [one for one in found if one.result]
-    notes += cells.worths([one.result for one in scored if one.result], threshold, [one.name for one in scored])
+    notes += worth.worths([one.result for one in scored if one.result], threshold, [one.name for one in scored])
     if layout == "last":
         return Report([_last(found, threshold)], notes)
     mine = {one.cell for one in known if any(_matches(one, column, known) for column in found)}
@@ -189,7 +189,8 @@ def compare(found: Sequence[Column], known: Sequence[Known], threshold: float) -
                 continue
             at = threshold if one.threshold is None else one.threshold
             whole = {"model": column.name, "epoch": column.epoch, "cell": one.cell, "reference": one.value}
-            measured = list(_measured(column.result, one.cell, at)) if column.result else []
+            stages = {other.cell for other in known if _matches(other, column, known) and other.cell not in NO_STAGE}
+            measured = list(_measured(column.result, one.cell, at, stages)) if column.result else []
             for reading, module, value, se in measured or [(None, None, None, None)]:
                 difference = None if value is None else value - one.value
                 given = {"reading": reading, "layer": module, "measured": value, "difference": difference, "se": se}
@@ -198,7 +199,7 @@ def compare(found: Sequence[Column], known: Sequence[Known], threshold: float) -
 
 
 def _measured(
-    result: Result, cell: str, threshold: float
+    result: Result, cell: str, threshold: float, stages: set[str]
 ) -> Iterator[tuple[str | None, str | None, float | None, float | None]]:
     """Reading, module, value and standard error of what stands for a published cell; of top1 the binomial one."""
     if cell == TOP1:
@@ -206,9 +207,10 @@ def _measured(
             yield None, None, result.top1, math.sqrt(result.top1 * (100 - result.top1) / result.n_images)
         return
     if cell == cells.AVERAGE:
-        for reading in cells.stages_of(result):
+        for reading, layers_ in cells.stages_of(result).items():
             one = cells.average(result, reading, threshold)
-            if one:
+            # The mean of other stages is another number.
+            if one and stages in (set(), {layer.stage for layer in layers_}):
                 yield reading, None, one.purity, one.se
         return
     if cell == LAST:
@@ -220,98 +222,6 @@ def _measured(
     for what, layer in layers:
         one = cells.cell(result, layer, threshold)
         yield what, layer.module, one.purity, one.se
-
-
-@dataclass(frozen=True)
-class Nearness:
-    """How near one reading comes to the reference, over some cells."""
-
-    cells: int
-    difference: float
-    """The mean absolute one."""
-    rank: float | None
-    """Spearman's rank correlation; None for fewer than three cells, or where either side is all alike."""
-
-
-def nearness(rows: Sequence[Row]) -> Nearness:
-    """Over the rows whose F is known."""
-    from scipy.stats import spearmanr
-
-    known = [row for row in rows if _is_number(row["measured"])]
-    measured, theirs = [row["measured"] for row in known], [row["reference"] for row in known]
-    varies = len(known) >= LEAST and len(set(measured)) > 1 and len(set(theirs)) > 1
-    rank = float(spearmanr(measured, theirs).statistic) if varies else None
-    mean = sum(abs(row["difference"]) for row in known) / len(known) if known else math.nan
-    return Nearness(len(known), mean, rank)
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and not math.isnan(value)
-
-
-def _id(row: Row) -> tuple[Any, ...]:
-    return row["model"], row["epoch"], row["cell"]
-
-
-def by_reading(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows that are cells of purity, no averages, by reading; `layer` where they are compared by their path."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["cell"] not in (TOP1, cells.AVERAGE) and row["measured"] is not None:
-            found.setdefault(row["reading"] or "layer", []).append(row)
-    return found
-
-
-def shared(readings: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]], list[str]]:
-    """The rows of the cells that the readings have in common, and the readings left out for that.
-
-    While they share fewer than `LEAST` cells, the one with the fewest of its own is left out.
-    """
-    own = {name: {_id(row): row for row in rows if _is_number(row["measured"])} for name, rows in readings.items()}
-    left_out: list[str] = []
-    while own:
-        common = set.intersection(*(set(one) for one in own.values()))
-        if len(common) >= LEAST or len(own) < 2:
-            return {name: [row for key, row in one.items() if key in common] for name, one in own.items()}, left_out
-        least = min(own, key=lambda name: len(own[name]))
-        left_out.append(least)
-        del own[least]
-    return {}, left_out
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """The sentence that names the nearest reading and by how much, or says why none is named."""
-    readings = by_reading(rows)
-    if len(readings) < 2:
-        return f"No reading is called the nearest: there is {'only ' + next(iter(readings)) if readings else 'none'}."
-    common, left_out = shared(readings)
-    if len(common) < 2:
-        return (
-            f"No reading is called the nearest: {_list(list(readings))} share fewer than {LEAST} cells that are known."
-        )
-    order = sorted(((nearness(part).difference, name) for name, part in common.items()))
-    (best, name), (second, other) = order[:2]
-    cells_of = common[name]
-    parts = ", ".join(dict.fromkeys(row["cell"] for row in cells_of))
-    many = len({row["model"] for row in cells_of})
-    over = f"the {len(cells_of)} cells that {_list(list(common))} share ({parts} of {many} model{'s' * (many > 1)})"
-    own = ", ".join(
-        f"{reading} {one.difference:.3f} ({one.cells})"
-        for reading, one in ((r, nearness(v)) for r, v in readings.items())
-    )
-    without = f", {_list(left_out)} being left out for having too few" if left_out else ""
-    if second - best < 5e-4:
-        said = f"{name} and {other} come equally near the reference, with a mean absolute difference of {best:.3f} each"
-    else:
-        said = (
-            f"{name} comes nearest to the reference, with a mean absolute difference of {best:.3f}, by "
-            f"{second - best:.3f} nearer than the next, {other}"
-        )
-    return f"Over {over}{without}, {said}; over each one's own cells it is {own}."
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def comparison(found: Sequence[Column], name: str, known: Sequence[Known], threshold: float) -> Report:

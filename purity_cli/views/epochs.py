@@ -18,7 +18,7 @@ from purity_cli.correlations import correlate
 from purity_cli.errors import PurityError
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
-from purity_cli.views import cells
+from purity_cli.views import cells, worth
 from purity_cli.views.comparison import ABOUT, LAST, NAMES, Known, reference
 from purity_cli.views.layers import tidy
 
@@ -169,7 +169,7 @@ def _layout(results: Sequence[Result], threshold: float) -> Table:
         deepest = cells.deepest(result)
         one = cells.cell(result, deepest, threshold)
         theirs = published.get(_epoch(result), {})
-        low = cells.worth(result, threshold).starved
+        low = worth.worth(result, threshold).starved
         marks |= {(place, "purity" if name == deepest.name else name): "starved" for name in low}
         lines.append(
             {
@@ -218,7 +218,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
 
 
 def _worth(results: Sequence[Result], threshold: float) -> list[str]:
-    return cells.worths(results, threshold, [f"epoch {_epoch(result)}" for result in results])
+    return worth.worths(results, threshold, [f"epoch {_epoch(result)}" for result in results])
 
 
 def keep(values: Sequence[float], patience: int | None = None) -> tuple[int | None, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import READINGS, Result
-from purity_cli.views import cells
+from purity_cli.views import cells, worth
 
 TOP1 = "top1"
 INTEGERS = ("n_images", "channels", "height", "width", "activations", "live")
@@ -64,7 +64,7 @@ def layers(results: Sequence[Result], threshold: float) -> Report:
         [
             *(cells.summary(result, threshold) for result in results),
             *(note for result in results for note in cells.remarks(result)),
-            *cells.worths(results, threshold),
+            *worth.worths(results, threshold),
         ],
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.report import Report, Table, number
 from purity_cli.results import Result
-from purity_cli.views import cells
+from purity_cli.views import cells, worth
 from purity_cli.views.layers import every_threshold
 
 
@@ -55,7 +55,7 @@ def _worth(results: Sequence[Result], starved: bool) -> list[str]:
     """Up to which threshold the numbers can be trusted."""
     notes = [f"N < {cells.ENOUGH} c where a * stands, so that F is biased low; NaN: nothing fires."] if starved else []
     for name, result in zip(cells.names(results), results, strict=True):
-        one = cells.worth(result, result.thresholds[-1])
+        one = worth.worth(result, result.thresholds[-1])
         dead = f"{', '.join(one.dead)}: nothing fires at any threshold. " if one.dead else ""
         others = "every other layer" if one.dead else "every layer"
         up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
