@@ -444,7 +444,7 @@ def test_nothing_is_left_of_what_a_kill_cut_short(here: Path) -> None:
 
 def test_a_job_that_another_process_holds_is_passed_over(scored: list[Job]) -> None:
     made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
-    first, second = made.tasks()
+    _, second = made.tasks()
     with run.claimed(Path("out", second.name), "purity bench", Ranks()):
         runs = Bench(made, Path("out"), workers=1)
         outcomes = runs.run()
