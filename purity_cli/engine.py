@@ -14,7 +14,7 @@ from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
 from purity_cli.metrics import METRICS
 from purity_cli.metrics.accumulators import Accumulator, Seen
-from purity_cli.purity import FeaturePurity, MapStatistics, map_statistics, spatial_sum
+from purity_cli.purity import FeaturePurity, MapStatistics, map_statistics
 from purity_cli.taps import Reading, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,7 +87,7 @@ class Engine:
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
         self._gradients = any(METRICS[name].gradient for name in metrics)
-        self._taps = Taps(self.net, modules, statistics, spatial_sum, gradients=self._gradients)
+        self._taps = Taps(self.net, modules, statistics, gradients=self._gradients)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -201,7 +201,7 @@ def _finite_output(output: Any, images: Tensor) -> Tensor:
     return output.isfinite().flatten(1).all(1)
 
 
-def _finite(reading: Reading[MapStatistics, Tensor], name: str) -> Tensor:
+def _finite(reading: Reading[MapStatistics], name: str) -> Tensor:
     gradients = [reading.gradients[name]] if name in reading.gradients else []
     values = torch.stack([*reading.maps[name], *gradients])
     return values.isfinite().all(2).all(0)

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from purity_cli import metrics as measures
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.files import shown
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, PlainSerializer(shown, when_used="json")]
+"""A name or path; JSON holds no bytes that are no UTF-8."""
 Size = tuple[Positive, Positive]
 """(height, width) in pixels."""
 
@@ -176,21 +179,30 @@ class Job(Frozen):
     stands in the result's provenance.
     """
 
-    model: str = "tiny_vgg_10"
+    model: Text = "tiny_vgg_10"
     weights: Annotated[
-        str, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
+        Text, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
     ] = "default"
     dataset: Annotated[
-        str,
-        Option("imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`.", "NAME|PATH", "-d"),
+        Text,
+        Option(
+            "Images by name or path: see `purity datasets` for what is known, and how a path is read.",
+            "NAME|PATH",
+            "-d",
+        ),
     ] = "digits"
-    data_dir: Annotated[str | None, Option("Where a named data set lies.", "DIR")] = None
-    split: Annotated[str | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
+    data_dir: Annotated[Text | None, Option("Where a named data set lies.", "DIR")] = None
+    split: Annotated[Text | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
     layers: Annotated[
         tuple[str, ...],
         BeforeValidator(_specs),
         Field(min_length=1),
-        Option("Stages (C1..C5, last), module paths or globs: see `purity layers MODEL`.", "SPEC,...", "-l"),
+        Option(
+            "Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each that there "
+            "is), module paths or globs: see `purity layers MODEL`.",
+            "SPEC,...",
+            "-l",
+        ),
     ] = ("C1..last",)
     preprocess: Annotated[
         Literal["weights", "paper"], Option("Pixels as the weights declare them, or as in the paper.")

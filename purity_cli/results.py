@@ -33,7 +33,7 @@ class Layer:
     channels: int
     height: int
     width: int
-    counts: NDArray[np.int64] | None
+    counts: NDArray[np.int64]
     measures: Mapping[str, float] = field(default_factory=dict)
     reading: str | None = None
 
@@ -72,5 +72,8 @@ class Result:
 
     @property
     def deepest(self) -> Layer:
-        """The last stage, or else the last layer."""
-        return max(reversed(self.layers), key=lambda layer: int(layer.stage[1:]) if layer.stage else 0)
+        """The last stage in its activation, else in the last reading; else the last layer."""
+        return max(
+            reversed(self.layers),
+            key=lambda layer: (layer.name == layer.stage, int(layer.stage[1:]) if layer.stage else 0),
+        )

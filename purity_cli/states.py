@@ -89,6 +89,11 @@ class States:
         """(path, reason) of each unreadable image, in the order of the images."""
         return [image for number in sorted(self.skipped) for image in self.skipped[number]]
 
+    def copy(self) -> States:
+        """With arrays of its own, which no engine goes on writing into."""
+        arrays = {name: array.copy() for name, array in self.arrays.items()}
+        return replace(self, arrays=arrays, tally=self.tally.copy())
+
     def heading(self) -> States:
         """All but the arrays, which are large."""
         return replace(self, arrays={}, tally=np.zeros(4, np.int64))

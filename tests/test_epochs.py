@@ -185,7 +185,7 @@ def test_a_course_that_was_ended_goes_on_where_it_stopped(
     whole = epochs.score(found, job, tmp_path / "other", workers=1)
     for one, other in zip(got, whole, strict=True):
         for ours, theirs in zip(one.result.layers, other.result.layers, strict=True):
-            assert np.array_equal(ours.counts, theirs.counts)  # type: ignore[arg-type]
+            assert np.array_equal(ours.counts, theirs.counts)
             assert ours.measures["rankme"] == pytest.approx(theirs.measures["rankme"], rel=1e-9)
 
 
@@ -204,8 +204,8 @@ def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> No
     state["features.2.bias"][:] = float("nan")
     safetensors.torch.save_file(state, tmp_path / "net_epoch4.safetensors")
     bad = Snapshot(tmp_path / "net_epoch4.safetensors", 4)
+    good = Snapshot(folder / "net_epoch3.safetensors", 3)
     with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        good = Snapshot(folder / "net_epoch3.safetensors", 3)
         epochs.score([good, bad], Job(limit=5), tmp_path / "out", workers=1)
     assert store.read(tmp_path / "out" / "epoch003").n_images == 5
 

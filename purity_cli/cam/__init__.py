@@ -13,7 +13,7 @@ from torch import Tensor
 from purity_cli.cam.pictures import readable
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
-from purity_cli.pixels import normalise, resize_and_crop
+from purity_cli.pixels import normalise, prepare
 from purity_cli.run.resolving import Resolved
 from purity_cli.taps import Taps
 
@@ -55,7 +55,7 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[V
     """
     network, device = plan.network.module.to(plan.device), plan.device
     views = []
-    with Taps(network, [tap.module for tap in plan.taps], lambda b: b, lambda gradient: gradient.mean((2, 3))) as taps:
+    with Taps(network, [tap.module for tap in plan.taps], lambda b: b) as taps:
         for i in images:
             picture = _load(plan, i)
             pixels = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).to(device)
@@ -66,7 +66,8 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[V
                     "the weights and the preprocessing."
                 )
             score, predicted = reading.logits[0].softmax(0).max(0)
-            maps = {name: read(b, reading.gradients[name])[0].cpu().numpy() for name, b in reading.maps.items()}
+            betas = {name: reading.gradients[name] / b[0, 0].numel() for name, b in reading.maps.items()}
+            maps = {name: read(b, betas[name])[0].cpu().numpy() for name, b in reading.maps.items()}
             views.append(View(picture, int(predicted), float(score), maps))
     return views
 
@@ -92,7 +93,6 @@ def names_of_classes(plan: Resolved) -> list[str] | None:
 def _load(plan: Resolved, i: int) -> NDArray[np.uint8]:
     path = plan.source.paths[i]
     try:
-        image = plan.source.load(i)
+        return np.array(prepare(plan.source, i, plan.preprocessing))
     except UnreadableImage as error:
         raise PurityError(f"{path} cannot be read ({error}): mend it, or choose other images.") from None
-    return np.array(resize_and_crop(image, plan.preprocessing, path))

@@ -77,6 +77,8 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
                 compare.write(suite, columns, folder)
                 outcomes[:] = finished
 
+    if ranks.first:
+        progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     try:
         with Watch() as watch:
             runs = bench.Bench(

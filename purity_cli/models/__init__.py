@@ -16,7 +16,7 @@ from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import Timm
 from purity_cli.models.from_torchvision import Torchvision
 
-__all__ = ["COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "preview"]
+__all__ = ["COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "looks_like_file", "preview"]
 
 SOURCES: dict[str, Source] = {
     source.name: source for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels())

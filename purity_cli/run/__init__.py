@@ -15,7 +15,7 @@ from purity_cli import metrics, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
-from purity_cli.machine import device_name, keep_freed_memory, versions
+from purity_cli.machine import device_name, versions
 from purity_cli.pixels import Pixels
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
@@ -203,7 +203,6 @@ def _score(
     say: Warn = silent,
 ) -> tuple[Result, Share]:
     ranks = ranks or Ranks()
-    keep_freed_memory()
     pixels = pixels_of(job, workers=workers, pool=pool, cache=cache, warn=warn, say=say)
     share = Share(job, folder, every, ranks)
     before = ranks.together(lambda: share.restore(warn))[0]
@@ -257,6 +256,7 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
             "labels": job.label_note or "used",
+            "dataset_notes": list(source.notes),
             "metrics": metrics.about(job.job.metrics),
             "images_selected": len(job.selection),
             "images_scored": n_images,
@@ -272,7 +272,7 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
 
 def _layer(tap: Tap, total: States, measured: Mapping[str, float]) -> Layer:
     purity = total.of_accumulator(tap.module, "purity")
-    counts = purity["counts"] if purity else None
+    counts: Any = purity["counts"] if purity else None  # of a network that predicts no class
     return Layer(tap.module, tap.stage, *total.shapes[tap.module], counts, measured, tap.reading)
 
 

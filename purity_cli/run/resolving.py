@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from purity_cli import models, stages
+from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import output_shape
-from purity_cli.pixels import resize_and_crop
+from purity_cli.pixels import prepare
 from purity_cli.plan import Job, Preprocessing, Size
 from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
@@ -91,7 +91,9 @@ def resolve(
     size = picture_size(source, selection, preprocessing) or network.input_size
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     classifies = predicts_classes(network)
-    note = label_note(source, network) if classifies else f"{network.name} predicts no class"
+    source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
+    seen = datasets.seen_note(source, selection, job.limit)
+    note = note if classifies else f"{network.name} predicts no class"
     resolved = Resolved(
         job=job,
         network=network,
@@ -127,8 +129,9 @@ def resolve(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
             f"{', '.join(resolved.metrics)}."
         )
-    elif note:
-        warn(f"No accuracy: {note}.")
+    accuracy = f"No accuracy: {note}." if classifies and note else None
+    for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
+        warn(sentence)
     return resolved
 
 
@@ -166,7 +169,7 @@ def picture_size(source: ImageSource, selection: Sequence[int], preprocessing: P
         return preprocessing.crop
     for i in selection:
         with suppress(UnreadableImage):
-            image = resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            image = prepare(source, i, preprocessing)
             return image.height, image.width
     return None
 
@@ -179,11 +182,8 @@ def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, 
     return min(LARGEST_BATCH, 1 << (fit.bit_length() - 1))
 
 
-def label_note(source: ImageSource, network: models.Network) -> str | None:
-    """Why the labels cannot be compared with the network's classes; None where they can."""
-    if source.labels is None:
-        return source.label_note or f"{source.name} carries no labels"
-    classes = len(source.class_names or ()) or max(source.labels) + 1
-    if network.num_classes != classes:
-        return f"{source.name} has {classes} classes and {network.name} {network.num_classes}"
-    return None
+def known_classes(network: models.Network, job: Job) -> Sequence[str] | None:
+    """What a network's classes are called; None where nobody knows, as with a user's network or weights."""
+    if network.source == "file" or job.weights == "none" or models.looks_like_file(job.weights):
+        return None
+    return datasets.class_names("imagenet" if network.num_classes == 1000 else network.weights)

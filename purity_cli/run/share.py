@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.machine import device_name
 from purity_cli.pixels import Block, normalise
-from purity_cli.run.interrupts import Interrupts
+from purity_cli.run.interrupts import PATIENCE, Interrupts
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Resolved, Warn
 from purity_cli.states import States
@@ -34,6 +35,10 @@ class Share:
         identity = {**job.identity, "images to a pass": job.batch_size, "processor": device}
         self.unfinished = Unfinished(folder, identity, job.blocks(), rank=ranks.rank, every=every)
         self.states = States(batch_size=job.batch_size, started=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._before: States | None = None
+        """What was whole some time ago: an interruption does not wait for a block that takes long."""
+        self._next = -math.inf
+        """When that is to be taken again."""
 
     def restore(self, warn: Warn) -> States:
         """Begin with what earlier runs left, on rank 0; what there was, without its arrays."""
@@ -69,7 +74,7 @@ class Share:
             states = base + States.of(engine, done, skipped)
             return replace(states, seconds=base.seconds + time.monotonic() - clock)
 
-        with Interrupts() as interrupts, engine:
+        with Interrupts(self._save_before) as interrupts, engine:
             try:
                 for block in blocks:
                     self.ranks.check()
@@ -82,16 +87,33 @@ class Share:
                     interrupts.check()
                     if self.unfinished.due():
                         self.unfinished.save(now())
+                    # On a GPU this would wait for the device, and blocks are short there.
+                    if job.device.type == "cpu" and time.monotonic() > self._next:
+                        self._take_before(now)
                 self.states = now()
             except NonFinite as error:
                 image = job.source.paths[job.selection[error.position]]
                 raise NonFinite(error.where, error.position, image) from None
             except BaseException:
-                if whole and done:
+                if not whole:
+                    self._save_before()
+                elif done:
                     with suppress(NonFinite):
                         self.unfinished.save(now())
                 raise
         return self.states.heading()
+
+    def _take_before(self, now: Callable[[], States]) -> None:
+        began = time.monotonic()
+        self._before = now().copy()
+        took = time.monotonic() - began
+        # Second moments can be large: no more than a hundredth of the time goes into copies.
+        self._next = began + max(PATIENCE, 100 * took)
+
+    def _save_before(self) -> bool:
+        if self._before is not None:
+            self.unfinished.save(self._before)
+        return self._before is not None
 
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""
