@@ -328,7 +328,9 @@ def test_accuracies_that_cannot_be_measured_come_from_the_training(
     folder: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", workers=1)
+    scored = epochs.score(
+        found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", threshold=0.2, workers=1
+    )
     assert [one.accuracy for one in scored] == [53.0, 70.0, 150.0]
     assert table3.notes(scored)[0].startswith("Accuracies are those that the training recorded")
     # One without: said by name, and nothing is NaN.
