@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from purity_cli.plan import Job
+    from purity_cli.states import States
 
 
 READINGS = ("activation", "conv", "block", "pool")
@@ -32,7 +33,7 @@ class Layer:
     channels: int
     height: int
     width: int
-    counts: NDArray[np.int64] | None
+    counts: NDArray[np.int64]
     measures: Mapping[str, float] = field(default_factory=dict)
     reading: str | None = None
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import safetensors
@@ -20,15 +20,24 @@ from numpy.typing import NDArray
 
 from purity_cli.errors import PurityError
 
-if TYPE_CHECKING:
-    from purity_cli.engine import Engine
-
 T = TypeVar("T")
 Array = NDArray[Any]
 FORMAT = "purity states 1"
 """Changes when files of before can no longer be read."""
 UNSIGNED = (np.uint8, np.uint16, np.uint32)
 HEADING = ("batch_size", "shapes", "skipped", "seconds", "started")
+
+
+class Counting(Protocol):
+    """What is needed of an `engine.Engine`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int, int]]: ...
+    @property
+    def tally(self) -> Any: ...
+    def arrays(self) -> Mapping[str, Array]: ...
 
 
 class Unusable(PurityError):
@@ -55,7 +64,7 @@ class States:
     """ISO 8601."""
 
     @classmethod
-    def of(cls, engine: Engine, blocks: Iterable[int], skipped: Mapping[int, tuple[tuple[str, str], ...]]) -> Self:
+    def of(cls, engine: Counting, blocks: Iterable[int], skipped: Mapping[int, tuple[tuple[str, str], ...]]) -> Self:
         """What an engine holds after these blocks. On CUDA this waits for the device."""
         return cls(
             batch_size=engine.batch_size,

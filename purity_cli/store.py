@@ -285,7 +285,7 @@ def _result(states: States, about: dict[str, Any]) -> Result:
     for layer in described.pop("layers"):
         measures = {name: math.nan if value is None else value for name, value in layer.pop("measures").items()}
         counts = states.arrays.get(f"{layer['module']}/purity/counts")
-        layers.append(Layer(**layer, counts=counts, measures=measures))
+        layers.append(Layer(**layer, counts=counts, measures=measures))  # type: ignore[arg-type]
     return Result(
         **{**described, "thresholds": tuple(described["thresholds"])},
         job=Job.of(**about["job"]),

@@ -51,8 +51,7 @@ class Taps(Generic[M]):
         known = dict(net.named_modules())
         self.net = net
         self.modules = {name: known[name] for name in modules}
-        self.read_map = read_map
-        self.backward = gradients
+        self.read_map, self.backward = read_map, gradients
         self._shapes: dict[str, tuple[int, int, int]] = {}
         self._probes: dict[str, Tensor] = {}
         self._maps: dict[str, M] = {}

@@ -106,6 +106,30 @@ def test_the_batch_suits_the_pictures_that_there_are(photos: Path) -> None:
     assert store.read(Path("o")).layers[0].height < 32
 
 
+def test_a_finished_result_is_kept_and_read_at_any_threshold(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score", *FEW, "-t", "0.2"]) == 0
+    first = Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes()
+    capfd.readouterr()
+    assert cli.run(["score", *FEW, "-t", "0.3"]) == 0
+    out, err = capfd.readouterr()
+    assert "Kept results/tiny_vgg_10_digits: it holds this very result; --fresh scores it again." in err
+    assert "threshold 0.3" in out
+    assert "threshold 0.3" in Path("results/tiny_vgg_10_digits/purity.md").read_text()
+    assert Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes() == first
+    for arguments, why in ((["--fresh"], None), (["--limit", "31"], "another choice of images")):
+        assert cli.run(["score", *FEW, *arguments]) == 0
+        err = capfd.readouterr().err
+        assert "Wrote results/tiny_vgg_10_digits" in err
+        assert why is None or f"holds another result, which this one replaces ({why}): --output keeps both" in err
+        assert Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes() != first
+
+
+def test_accuracy_needs_as_many_classes_as_the_network_has(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score", "-d", str(photos), "-o", "out"]) == 0
+    assert "No accuracy" in capfd.readouterr().err
+    assert store.read(Path("out")).top1 is None
+
+
 def test_unreadable_images_are_counted_named_and_shown(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (photos / "cat" / "1.png").write_text("not a picture")
     arguments = ["score", "-d", str(photos), "--resize", "none", "--crop", "none", "-o", "out"]
@@ -160,6 +184,11 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     "no number": (["--limit", "many"], 2, "'many' is not a valid integer", None),
     "no size": (["--crop", "big"], 2, "'big' is no size", None),
     "crop above resize": (["--resize", "20", "--crop", "32"], 1, "crop of 32 does not fit .* 20", None),
+    "mean of 0 to 255": (["--mean", "127,127,127"], 1, r"mean is on a scale of 0 to 1.*divide it by 255.*0\.498", None),
+    "std of 0 to 255": (["--std", "58,57,57"], 1, r"std is on a scale of 0 to 1, not 0 to 255", None),
+    "no colour": (["--mean", "1,2"], 2, "'1,2' is no colour: write three numbers", None),
+    "no batch size": (["--batch-size", "0"], 2, "'0' is no batch size: write a positive number or auto", None),
+    "no metric": (["--metrics", "rankm"], 2, "No metric 'rankm'.*Did you mean rankme", None),
     "std of nought": (["--std", "0,1,1"], 1, "std must be positive", None),
     "no such device": (["--device", "tpu"], 1, "--device tpu is not supported: use auto, cpu, cuda", None),
     "half precision on CPU": (["--device", "cpu", "--precision", "fp16"], 1, "fp16 needs a CUDA device", None),

@@ -164,6 +164,32 @@ def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
 
 
+def test_a_course_that_was_ended_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    job = Job(limit=10, batch_size=4, metrics=("rankme",))
+
+    def stop(done: int, total: int) -> None:
+        if done >= 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        epochs.score(found, job, tmp_path / "out", workers=1, progress=stop)
+    (unfinished,) = (tmp_path / "out").glob("*/partial-*.safetensors")
+    assert unfinished.parent.name == "epoch020"
+    before = (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns
+    told: list[tuple[int, int]] = []
+    got = epochs.score(found, job, tmp_path / "out", workers=1, progress=lambda *done: told.append(done))
+    assert (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns == before
+    assert len(told) == 2 + 3
+    whole = epochs.score(found, job, tmp_path / "other", workers=1)
+    for one, other in zip(got, whole, strict=True):
+        for ours, theirs in zip(one.result.layers, other.result.layers, strict=True):
+            assert np.array_equal(ours.counts, theirs.counts)
+            assert ours.measures["rankme"] == pytest.approx(theirs.measures["rankme"], rel=1e-9)
+
+
 def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_work(folder: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
     good = folder / "net_epoch3.safetensors"
@@ -178,9 +204,11 @@ def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> No
     state = safetensors.torch.load_file(folder / "net_epoch3.safetensors")
     state["features.2.bias"][:] = float("nan")
     safetensors.torch.save_file(state, tmp_path / "net_epoch4.safetensors")
-    bad = Checkpoint(tmp_path / "net_epoch4.safetensors", 4)
+    bad = Snapshot(tmp_path / "net_epoch4.safetensors", 4)
+    good = Snapshot(folder / "net_epoch3.safetensors", 3)
     with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        epochs.score([Checkpoint(folder / "net_epoch3.safetensors", 3), bad], Job(limit=5), workers=1)
+        epochs.score([good, bad], Job(limit=5), tmp_path / "out", workers=1)
+    assert store.read(tmp_path / "out" / "epoch003").n_images == 5
 
 
 values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, max_size=12)
@@ -318,11 +346,12 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path, unlabelled: Path) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), workers=1)
-    assert [one.accuracy for one in scored] == [50.75, 55.0, 75.0]
+    scored = epochs.score(
+        found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", threshold=0.2, workers=1
+    )
+    assert [view.accuracy(one) for one in scored] == [50.75, 55.0, 75.0]
     assert any(
-        note.startswith("Accuracies are those that the training recorded")
-        for note in view.epochs(of(scored), 0.2).notes
+        note.startswith("Accuracies are those that the training recorded") for note in view.epochs(scored, 0.2).notes
     )
     # One without: said by name, and nothing is NaN.
     scored[1] = Measured(

@@ -351,7 +351,7 @@ def scored() -> Result:
 def test_a_result_carries_them_for_every_layer(scored: Result) -> None:
     job = run.resolve(scored.job)
     modules = [tap.module for tap in job.taps]
-    with Taps(job.network.module, modules, lambda maps: maps.mean((2, 3)), _nothing) as taps:
+    with Taps(job.network.module, modules, lambda maps: maps.mean((2, 3))) as taps:
         read = [
             taps(normalise(block.pixels, job.preprocessing)).maps for block in run.pixels_of(job, workers=1).blocks()
         ]
@@ -361,10 +361,6 @@ def test_a_result_carries_them_for_every_layer(scored: Result) -> None:
         assert len(pooled) == 60
         assert close(layer.measures, oracles(pooled) | {"alpha_req": math.nan}, 1e-5) or layer.channels > 5
         assert layer.measures["rankme"] == pytest.approx(oracle_rankme(pooled), rel=1e-5)
-
-
-def _nothing(gradient: Tensor) -> None:
-    return None
 
 
 def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored: Result, tmp_path: Path) -> None:

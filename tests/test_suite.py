@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,50 @@ threshold: 0.33
     assert {(job.weights, job.layers) for job in jobs} == {("none", ("C1", "last"))}
     assert {job.thresholds for job in jobs} == {tuple(sorted({*DEFAULT_GRID, 0.33}))}
     assert made.name == "mine"
+
+
+LEVELS = ("defaults", "datasets", "settings", "models")
+
+
+@pytest.mark.parametrize("low", range(4))
+@pytest.mark.parametrize("high", range(4))
+def test_a_setting_counts_for_more_the_later_it_stands(low: int, high: int) -> None:
+    if low >= high:
+        return
+    said = dict.fromkeys(LEVELS, "{}") | {"models": "{model: alexnet}"}
+    for level, limit in ((low, 3), (high, 4)):
+        said[LEVELS[level]] = said[LEVELS[level]][:-1] + (", " if level == 3 else "") + f"limit: {limit}}}"
+    lines = [f"{name}: {text if name == 'defaults' else f'[{text}]'}" for name, text in said.items()]
+    (task,) = suite("\n".join(lines)).tasks()
+    assert task.job.limit == 4
+
+
+def test_paths_are_relative_to_the_file_and_names_are_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "sub" / "photos").mkdir(parents=True)
+    (here / "sub" / "own.yaml").write_text("""
+defaults: {limit: 3}
+reference: own.csv
+models:
+  - {model: net.py:net, weights: w.safetensors, dataset: photos}
+  - {model: "file:../net.py:net", weights: none, dataset: "folder:photos"}
+  - {model: resnet18, weights: IMAGENET1K_V1, dataset: cifar10, data_dir: data, needs: data}
+  - {model: "timm:resnet18.a1_in1k", dataset: /abs/photos, data_dir: /abs}
+""")
+    made = read(Path("sub/own.yaml"))
+    assert made.reference == "sub/own.csv"
+    jobs = [(task.job.model, task.job.weights, task.job.dataset, task.job.data_dir) for task in made.tasks()]
+    assert jobs == [
+        ("sub/net.py:net", "sub/w.safetensors", "sub/photos", None),
+        ("file:net.py:net", "none", "folder:sub/photos", None),
+        ("resnet18", "IMAGENET1K_V1", "cifar10", "sub/data"),
+        ("timm:resnet18.a1_in1k", "default", "/abs/photos", "/abs"),
+    ]
+    assert made.tasks()[2].absent == "sub/data"
+    names = [task.name for task in made.tasks()]
+    monkeypatch.chdir(here / "sub")
+    again = read(Path("own.yaml"))
+    assert [task.name for task in again.tasks()] == names
+    assert again.tasks()[0].job.dataset == "photos"
 
 
 def test_a_job_is_the_one_of_the_command_line() -> None:
@@ -361,6 +406,45 @@ def test_random_weights_of_another_version_are_other_weights(monkeypatch: pytest
 
     monkeypatch.setattr(nets, "tiny_vgg_10", otherwise)
     assert statuses(start(text)) == ["scored"]
+
+
+@pytest.mark.parametrize("library", ["torch", "torchvision", "pillow"])
+def test_a_result_of_another_version_is_scored_again_and_that_is_said(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, said = DIGITS + "models: [tiny_vgg_10]", list[str]()
+    start(text)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == library else version(name))
+    assert statuses(start(text, warn=said.append)) == ["scored"]
+    assert sum(f"holds another result, which this one replaces ({library} {version(library)}, now 0.0.1)" in line
+               for line in said) == 1  # fmt: skip
+    assert statuses(start(text)) == ["kept"]
+    monkeypatch.setattr("purity_cli.__version__", "99")
+    assert statuses(start(text)) == ["scored"]
+
+
+def test_an_unfinished_job_of_another_version_is_begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job, said = Job.of(weights="none", limit=40, batch_size=16), list[str]()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.score(run.resolve(job), workers=1, folder=tmp_path, progress=stop)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "torch" else version(name))
+    told: list[int] = []
+    run.score(
+        run.resolve(job), workers=1, folder=tmp_path, warn=said.append, progress=lambda done, _: told.append(done)
+    )
+    assert told == [16, 32, 40]
+    assert any(f"(torch {version('torch')}, now 0.0.1); this one starts anew" in line for line in said)
+
+
+def test_the_versions_of_libraries_that_brought_the_network_count() -> None:
+    assert "timm" in run.resolve(Job.of(model="timm:resnet18", weights="none", limit=1)).identity
+    assert "timm" not in run.resolve(Job.of(weights="none", limit=1)).identity
 
 
 def test_a_damaged_result_is_named_and_scored_again() -> None:

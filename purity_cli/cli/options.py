@@ -165,11 +165,8 @@ def cores() -> int:
     """Processors that this process may use; of torchrun's on one machine, each takes its part."""
     import os
 
-    from purity_cli.machine import environment_number
-
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    among = environment_number("LOCAL_WORLD_SIZE", least=1) if os.environ.get("RANK") else None
-    return max(1, here // (among or 1))
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _workers(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
@@ -230,14 +227,9 @@ def format_option(about: str | None = None) -> Callable[[Any], Any]:
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
-    from purity_cli.cache import NOWHERE, default_root
-    from purity_cli.cli import progress
-    from purity_cli.files import expanded
+    from purity_cli.cache import default_root
 
-    root = None if value == "none" else default_root() if value == "auto" else expanded(value)
-    if value == "auto" and root is None:
-        progress.warn(f"No pixels are cached, for {NOWHERE}.")
-    return root
+    return None if value == "none" else default_root() if value == "auto" else Path(value).expanduser()
 
 
 def cache_option(default: str) -> Callable[[Any], Any]:

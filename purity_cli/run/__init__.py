@@ -276,7 +276,7 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
 
 def _layer(tap: Tap, total: States, measured: Mapping[str, float]) -> Layer:
     purity = total.of_accumulator(tap.module, "purity")
-    counts = purity["counts"] if purity else None
+    counts: Any = purity["counts"] if purity else None  # of a network that predicts no class
     return Layer(tap.module, tap.stage, *total.shapes[tap.module], counts, measured, tap.reading)
 
 

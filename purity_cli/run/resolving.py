@@ -93,9 +93,8 @@ def resolve(
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     classifies = predicts_classes(network)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
+    seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"
-    for sentence in (*source.notes, *said, *filter(None, [datasets.seen_note(source, selection, job.limit)])):
-        warn(sentence)
     resolved = Resolved(
         job=job,
         network=network,
@@ -131,8 +130,9 @@ def resolve(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
             f"{', '.join(resolved.metrics)}."
         )
-    elif note:
-        warn(f"No accuracy: {note}.")
+    accuracy = f"No accuracy: {note}." if classifies and note else None
+    for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
+        warn(sentence)
     return resolved
 
 

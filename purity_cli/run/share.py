@@ -38,6 +38,7 @@ class Share:
         self._before: States | None = None
         """What was whole some time ago: an interruption does not wait for a block that takes long."""
         self._next = -math.inf
+        """When that is to be taken again."""
 
     def restore(self, warn: Warn) -> States:
         """Begin with what earlier runs left, on rank 0; what there was, without its arrays."""
@@ -88,10 +89,7 @@ class Share:
                         self.unfinished.save(now())
                     # On a GPU this would wait for the device, and blocks are short there.
                     if job.device.type == "cpu" and time.monotonic() > self._next:
-                        begun = time.monotonic()
-                        self._before = now().copy()
-                        # Moments can be a gigabyte: copying them takes a fiftieth of the time at most.
-                        self._next = time.monotonic() + max(PATIENCE, 50 * (time.monotonic() - begun))
+                        self._take_before(now)
                 self.states = now()
             except NonFinite as error:
                 image = job.source.paths[job.selection[error.position]]
@@ -105,6 +103,18 @@ class Share:
                 raise
         return self.states.heading()
 
+    def _take_before(self, now: Callable[[], States]) -> None:
+        began = time.monotonic()
+        self._before = now().copy()
+        took = time.monotonic() - began
+        # Second moments can be large: no more than a hundredth of the time goes into copies.
+        self._next = began + max(PATIENCE, 100 * took)
+
+    def _save_before(self) -> bool:
+        if self._before is not None:
+            self.unfinished.save(self._before)
+        return self._before is not None
+
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""
         total = reduce(States.__add__, headings)
@@ -117,11 +127,6 @@ class Share:
         summed = self.ranks.total({**arrays, "tally": self.states.tally}, self.job.device)
         tally = summed.pop("tally")
         return replace(total, arrays=summed, tally=tally, seconds=headings[0].seconds, started=headings[0].started)
-
-    def _save_before(self) -> bool:
-        if self._before is not None:
-            self.unfinished.save(self._before)
-        return self._before is not None
 
     def _images(self, states: States) -> int:
         size, last = self.job.batch_size, len(self.job.selection)

