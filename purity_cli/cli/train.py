@@ -58,7 +58,8 @@ def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option(
     "--batch-size", "-b", type=click.IntRange(1), metavar="N", help="[default: 64 for resnet18_cifar, else 128]"
 )
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 every 20 epochs.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 now and then.")
+@click.option("--lr-every", type=click.IntRange(1), default=20, show_default=True, help="After how many epochs it is.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)

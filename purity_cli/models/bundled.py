@@ -66,6 +66,7 @@ def _lite0_file() -> WeightFile:
 ENTRIES = {
     "tiny_vgg_10": Entry(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
     "tiny_vgg": Entry(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
+    "resnet13_cifar": Entry(partial(_own, "resnet13_cifar"), CIFAR, 32, None, lambda: None),
     "resnet18_cifar": Entry(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
     # Its package says nothing of pixels: these are what timm declares for the weights of the same network.
     "efficientnet_lite0": Entry(

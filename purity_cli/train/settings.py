@@ -45,7 +45,7 @@ class Training(Frozen):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     lr_divisor: float = 3
-    lr_every: int = 20
+    lr_every: Annotated[int, Field(ge=1)] = 20
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     device: str = "auto"
