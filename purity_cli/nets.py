@@ -1,6 +1,6 @@
 """The networks of the paper's Table 3, and the one whose weights ship with this package.
 
-All take float RGB pictures (n, 3, 32, 32) in 0..1, without normalisation, and give logits (n, num_classes). Every ReLU
+All take float RGB images (n, 3, 32, 32) in 0..1, without normalisation, and give logits (n, num_classes). Every ReLU
 is a module of its own and runs once, so that each can be tapped.
 """
 
@@ -27,7 +27,7 @@ class _Block(BasicBlock):  # type: ignore[misc]
 
 
 def resnet18_cifar(num_classes: int = 10) -> nn.Module:
-    """ResNet18 for small pictures: a 3x3 stem of 64 without maxpool, then stages of 64, 128, 256, 512 channels.
+    """ResNet18 for small images: a 3x3 stem of 64 without maxpool, then stages of 64, 128, 256, 512 channels.
 
     Modules are named, and weights initialised, as torchvision's; its average pool gets 4x4 maps. Stages C1..C4 are
     layer1..layer4: the stem keeps its resolution.
@@ -126,7 +126,7 @@ def tiny_vgg_10(num_classes: int = 10) -> nn.Module:
 
     As there: four 3x3 convolutions of 10 filters with bias and without padding, a ReLU after each, a maxpool of 2 after
     the second and the fourth, one fully connected layer, no BN; Keras' initialisation of weights (Glorot uniform,
-    biases 0). Unlike there: pictures of 32x32 instead of 64x64, so that the last maps are 10x10 and the fully connected
+    biases 0). Unlike there: images of 32x32 instead of 64x64, so that the last maps are 10x10 and the fully connected
     layer has 250 inputs; logits instead of softmax.
     """
 

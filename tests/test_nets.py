@@ -28,9 +28,9 @@ def weights(net: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_gives_logits_for_as_many_classes_as_asked(build: Build) -> None:
-    pictures = torch.rand(2, 3, 32, 32)
-    assert build().eval()(pictures).shape == (2, 10)
-    assert build(num_classes=3).eval()(pictures).shape == (2, 3)
+    images = torch.rand(2, 3, 32, 32)
+    assert build().eval()(images).shape == (2, 10)
+    assert build(num_classes=3).eval()(images).shape == (2, 3)
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -51,8 +51,8 @@ def test_resnet18_is_torchvisions_with_a_stem_for_small_pictures() -> None:
                 assert tensor is not None
                 nn.init.uniform_(tensor, 0.5, 1.5)
     other.load_state_dict(net.state_dict())
-    pictures = torch.rand(4, 3, 32, 32)
-    torch.testing.assert_close(net(pictures), other.eval()(pictures), rtol=0, atol=0)
+    images = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(net(images), other.eval()(images), rtol=0, atol=0)
 
 
 def test_tiny_vgg_has_the_layers_of_the_spec() -> None:
