@@ -6,14 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from purity_cli.datasets import cifar10, digits, folder, imagenet
+from purity_cli.datasets import cifar10, digits, folder, imagenet, sample
 from purity_cli.datasets.base import Family, ImageSource, NoSplit, UnreadableImage
 from purity_cli.errors import PurityError, did_you_mean
 
 __all__ = ["FAMILIES", "Family", "ImageSource", "NoSplit", "UnreadableImage", "open_dataset", "select"]
 
 FAMILIES: dict[str, Family] = {
-    family.name.partition(":")[0]: family for family in (imagenet.FAMILY, cifar10.FAMILY, digits.FAMILY, folder.FAMILY)
+    family.name.partition(":")[0]: family
+    for family in (imagenet.FAMILY, cifar10.FAMILY, sample.FAMILY, digits.FAMILY, folder.FAMILY)
 }
 """What can be named; anything else is taken for a path, which `folder:` can stand before."""
 
@@ -21,7 +22,7 @@ FAMILIES: dict[str, Family] = {
 def open_dataset(
     name: str, *, data_dir: str | None = None, split: str | None = None, download: bool = False
 ) -> ImageSource:
-    """The images that `name` stands for: `imagenet`, `cifar10`, `digits`, or the path of a folder or a tar.
+    """The images that `name` stands for: a name of `FAMILIES`, or the path of a folder or a tar.
 
     `data_dir` is where a named set lies. `split` is one that the set has; the default is its test split, else its
     validation split. Nothing is downloaded without leave. Raises PurityError for a name that is unknown and images
