@@ -119,9 +119,9 @@ class Job(Frozen):
     stands in the result's provenance.
     """
 
-    model: str = "tiny_vgg_10"
+    model: str = "resnet13_cifar"
     weights: str = "default"
-    dataset: str = "digits"
+    dataset: str = "cifar10-sample"
     data_dir: str | None = None
     split: str | None = None
     layers: Annotated[tuple[str, ...], BeforeValidator(_specs), Field(min_length=1)] = ("C1..last",)

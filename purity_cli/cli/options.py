@@ -74,7 +74,7 @@ def parse_threshold(ctx: click.Context, param: click.Parameter, value: float) ->
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 _MODEL = click.option(
-    "--model", "-m", "models", multiple=True, default=("tiny_vgg_10",), show_default=True, metavar="NAME",
+    "--model", "-m", "models", multiple=True, default=("resnet13_cifar",), show_default=True, metavar="NAME",
     help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models.",
 )  # fmt: skip
 _WEIGHTS = functools.partial(click.option, "--weights", "-w", show_default=True, metavar="NAME|FILE|none")
@@ -82,7 +82,7 @@ _ONE = _WEIGHTS(default="default", help="Weights that the model knows by name, a
 _SEVERAL = _WEIGHTS(default=("default",), multiple=True,
                     help="As for score; again for each --model, or for more weights of one.")  # fmt: skip
 _JOB: tuple[Callable[[Any], Any], ...] = (
-    click.option("--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
+    click.option("--dataset", "-d", default="cifar10-sample", show_default=True, metavar="NAME|PATH",
                  help="imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`."),
     click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
     click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),

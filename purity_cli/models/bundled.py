@@ -20,7 +20,7 @@ CIFAR = Preprocessing()
 
 
 @dataclass(frozen=True)
-class Entry:
+class Shipped:
     """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
 
     build: Callable[[Checkpoint | None], nn.Module]
@@ -64,12 +64,14 @@ def _lite0_file() -> WeightFile:
 
 
 ENTRIES = {
-    "tiny_vgg_10": Entry(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
-    "tiny_vgg": Entry(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
-    "resnet13_cifar": Entry(partial(_own, "resnet13_cifar"), CIFAR, 32, None, lambda: None),
-    "resnet18_cifar": Entry(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
+    "resnet13_cifar": Shipped(
+        partial(_own, "resnet13_cifar"), CIFAR, 32, "cifar10", partial(_asset, "resnet13_cifar.safetensors")
+    ),
+    "tiny_vgg_10": Shipped(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
+    "tiny_vgg": Shipped(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
+    "resnet18_cifar": Shipped(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
     # Its package says nothing of pixels: these are what timm declares for the weights of the same network.
-    "efficientnet_lite0": Entry(
+    "efficientnet_lite0": Shipped(
         _lite0,
         Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
         224,
