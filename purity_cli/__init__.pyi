@@ -5,3 +5,4 @@ from purity_cli.scores import score as score
 from purity_cli.taps import Taps as Taps
 
 __version__: str
+__all__ = ["FeaturePurity", "PurityMonitor", "Scores", "Taps", "__version__", "score"]

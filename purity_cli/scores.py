@@ -88,8 +88,8 @@ def score(
     `model` is a name (`resnet50`, `timm:convnext_tiny.fb_in1k`) or `FILE.py:FUNCTION`, `dataset` a name or the path of
     a folder or tar; without them the bundled network and images are taken. `settings` are the other options of
     `purity score` that decide a number, with their names: `layers=["C1", "last"]`, `per_class=11`, `weights="w.pth"`,
-    `device="cuda"`. `workers` threads decode. What changes how far a number can be
-    trusted is a Python warning. Counts are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises PurityError.
+    `device="cuda"`. `workers` threads decode. What changes how far a number can be trusted is a Python warning. Counts
+    are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises PurityError.
 
     >>> from purity_cli import score
     >>> scores = score(layers=["C3", "C4"], per_class=5)

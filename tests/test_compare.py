@@ -209,7 +209,11 @@ def test_columns_have_the_shortest_names_that_tell_them_apart() -> None:
         "timm:resnet50",
         "torchvision:resnet50",
     ]
-    assert names({"model": "a"}, {"model": "a", "dataset": "photos"}, {"model": "b"}) == ["a digits", "a photos", "b"]
+    assert names({"model": "a"}, {"model": "a", "dataset": "photos"}, {"model": "b"}) == [
+        "a cifar10-sample",
+        "a photos",
+        "b",
+    ]
     assert names({"model": "a", "limit": 3}, {"model": "a", "limit": 4, "weights": "none"}) == [
         "a default limit 3",
         "a none limit 4",

@@ -61,7 +61,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(folder: Path) -> list[Measured]:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return epochs.score(found, Job(limit=LIMIT, thresholds=(0.2, 0.5)), workers=1, peers=("rankme",))
+    return epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=LIMIT, thresholds=(0.2, 0.5)),
+        workers=1,
+        peers=("rankme",),
+    )
 
 
 def test_patterns_and_files_are_found_once(folder: Path) -> None:
@@ -131,7 +136,9 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
 def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Measured]) -> None:
     assert [one.checkpoint.epoch for one in measured] == [3, 20, 100]
     for one in measured:
-        job = Job(limit=LIMIT, thresholds=(0.2, 0.5), weights=str(one.checkpoint.path))
+        job = Job(
+            model="tiny_vgg_10", dataset="digits", limit=LIMIT, thresholds=(0.2, 0.5), weights=str(one.checkpoint.path)
+        )
         alone = run.score(run.resolve(job), workers=1)
         assert one.result.job == job
         assert one.result.top1 == alone.top1
@@ -153,7 +160,12 @@ def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    epochs.score(found, Job(limit=10, batch_size=4), workers=1, progress=lambda *done: told.append(done))
+    epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4),
+        workers=1,
+        progress=lambda *done: told.append(done),
+    )
     # The first is opened for its size as well, whenever names are resolved.
     assert sorted(i for i in seen if i > 0) == list(range(1, 10))
     assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
@@ -163,10 +175,14 @@ def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_wor
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
     good = folder / "net_epoch3.safetensors"
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors does not fit tiny_vgg_10"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score(
+            [Checkpoint(good, 3), Checkpoint(other, 200)], Job(model="tiny_vgg_10", dataset="nowhere"), workers=1
+        )
     other.write_bytes(b"no weights")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors cannot be read as safetensors"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score(
+            [Checkpoint(good, 3), Checkpoint(other, 200)], Job(model="tiny_vgg_10", dataset="nowhere"), workers=1
+        )
 
 
 def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> None:
@@ -175,7 +191,11 @@ def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> No
     safetensors.torch.save_file(state, tmp_path / "net_epoch4.safetensors")
     bad = Checkpoint(tmp_path / "net_epoch4.safetensors", 4)
     with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        epochs.score([Checkpoint(folder / "net_epoch3.safetensors", 3), bad], Job(limit=5), workers=1)
+        epochs.score(
+            [Checkpoint(folder / "net_epoch3.safetensors", 3), bad],
+            Job(model="tiny_vgg_10", dataset="digits", limit=5),
+            workers=1,
+        )
 
 
 values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, max_size=12)
@@ -294,7 +314,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path, unlabelled: Path) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), workers=1)
+    scored = epochs.score(found, Job(model="tiny_vgg_10", dataset=str(unlabelled), thresholds=(0.2,)), workers=1)
     assert [one.accuracy for one in scored] == [53.0, 70.0, 150.0]
     assert table3.notes(scored)[0].startswith("Accuracies are those that the training recorded")
     # One without: said by name, and nothing is NaN.

@@ -39,7 +39,7 @@ LAYERS = ("features.3", "features.8")
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return run.resolve(Job.of(weights="none", limit=IMAGES, batch_size=BATCH))
+    return run.resolve(Job.of(model="tiny_vgg_10", dataset="digits", weights="none", limit=IMAGES, batch_size=BATCH))
 
 
 @pytest.fixture(scope="module")
