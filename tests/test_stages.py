@@ -168,9 +168,13 @@ def test_taps_read_every_stage(name: str) -> None:
     net = torchvision.models.get_model(name, weights=None, num_classes=10, **options).eval()
     taps = resolve(net, "torchvision", name, ["C1..last"], (64, 64))
     seen = probe(net, (64, 64))
-    with Taps(net, [tap.module for tap in taps], lambda b: b.shape, lambda g: g.shape) as read:
+    with Taps(net, [tap.module for tap in taps], lambda b: b.shape) as read:
         reading = read(torch.rand(2, 3, 64, 64))
-    assert {tap.module: (2, *(seen[tap.module].shape or ())) for tap in taps} == reading.maps == reading.gradients
+    shapes = {tap.module: (2, *(seen[tap.module].shape or ())) for tap in taps}
+    assert reading.maps == shapes
+    assert {name: sums.shape for name, sums in reading.gradients.items()} == {
+        name: shape[:2] for name, shape in shapes.items()
+    }
 
 
 class Lambda(nn.Module):
@@ -280,8 +284,8 @@ def test_layers_lists_every_module_with_its_calls() -> None:
     found = {layer.module: layer for layer in layers(net, "torchvision", "resnet50", (224, 224))}
     assert list(found) == [name for name, _ in net.named_modules() if name]
     assert found["layer1.0.relu"] == LayerInfo("layer1.0.relu", "ReLU", None, 3, "ran 3 times")
-    assert found["layer4.2.conv3"] == LayerInfo("layer4.2.conv3", "Conv2d", (2048, 7, 7), 1, None)
-    assert found["layer4"] == LayerInfo("layer4", "Sequential", (2048, 7, 7), 1, None, "C5")
+    assert found["layer4.2.conv3"] == LayerInfo("layer4.2.conv3", "Conv2d", (2048, 7, 7), 1, None, ("conv:C5",))
+    assert found["layer4"] == LayerInfo("layer4", "Sequential", (2048, 7, 7), 1, None, ("C5", "block:C5"))
     assert [layer.module for layer in found.values() if layer.stage] == ["relu", *BLOCKS]
 
 
@@ -422,7 +426,7 @@ def test_command_prints_the_same_in_every_format(alexnet: CliRunner) -> None:
     assert [row["layer"] for row in rows if row["stage"]] == [f"features.{i}" for i in (1, 4, 7, 9, 11)]
     assert rows[1] == {
         "layer": "features.0", "type": "Conv2d", "channels": "64", "height": "55", "width": "55", "calls": "1",
-        "stage": "", "problem": "",
+        "stage": "", "readings": "conv:C1", "problem": "",
     }  # fmt: skip
     table = run().splitlines()
     assert [line.split()[0] for line in table[2:]] == [row["layer"] for row in rows]

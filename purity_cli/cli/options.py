@@ -88,7 +88,8 @@ _JOB: tuple[Callable[[Any], Any], ...] = (
     click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),
     click.option("--download", is_flag=True, help="Fetch the data set where its library can."),
     click.option("--layers", "-l", default="C1..last", show_default=True, callback=parse_layers, metavar="SPEC,...",
-                 help="Stages (C1..C5, last), module paths or globs: see `purity layers MODEL`."),
+                 help="Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each "
+                 "that there is), module paths or globs: see `purity layers MODEL`."),
     click.option("--preprocess", type=click.Choice(["weights", "paper"]), default="weights", show_default=True,
                  help="Pixels as the weights declare them, or as in the paper."),
     click.option("--resize", type=Size(), help="Short side or exact size, instead of what was declared."),

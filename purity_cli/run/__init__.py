@@ -191,6 +191,7 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
                 *total.shapes[tap.module],
                 total.counts[tap.module],
                 peers if tap == plan.deepest else {},
+                tap.reading,
             )
             for tap in plan.taps
         ),

@@ -54,7 +54,7 @@ class Share:
         plan, job = self.plan, self.plan.job
         engine = Engine(
             plan.network.module,
-            [tap.module for tap in plan.taps],
+            list(dict.fromkeys(tap.module for tap in plan.taps)),
             normalise=partial(normalise, preprocessing=plan.preprocessing),
             thresholds=job.thresholds,
             groups=job.groups,

@@ -54,8 +54,11 @@ class Plan:
 
     @property
     def deepest(self) -> stages.Tap:
-        """The last stage that is tapped, or else the last layer asked for."""
-        return max(reversed(self.taps), key=lambda tap: int(tap.stage[1:]) if tap.stage else 0)
+        """The last stage in its activation, else in the reading asked for last; else the last layer asked for."""
+        return max(
+            reversed(self.taps),
+            key=lambda tap: (tap.name == tap.stage, int(tap.stage[1:]) if tap.stage else 0),
+        )
 
 
 def resolve(
