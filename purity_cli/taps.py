@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from purity_cli.errors import PurityError, UnsuitableLayer
+from purity_cli.recomputing import kept
 
 M = TypeVar("M")
 G = TypeVar("G")
@@ -65,6 +66,7 @@ class Taps(Generic[M, G]):
             for parameter in self.net.parameters():
                 stack.callback(parameter.requires_grad_, parameter.requires_grad)
             self.net.eval().requires_grad_(False)
+            stack.enter_context(kept())
             for name, module in self.modules.items():
                 handle = module.register_forward_hook(self._hook(name))
                 stack.callback(handle.remove)
@@ -93,7 +95,10 @@ class Taps(Generic[M, G]):
                 torch.autograd.grad(scores, list(starts.values()), allow_unused=True)
             deaf = [name for name in self.modules if name not in self._gradients]
             if deaf:
-                raise UnsuitableLayer(f"{', '.join(deaf)} does not influence the logits: choose another layer.")
+                raise UnsuitableLayer(
+                    f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
+                    "another layer."
+                )
             return Reading(logits.detach(), self._maps, self._gradients)
         finally:
             self._outputs, self._maps, self._gradients = {}, {}, {}

@@ -32,6 +32,7 @@ def command(model: str, weights: str, everything: bool, layout: str) -> None:
     from purity_cli import models, stages
 
     network = models.load(model, weights)
+    network = models.tried(network, network.input_size, scored=False)
     found = stages.layers(network.module, network.source, network.name, network.input_size)
     shown = [layer for layer in found if everything or layer.shape]
     if layout == "table":

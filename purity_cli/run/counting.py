@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from purity_cli.engine import Engine, NonFinite
+from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, versions
+from purity_cli.models import failed
 from purity_cli.pixels import Block, normalise
 from purity_cli.run.interrupts import Interrupts
 from purity_cli.run.parts import Checkpoint, Part
@@ -61,6 +63,7 @@ class Share:
             device=plan.device,
             precision=job.precision,
             batch_size=before.batch_size,
+            memory_format=plan.network.memory_format,
             pooled=plan.deepest.module if peers else None,
         )
         done: dict[int, tuple[tuple[str, str], ...]] = {}
@@ -91,10 +94,12 @@ class Share:
             except NonFinite as error:
                 image = plan.source.paths[plan.selection[error.position]]
                 raise NonFinite(error.where, error.position, image) from None
-            except BaseException:
+            except BaseException as error:
                 if whole and done:
                     with suppress(NonFinite):
                         self.checkpoint.save(now())
+                if not whole and isinstance(error, Exception) and not isinstance(error, PurityError):
+                    raise failed(plan.network, error) from error  # raised by the network itself
                 raise
         if engine.spectrum is not None:
             self.peers = {name: float(value) for name, value in engine.spectrum.compute().items()}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from purity_cli import models, stages
 from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
@@ -71,13 +69,17 @@ def resolve(
     `source` is the Job's data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
+    network = models.load(job.model, job.weights)  # first: wrong weights are found before a data set is indexed
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
-    network = models.load(job.model, job.weights)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
     size = picture_size(source, selection, preprocessing) or network.input_size
+    batch_size = resolve_batch_size(job.batch_size, device, size)
+    network = models.tried(network, size, batch_size=batch_size)
+    for sentence in network.notes:
+        warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     note = label_note(source, network)
     if note:
@@ -90,12 +92,12 @@ def resolve(
         selection=selection,
         preprocessing=preprocessing,
         device=device,
-        batch_size=resolve_batch_size(job.batch_size, device, size),
+        batch_size=network.largest_batch or batch_size,
         label_note=note,
         inputs={
             "key": job.key(),
             "weights_sha256": network.weights_sha256,
-            "network_sha256": network_sha256(network, job.model),
+            "network_sha256": network_sha256(network),
             "dataset_fingerprint": source.fingerprint,
             "preprocessing": preprocessing.model_dump(mode="json"),
             "layers": [tap.module for tap in taps],
@@ -145,7 +147,7 @@ def label_note(source: ImageSource, network: models.Network) -> str | None:
     return None
 
 
-def network_sha256(network: models.Network, model: str) -> str | None:
+def network_sha256(network: models.Network) -> str | None:
     """SHA-256, in hex, of what a weight file does not say: random tensors, and the code of a user's own network.
 
     None where the weight file says it all.
@@ -155,18 +157,11 @@ def network_sha256(network: models.Network, model: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for name, tensor in network.module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):  # what get_extra_state gave
+            digest.update(f"{name}\0{tensor!r}\0".encode())
+            continue
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    if own:
-        files = {Path(model.removeprefix("file:").rpartition(":")[0]).expanduser(), *_code(network.module)}
-        for content in sorted({file.read_bytes() for file in files}):
-            digest.update(content)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for content in sorted({file.read_bytes() for file in network.code()}):
+        digest.update(content)
     return digest.hexdigest()
-
-
-def _code(net: nn.Module) -> Iterator[Path]:
-    """The files in which the classes of a network stand, but for PyTorch's own."""
-    for kind in {type(module) for module in net.modules()}:
-        code = getattr(kind.forward, "__code__", None)
-        if code and not kind.__module__.startswith("torch.") and Path(code.co_filename).is_file():
-            yield Path(code.co_filename)

@@ -91,7 +91,6 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
     train, test = _open(training, download)
-    _check_classes(network, train, test)
     preprocessing, size = network.preprocessing, network.input_size
     if training.resize:
         size = (training.resize, training.resize)
@@ -100,6 +99,10 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
             raise PurityError(f"{network.name} takes no pictures of {size[0]}x{size[1]}: give another --resize.")
     elif network.preprocessing_note:
         warn(network.preprocessing_note)
+    network = models.tried(network, size, scored=False, seed=training.seed)
+    for note in network.notes:
+        warn(note)
+    _check_classes(network, train, test)
     return Plan(
         training=training,
         network=network,
@@ -108,7 +111,7 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
         preprocessing=preprocessing,
         size=size,
         device=device,
-        batch_size=training.batch_size or BATCH_SIZE.get(network.name, 128),
+        batch_size=network.largest_batch or training.batch_size or BATCH_SIZE.get(network.name, 128),
     )
 
 
@@ -158,7 +161,9 @@ def train(
     training, kept = plan.training, plan.training.kept()
     with store.claim(output, "purity train"), numerics(plan.device, training.precision):
         folder = Folder(output, plan.network.name, plan.recipe())
-        loop = Loop(plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device)
+        loop = Loop(
+            plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device, plan.network.memory_format
+        )
         done = folder.resume(loop, kept, plan.device)
         if done >= training.epochs:
             return [folder.weights(epoch) for epoch in kept]
