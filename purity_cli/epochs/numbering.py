@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 # Whole words: not the end of `step` or `sweep`; in `bestEpoch10` a capital begins one. Whole numbers: not 1 of 1.5.
-BEFORE = re.compile(r"(?:(?<![A-Za-z])(?:ep|epochs?)|(?<=[a-z])E(?:p|pochs?))[=:_. -]*(\d+)(?!\d|\.\d)", re.IGNORECASE)
+BEFORE = re.compile(r"(?:(?<![A-Za-z])(?i:ep|epochs?)|(?<=[a-z])E(?:p|pochs?))[=:_. -]*(\d+)(?!\d|\.\d)")
 AFTER = re.compile(r"(?<![\d.])(\d+)[_. -]*(?:ep|epochs?)(?![A-Za-z])", re.IGNORECASE)
 NUMBER = re.compile(r"([A-Za-z]*)[^A-Za-z\d]*(\d+(?:\.\d+)?)")
 # What a checkpoint's number is of, where nothing says what it is of.
@@ -38,9 +38,10 @@ def epochs_of(stems: Sequence[str]) -> tuple[list[int] | None, str | None]:
     ([2, 10], None)
     """
     for marked in (BEFORE, AFTER):
-        found = _column([[(match[1], "") for match in marked.finditer(stem)] for stem in stems], alone=True)
-        if found:
-            return found[0], None
+        rows = [[(match[1], "") for match in marked.finditer(stem)] for stem in stems]
+        if all(rows):
+            found = _column(rows, alone=True)
+            return found and found[0], None
     found = _column([[(match[2], match[1].lower()) for match in NUMBER.finditer(stem)] for stem in stems])
     if found is None:
         return None, None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
 from purity_cli.models.bundled import Bundled
@@ -29,8 +31,8 @@ SOURCES: dict[str, Source] = {
 }
 """Where names are looked up, in this order; a name may begin with one of these and a colon."""
 
-COUNTED = 100
-"""Networks whose parameters `catalogue` counts at most: timm's take some 80 ms each even without their tensors."""
+COUNTED = 50
+"""Networks that `catalogue` looks into at most: timm's take some 0.3 s each even without their tensors."""
 
 
 def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
@@ -103,17 +105,22 @@ def preview(name: str, weights: str = "default") -> Preview:
     return Preview(recipe.preprocessing, here)
 
 
-def catalogue(pattern: str | None = None) -> list[ModelEntry]:
-    """The models whose names match, source by source; without a pattern all of them.
+def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEntry]:
+    """The models whose names match, source by source; without a pattern all of them; `here`, those whose weights are on
+    this machine.
 
     A pattern is a glob (`resnet*`), a part of a name, either after a source and a colon, or has a dot, where timm's
-    weights are listed one by one (`resnet50.*`). Parameters are counted for `COUNTED` matches at most.
+    weights are listed one by one (`resnet50.*`). Where at most `COUNTED` are found, their parameters are counted and
+    their stages looked for.
     """
     matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
     if pattern and not matches:
         raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
-    count = pattern is not None and len(matches) <= COUNTED
-    return [_entry(source, name, tag, count) for source, name, tag in matches]
+    found = [(match, *_entry(*match)) for match in matches]
+    found = [each for each in found if each[1].weights or not here]
+    if (pattern is None and not here) or len(found) > COUNTED:
+        return [entry for _, entry, _ in found]
+    return [_counted(entry, match[1], recipe) for match, entry, recipe in found]
 
 
 def _find(text: str) -> tuple[Source, str, str | None]:
@@ -205,26 +212,38 @@ def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]
     return [(name, tag) for name, tag in names if fnmatch.fnmatch(name, glob)]
 
 
-def _entry(source: Source, name: str, tag: str | None, count: bool) -> ModelEntry:
+def _entry(source: Source, name: str, tag: str | None) -> tuple[ModelEntry, Recipe | None]:
     recipes: dict[str | None, Recipe] = {}
     tags: list[str | None] = [tag] if tag else [*source.tags(name)] or [None]
     for candidate in tags:
         with suppress(PurityError):  # weights without a classifier
             recipes[candidate] = source.recipe(name, candidate)
     recipe = next(iter(recipes.values()), None)
-    return ModelEntry(
+    entry = ModelEntry(
         name=f"{name}.{tag}" if tag else name,
         source=source.name,
-        parameters=_count_parameters(recipe) if recipe and count else None,
+        parameters=None,
         input_size=recipe.input_size if recipe else None,
+        stages=None,
         weights=tuple(known for known, made in recipes.items() if known and made.file and made.file.cached()),
         classifies=recipe is not None,
     )
+    return entry, recipe
 
 
-def _count_parameters(recipe: Recipe) -> int | None:
+def _counted(entry: ModelEntry, name: str, recipe: Recipe | None) -> ModelEntry:
+    """With what only the network itself can say, built and run without memory for its weights."""
+    if recipe is None:
+        return entry
+    parameters, found = None, None
     try:
         with seeded(), ShapesOnly():
-            return sum(parameter.numel() for parameter in recipe.build(None).parameters())
-    except (RuntimeError, NotImplementedError):  # a few networks compute with values as they are built
-        return None
+            module = recipe.build(None)
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            seen = stages.probe(module, recipe.input_size)
+            found = tuple(stages.stages(module, entry.source, name, seen))
+    except stages.NoStages:
+        found = ()
+    except (PurityError, RuntimeError, NotImplementedError):  # a few networks compute with values
+        pass
+    return replace(entry, parameters=parameters, stages=found)

@@ -70,10 +70,17 @@ class ModelEntry:
     parameters: int | None
     """None where it was not counted: that takes building the network."""
     input_size: Size | None
+    stages: tuple[str, ...] | None
+    """C1, C2, ...; empty where it has none, None where nobody looked."""
     weights: tuple[str, ...]
     """Names of the weights that are on this machine."""
     classifies: bool
     """False where all its weights lack a classifier, so that it cannot be scored."""
+
+    @property
+    def scorable(self) -> bool:
+        """False where it is known that `purity score` has no stages or no classes to work with."""
+        return self.classifies and self.stages != ()
 
 
 @dataclass(frozen=True)
