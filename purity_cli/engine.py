@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
 from purity_cli.peers import FeatureSpectrum
-from purity_cli.purity import MapStatistics, activation, firings, map_statistics, spatial_sum
+from purity_cli.purity import MapStatistics, activation, firings, map_statistics
 from purity_cli.taps import Reading, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,7 +82,7 @@ class Engine:
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
-        self._taps = Taps(self.net, modules, statistics, spatial_sum)
+        self._taps = Taps(self.net, modules, statistics)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -176,6 +176,6 @@ class Engine:
         return nullcontext()
 
 
-def _finite(reading: Reading[MapStatistics, Tensor], name: str) -> Tensor:
+def _finite(reading: Reading[MapStatistics], name: str) -> Tensor:
     values = torch.stack([*reading.maps[name], reading.gradients[name]])
     return values.isfinite().all(2).all(0)

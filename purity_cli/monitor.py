@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli import stages
-from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics, spatial_sum
+from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
 from purity_cli.taps import Taps
 
 
@@ -42,7 +42,7 @@ class PurityMonitor:
         self.net, self.layers, self.threshold = net, tuple(layers), threshold
         self.metrics: dict[str, FeaturePurity] = {}
         """By module path; empty before the first update."""
-        self._taps: Taps[MapStatistics, Tensor] | None = None
+        self._taps: Taps[MapStatistics] | None = None
 
     def update(self, images: Tensor) -> None:
         """Count the firings on images (n, 3, h, w), normalised as the network takes them and on its device.
@@ -56,7 +56,7 @@ class PurityMonitor:
             if self._taps is None:
                 size = (images.shape[-2], images.shape[-1])
                 found = stages.resolve(self.net, "file", type(self.net).__name__, self.layers, size)
-                self._taps = Taps(self.net, [tap.module for tap in found], map_statistics, spatial_sum)
+                self._taps = Taps(self.net, [tap.module for tap in found], map_statistics)
             with self._taps as taps:
                 reading = taps(images)
             for name, statistics in reading.maps.items():

@@ -43,11 +43,6 @@ def map_statistics(feature_map: Tensor) -> MapStatistics:
     return MapStatistics(mean_positive, max_positive, mean_negative, max_negative)
 
 
-def spatial_sum(gradient: Tensor) -> Tensor:
-    """A positive multiple of beta, float32 (n, c), from dy_m / dB (n, c, h, w): only beta's sign enters M."""
-    return gradient.sum((2, 3), dtype=torch.float32)
-
-
 def activation(statistics: MapStatistics, beta: Tensor) -> Tensor:
     """M (n, c) in [0, 1]: the mean-to-peak ratio of max(beta_k B_k, 0) (Eqs. 1-3 with the spatial-max normalisation).
 

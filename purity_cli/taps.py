@@ -15,48 +15,40 @@ from purity_cli.errors import PurityError, UnsuitableLayer
 from purity_cli.recomputing import kept
 
 M = TypeVar("M")
-G = TypeVar("G")
 
 
-class Reading(NamedTuple, Generic[M, G]):
-    """What one batch gave: logits (n, classes), and per tap what `read_map` and `read_gradient` made of B and dy/dB."""
+class Reading(NamedTuple, Generic[M]):
+    """What one batch gave: logits (n, classes), and per tap what `read_map` made of B, and the spatial sums of
+    dy_m / dB, float32 (n, c)."""
 
     logits: Tensor
     maps: Mapping[str, M]
-    gradients: Mapping[str, G]
+    gradients: Mapping[str, Tensor]
 
 
-class Taps(Generic[M, G]):
-    """Reads module outputs B (n, c, h, w) and dy_m / dB, m the predicted class, for all taps at once.
+class Taps(Generic[M]):
+    """Reads module outputs B (n, c, h, w) and spatial sums of dy_m / dB, m the predicted class, for all taps at once.
 
-    `read_map` and `read_gradient` reduce each map and each gradient as soon as it exists; what they return is kept,
-    the tensors are not. Inside the `with` block the network is in eval mode with its parameters frozen, so that
-    autograd starts at the shallowest tap and records nothing before it; leaving the block, also by an error, removes
-    every hook and restores both.
+    A tapped module hands on B + probe, the probe a zero (n, c, 1, 1) that requires grad: the gradient of the predicted
+    classes' summed logits with respect to it is the spatial sum of dy_m / dB. What comes after the tap works on a
+    tensor of its own, so whatever is done in place there, the result is that of the graph without in-place ops.
 
-    The result is that of the graph without in-place ops: a tap whose tensor is overwritten later in the pass (found
-    by its version counter in a one-image trial pass, and checked again in every pass) hands on a copy.
+    `read_map` reduces each map as soon as it exists; what it returns is kept, the map is not. Inside the `with` block
+    the network is in eval mode with its parameters frozen, so that autograd starts at the shallowest tap and records
+    nothing before it; leaving the block, also by an error, removes every hook and restores both.
 
     Raises UnsuitableLayer where a module does not give exactly one (n, c, h, w) tensor per pass, or does not
     influence the logits.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        modules: Sequence[str],
-        read_map: Callable[[Tensor], M],
-        read_gradient: Callable[[Tensor], G],
-    ) -> None:
+    def __init__(self, net: nn.Module, modules: Sequence[str], read_map: Callable[[Tensor], M]) -> None:
         known = dict(net.named_modules())
         self.net = net
         self.modules = {name: known[name] for name in modules}
         self.read_map = read_map
-        self.read_gradient = read_gradient
-        self._overwritten: set[str] | None = None  # unknown until the trial pass
-        self._outputs: dict[str, tuple[Tensor, int]] = {}
+        self._shapes: dict[str, tuple[int, int, int]] = {}
+        self._probes: dict[str, Tensor] = {}
         self._maps: dict[str, M] = {}
-        self._gradients: dict[str, G] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -76,48 +68,46 @@ class Taps(Generic[M, G]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, images: Tensor) -> Reading[M, G]:
+    def __call__(self, images: Tensor) -> Reading[M]:
         """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
-        if self._overwritten is None:
-            self.shapes(images[:1])
         try:
             with torch.enable_grad(), _FrozenBatchNorm():
                 logits = self._forward(images)
-            changed = self._changed()
-            if changed:
-                raise PurityError(f"{', '.join(changed)}: overwritten in place in this batch but not in the first one.")
             # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
             scale = 1024.0 if logits.dtype == torch.float16 else 1.0
             scores = logits.gather(1, logits.argmax(1, keepdim=True)).sum(dtype=torch.float32) * scale
-            starts = {id(output): output for output, _ in self._outputs.values() if output.is_leaf}
-            self._outputs = {}
-            if scores.requires_grad:
-                torch.autograd.grad(scores, list(starts.values()), allow_unused=True)
-            deaf = [name for name in self.modules if name not in self._gradients]
+            probes = list(self._probes.values())
+            found = (
+                torch.autograd.grad(scores, probes, allow_unused=True) if scores.requires_grad else [None] * len(probes)
+            )
+            gradients = dict(zip(self._probes, found, strict=True))
+            deaf = [name for name in self.modules if gradients.get(name) is None]
             if deaf:
                 raise UnsuitableLayer(
                     f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
                     "another layer."
                 )
-            return Reading(logits.detach(), self._maps, self._gradients)
+            sums = {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
+            return Reading(logits.detach(), self._maps, sums)
         finally:
-            self._outputs, self._maps, self._gradients = {}, {}, {}
+            self._forget()
 
     def shapes(self, images: Tensor) -> dict[str, tuple[int, int, int]]:
-        """(c, h, w) of every tap, by a trial pass that also finds the taps whose tensors are overwritten."""
-        self._overwritten = set()
+        """(c, h, w) of every tap, by a pass without gradients."""
         try:
             with torch.no_grad():
                 self._forward(images)
-            self._overwritten = set(self._changed())
-            return {name: tuple(output.shape[1:]) for name, (output, _) in self._outputs.items()}  # type: ignore[misc]
+            return self._shapes
         finally:
-            self._outputs, self._maps, self._gradients = {}, {}, {}
+            self._forget()
+
+    def _forget(self) -> None:
+        self._shapes, self._probes, self._maps = {}, {}, {}
 
     def _forward(self, images: Tensor) -> Tensor:
-        self._outputs, self._maps, self._gradients = {}, {}, {}
+        self._forget()
         logits = self.net(images)
-        silent = [name for name in self.modules if name not in self._outputs]
+        silent = [name for name in self.modules if name not in self._shapes]
         if silent:
             raise UnsuitableLayer(f"{', '.join(silent)} did not run in the forward pass: choose another layer.")
         if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -125,25 +115,20 @@ class Taps(Generic[M, G]):
             raise PurityError(f"The network must return logits (n, classes), but it returned {got}: tap a classifier.")
         return logits
 
-    def _changed(self) -> list[str]:
-        return [name for name, (output, version) in self._outputs.items() if output._version != version]
-
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
-            if name in self._outputs:
+            if name in self._shapes:
                 raise UnsuitableLayer(f"{name} runs more than once per image: tap a module that runs once.")
             if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
                 got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
                 raise UnsuitableLayer(f"{name} gives no (n, c, h, w) feature map but {got}: tap a convolutional layer.")
-            self._outputs[name] = (output, output._version)
+            channels, height, width = output.shape[1:]
+            self._shapes[name] = (channels, height, width)
             if not torch.is_grad_enabled():
                 return None
-            if not output.requires_grad:
-                output.requires_grad_()
             self._maps[name] = self.read_map(output.detach())
-            gradients = self._gradients
-            output.register_hook(lambda gradient: gradients.__setitem__(name, self.read_gradient(gradient.detach())))
-            return output.clone() if self._overwritten and name in self._overwritten else None
+            self._probes[name] = output.new_zeros(*output.shape[:2], 1, 1).requires_grad_()
+            return output + self._probes[name]
 
         return hook
 

@@ -213,7 +213,7 @@ def scored() -> Result:
 def test_a_result_carries_them_for_its_deepest_stage_alone(scored: Result) -> None:
     plan = run.resolve(scored.job)
     assert plan.deepest.stage == "C2"
-    with Taps(plan.network.module, [plan.deepest.module], lambda maps: maps.mean((2, 3)), _nothing) as taps:
+    with Taps(plan.network.module, [plan.deepest.module], lambda maps: maps.mean((2, 3))) as taps:
         blocks = run.read(plan, workers=1)
         means = torch.cat(
             [taps(normalise(block.pixels, plan.preprocessing)).maps[plan.deepest.module] for block in blocks]
@@ -224,10 +224,6 @@ def test_a_result_carries_them_for_its_deepest_stage_alone(scored: Result) -> No
     assert {layer.module: list(layer.measures.values()) for layer in scored.layers} == {
         "features.8": pytest.approx(expected, rel=1e-5), "features.0": [], "features.3": [],
     }  # fmt: skip
-
-
-def _nothing(gradient: Tensor) -> None:
-    return None
 
 
 def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored: Result, tmp_path: Path) -> None:

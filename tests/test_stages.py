@@ -168,9 +168,13 @@ def test_taps_read_every_stage(name: str) -> None:
     net = torchvision.models.get_model(name, weights=None, num_classes=10, **options).eval()
     taps = resolve(net, "torchvision", name, ["C1..last"], (64, 64))
     seen = probe(net, (64, 64))
-    with Taps(net, [tap.module for tap in taps], lambda b: b.shape, lambda g: g.shape) as read:
+    with Taps(net, [tap.module for tap in taps], lambda b: b.shape) as read:
         reading = read(torch.rand(2, 3, 64, 64))
-    assert {tap.module: (2, *(seen[tap.module].shape or ())) for tap in taps} == reading.maps == reading.gradients
+    shapes = {tap.module: (2, *(seen[tap.module].shape or ())) for tap in taps}
+    assert reading.maps == shapes
+    assert {name: sums.shape for name, sums in reading.gradients.items()} == {
+        name: shape[:2] for name, shape in shapes.items()
+    }
 
 
 class Lambda(nn.Module):

@@ -56,7 +56,7 @@ def look(plan: Plan, images: Sequence[int], read: Read = grad_cam) -> list[View]
     """
     network, device = plan.network.module.to(plan.device), plan.device
     views = []
-    with Taps(network, [tap.module for tap in plan.taps], lambda b: b, lambda gradient: gradient.mean((2, 3))) as taps:
+    with Taps(network, [tap.module for tap in plan.taps], lambda b: b) as taps:
         for i in images:
             picture = _load(plan, i)
             pixels = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).to(device)
@@ -72,7 +72,8 @@ def look(plan: Plan, images: Sequence[int], read: Read = grad_cam) -> list[View]
                     "the weights and the preprocessing."
                 )
             score, predicted = reading.logits[0].softmax(0).max(0)
-            maps = {name: read(b, reading.gradients[name])[0].cpu().numpy() for name, b in reading.maps.items()}
+            betas = {name: reading.gradients[name] / b[0, 0].numel() for name, b in reading.maps.items()}
+            maps = {name: read(b, betas[name])[0].cpu().numpy() for name, b in reading.maps.items()}
             views.append(View(picture, int(predicted), float(score), maps))
     return views
 
