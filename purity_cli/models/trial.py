@@ -269,49 +269,57 @@ def _differ(alone: Tensor, beside: Tensor) -> bool:
 def _depends(
     network: Network, images: Tensor, memory_format: torch.memory_format, batch_size: int | None
 ) -> str | None:
-    """Whether the difference is more than rounding, by the same in double precision: then PurityError, or what to say
-    where each image is scored alone."""
-    try:
+    """Whether an image's values change with those beside it, or from pass to pass, by more than rounding: then
+    PurityError, or what to say where each image is scored alone."""
+    again, beside = _compare(network.module, images, memory_format)
+    if again is None and beside is None:
+        return None
+    try:  # rounding, in a network that makes much of it, is gone in double precision
         exact: nn.Module = copy.deepcopy(network.module).double()
-        outputs = _outputs(exact, images.double(), memory_format)
+        again, beside = _compare(exact, images.double(), memory_format)
     except Exception:  # it cannot be copied, or insists on float32
-        outputs = _outputs(network.module, images, memory_format)
-    (alone, _), (again, random), (beside, batched) = outputs
-    scale, spread = float(beside.abs().max()), float((beside[0] - beside[1]).abs().max())
-    most = (1e-7 * scale + 1e-4 * spread) if beside.dtype == torch.float64 else (1e-3 * scale + 1e-2 * spread)
-    if float((alone[0] - again[0]).abs().max()) > most:
+        pass
+    if again is not None:
         raise PurityError(
-            f"{network.name} gives an image other values in each pass, whatever the batch, from {random} on: chance "
+            f"{network.name} gives an image other values in each pass, whatever the batch, from {again} on: chance "
             "is at work in eval mode, such as dropout with training=True, and has to be switched off there."
         )
-    if float((alone[0] - beside[0]).abs().max()) <= most:
+    if beside is None:
         return None
-    text = (
-        f"The values of {network.name} depend on the batch: from {batched} on, an image's change with those beside it"
-    )
+    text = f"The values of {network.name} depend on the batch: from {beside} on, an image's change with those beside it"
     if batch_size == 1:
         return f"{text}; with a batch size of 1 each is taken alone."
     raise PurityError(f"{text}. Give it running statistics, or take each image alone with --batch-size 1.")
 
 
-def _outputs(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> list[tuple[Tensor, str]]:
-    """Logits of the first image alone, alone again, and beside another, each with the first module whose output is
-    another than in the first pass."""
+def _compare(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> list[str | None]:
+    """Where the values of the first image begin to differ from those it has alone: alone again, and beside another."""
     module.to(memory_format=memory_format)
-    passes: list[tuple[Tensor, str]] = []
-    reference: dict[str, Tensor] = {}
-    for batch in (images[:1], images[:1], images):
-        seen: dict[str, Tensor] = {}
-        with ExitStack() as stack, torch.no_grad():
-            for name, part in module.named_modules():
-                if name and not any(True for _ in part.children()):
-                    stack.callback(part.register_forward_hook(partial(_keep_first, seen, name)).remove)
-            logits = module(batch.contiguous(memory_format=memory_format))
-        reference = reference or seen
-        other = (name for name, value in seen.items() if _is_other(value, reference.get(name)))
-        name = next(other, "")
-        passes.append((logits, _described(module, name) if name else "its output"))
-    return passes
+    reference, again, beside = (
+        _outputs(module, batch.contiguous(memory_format=memory_format)) for batch in (images[:1], images[:1], images)
+    )
+    return [_first_other(module, reference, each) for each in (again, beside)]
+
+
+def _outputs(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What the innermost modules and the network itself, as `""`, give the first image."""
+    seen: dict[str, Tensor] = {}
+    with ExitStack() as stack, torch.no_grad():
+        for name, part in module.named_modules():
+            if name and not any(True for _ in part.children()):
+                stack.callback(part.register_forward_hook(partial(_keep_first, seen, name)).remove)
+        seen[""] = module(images)[0]
+    return {**{name: value for name, value in seen.items() if name}, "": seen[""]}
+
+
+def _first_other(module: nn.Module, reference: dict[str, Tensor], values: dict[str, Tensor]) -> str | None:
+    for name, value in values.items():
+        other = reference.get(name)
+        if other is None or other.shape != value.shape:
+            continue  # the batch is not its first axis
+        if float((value - other).abs().max()) > 1e-3 * float(other.abs().max()):
+            return _described(module, name)
+    return None
 
 
 def _keep_first(seen: dict[str, Tensor], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -319,13 +327,9 @@ def _keep_first(seen: dict[str, Tensor], name: str, _module: nn.Module, _inputs:
         seen[name] = output[0].clone()
 
 
-def _is_other(value: Tensor, reference: Tensor | None) -> bool:
-    if reference is None or value.shape != reference.shape:
-        return True
-    return float((value - reference).abs().max()) > 1e-3 * float(reference.abs().max())
-
-
 def _described(module: nn.Module, name: str) -> str:
+    if not name:
+        return "its output"
     part = module.get_submodule(name)
     about = ""
     if isinstance(part, _BatchNorm):

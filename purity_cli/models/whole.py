@@ -31,7 +31,7 @@ def unwrapped(module: nn.Module, name: str) -> nn.Module:
                 "before torch.jit."
             )
         for child, inside in part._modules.items():
-            part._modules[child] = inside and _inner(inside)
+            part._modules[child] = None if inside is None else _inner(inside)
         _undo_compile(part)
     return module
 
