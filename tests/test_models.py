@@ -151,7 +151,7 @@ def test_a_name_is_looked_up_in_order_and_a_prefix_decides(name: str, source: st
         ("torchvision:senet154", "torchvision has no model 'senet154'"),
         (
             "pytorch:resnet50",
-            "names begin with bundled:, torchvision:, timm:, pretrainedmodels:, hf-hub:, local-dir: or .*Did you mean resnet50",
+            "begin with bundled:, torchvision:, timm:, pretrainedmodels:, hf-hub:, local-dir: .*Did you mean resnet50",
         ),
         ("timm:resnet50.nonsense", "no weights 'nonsense': it has a1_in1k"),
         ("convnext_tiny.dinov3_lvd1689m", "no classifier"),

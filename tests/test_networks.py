@@ -714,3 +714,23 @@ def test_wrong_weights_are_found_before_the_images_are_looked_for(here: Path) ->
     torch.save({"a.weight": torch.ones(3)}, here / "w.pth")
     with pytest.raises(PurityError, match=r"w\.pth does not fit plain\.py:make"):
         run.resolve(Job.of(model="plain.py:make", weights="w.pth", dataset="no/such/folder"))
+
+
+def test_a_module_with_two_names_is_whole_after_every_look_at_it(here: Path) -> None:
+    write(
+        here,
+        """
+        class Net(Plain):
+            def __init__(self):
+                super().__init__()
+                self.trunk = nn.Sequential(self.conv1, self.bn1, nn.ReLU(), self.conv2, nn.ReLU())
+                self.head = nn.Linear(6, 5)
+                self.head.weight, self.head.bias = self.fc.weight, self.fc.bias
+            def maps(self, x): return self.trunk(x)
+        def make(): return Net()
+    """,
+    )
+    network = load("net.py:make")
+    assert not any(tensor.is_meta for tensor in network.module.state_dict().values())
+    assert network.num_classes == 5
+    assert same_counts(scored("net.py:make"), scored("plain.py:make"))

@@ -187,11 +187,24 @@ def count_classes(module: nn.Module, size: Size) -> int | None:
 
 def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
     """Shape of the output for one image of `size`; None where the network takes no such image or gives no tensor."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
     try:
-        shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+        shapes = _weightless(module)
         with torch.inference_mode(), ShapesOnly():
-            output = torch.func.functional_call(module, shapes, torch.empty(1, 3, *size, device="meta"))
+            images = torch.empty(1, 3, *size, device="meta")
+            # Not tying the weights: of a module with two names PyTorch would put back the first, then the stand-in.
+            output = torch.func.functional_call(module, shapes, images, tie_weights=False)
     except Exception:  # anything can go wrong in a user's forward, and on the meta device
         return None
     return output.shape if isinstance(output, Tensor) else None
+
+
+def _weightless(module: nn.Module) -> dict[str, Tensor]:
+    """A tensor without values for each of a network's, once by module and, where shared, the same."""
+    stand_ins: dict[int, Tensor] = {}
+    shapes = {}
+    for path, part in module.named_modules():
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                stand_in = stand_ins.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
+                shapes[f"{path}.{name}" if path else name] = stand_in
+    return shapes

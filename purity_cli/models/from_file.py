@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.models.base import Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
@@ -61,7 +61,9 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
     except (Exception, SystemExit) as error:
         called = f"{path}:{function}()"
         if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is None:
-            raise PurityError(f"{called} failed ({error}): give a function that works without arguments.") from error
+            raise PurityError(
+                f"{called} failed ({said(error)}): give a function that works without arguments."
+            ) from error
         raise PurityError(f"{called} {code.why(error, 'as it is called')}") from error
     if not isinstance(module, nn.Module):
         raise PurityError(f"{path}:{function} returned a {type(module).__name__}: it must return a torch.nn.Module.")
