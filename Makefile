@@ -3,13 +3,16 @@ BIN := .venv/bin
 TODAY := $(shell date +%F)
 FORMAT ?= table
 
-.PHONY: demo test lint docs benchmark tables-offline nightly gpu-check clean
+.PHONY: demo test attack lint docs benchmark tables-offline nightly gpu-check clean
 
 demo: .venv/demo  ## install, and score the bundled network on the digits
 	$(BIN)/purity score
 
 test: .venv/test  ## everything that tests need, and all of them
 	$(BIN)/pytest
+
+attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; minutes, and exits with 1 where one fell
+	$(BIN)/python -m tests.attack
 
 lint: .venv/test
 	$(BIN)/ruff check .

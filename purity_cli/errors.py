@@ -17,6 +17,15 @@ class UnsuitableLayer(PurityError):
     """A tapped module that gives no (n, c, h, w) feature map, or not exactly one per forward pass."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type's name where it says nothing, or fails even at that."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # an error of a user's own may raise anything as it is printed
+        lines = []
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean resnet50 or resnet34?"`, or nothing when no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

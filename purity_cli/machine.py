@@ -1,28 +1,36 @@
-"""The machine and what is installed on it: devices, memory, versions."""
+"""The machine and what is installed on it: devices, memory, versions, the environment. PyTorch is imported late."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from purity_cli import __version__
 from purity_cli.errors import PurityError
 
+if TYPE_CHECKING:
+    import torch
+
 DEVICES = ("cpu", "cuda")
 LIBRARIES = ("torch", "torchvision", "timm", "pretrainedmodels", "pillow", "numpy")
+PATIENCE_WITH_GIT = 2.0
+"""Seconds: a checkout may lie on a disk that doesn't answer, and its version is a detail."""
 
 
 def resolve_device(name: str, precision: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:i` -> a device that is there and can compute in `precision`."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -50,6 +58,8 @@ def float32_of(precision: str) -> Iterator[None]:
 
     Only `tf32` allows it; the process's settings are put back at the end.
     """
+    import torch
+
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
@@ -63,23 +73,39 @@ def float32_of(precision: str) -> Iterator[None]:
 
 def versions() -> dict[str, str | None]:
     """The package's, its checkout's and its libraries' versions, for `run.json`."""
-    here = Path(__file__).resolve().parent
-    git = (
-        subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if (here.parent / ".git").exists()
-        else None
-    )
     return {
         "purity": __version__,
-        "git": git.stdout.strip() or None if git else None,
+        "git": commit(),
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that this package lies in, `-dirty` where it was changed.
+
+    None where it lies in none, and where git is missing, fails or takes too long.
+    """
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        git = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    except OSError:
+        return None
+    with git:
+        try:
+            said, _ = git.communicate(timeout=PATIENCE_WITH_GIT)
+        except subprocess.TimeoutExpired:
+            # All that git started, for whatever of it lives on holds the pipe open, and that is waited for.
+            with suppress(OSError):
+                os.killpg(git.pid, signal.SIGKILL)
+            return None
+    return said.decode(errors="replace").strip() or None if git.returncode == 0 else None
 
 
 def _version(library: str) -> str | None:
@@ -92,13 +118,30 @@ def _version(library: str) -> str | None:
 
 def device_name(device: torch.device) -> str:
     """`cpu, 2 threads` or the GPU's own name."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
 
 
+def environment_number(name: str, least: int = 0) -> int | None:
+    """The whole number in an environment variable, None where it is unset or empty; PurityError for anything else."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise PurityError(
+            f"The environment variable {name} is {text!r}, and should be a whole number from {least}: unset it, or let "
+            "torchrun set it."
+        )
+    return int(text)
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed buffers for the next batch instead of returning them to the system.
+
+    It holds for the whole process, and so only programs do this, the command line among them, never the library.
 
     Feature maps are tens of megabytes each; getting such a block from the system anew, page by page, takes longer
     than most operations on it. Elsewhere than on glibc this does nothing.

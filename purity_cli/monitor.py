@@ -33,9 +33,9 @@ from purity_cli.taps import Taps
 class PurityMonitor:
     """Feature purity of layers of `net` (the bare one, not wrapped in DistributedDataParallel or compiled).
 
-    `layers` are stages (`C3`, `last`), module paths or globs, as for `purity score`; the networks whose stages have
-    names are those of torchvision and timm and such with an attribute `purity_stages`. Each layer's metric is a
-    torchmetrics.Metric in `metrics`, so `compute` sums over all processes where there are several.
+    `layers` are stages (`C3`, `conv:last`), module paths or globs, as for `purity score`; the networks whose
+    stages have names are those of torchvision and timm and such with an attribute `purity_stages`. Each layer's metric
+    is a torchmetrics.Metric in `metrics`, so `compute` sums over all processes where there are several.
     """
 
     def __init__(self, net: nn.Module, layers: Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:

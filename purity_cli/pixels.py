@@ -1,12 +1,14 @@
-"""Pictures -> uint8 blocks on the host, by threads, and their normalisation on the device."""
+"""Images -> uint8 blocks on the host, by threads, and their normalisation on the device."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
+from torchvision.transforms.functional import pil_modes_mapping
 
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
@@ -23,6 +26,12 @@ from purity_cli.plan import Preprocessing
 
 AHEAD = 2
 """Blocks that are decoded while the engine works on one."""
+
+LARGEST = 2**26
+"""Pixels of a resized image beyond which only the part that the crop keeps is made. No image comes near that whose
+longer side is less than a thousand times the shorter one, for the usual sizes."""
+
+_ALONE = Lock()
 
 
 class Source(Protocol):
@@ -108,14 +117,13 @@ class Pixels:
     def _load(self, position: int) -> NDArray[np.uint8] | UnreadableImage:
         i = self.selection[position]
         try:
-            image = self.source.load(i)
+            return np.asarray(prepare(self.source, i, self.preprocessing))
         except UnreadableImage as error:
             if self.on_bad_image == "fail":
                 raise PurityError(
                     f"{self.source.paths[i]} cannot be read ({error}): mend or remove it, or use --on-bad-image skip."
                 ) from None
             return error
-        return np.asarray(resize_and_crop(image, self.preprocessing, self.source.paths[i]))
 
     def _assemble(self, number: int, images: Sequence[NDArray[np.uint8] | UnreadableImage]) -> Block:
         places = self._positions(number)
@@ -147,20 +155,74 @@ class Pixels:
         return torch.tensor(values, dtype=torch.int64, pin_memory=self.pin)
 
 
+def prepare(source: Source, i: int, preprocessing: Preprocessing) -> Image.Image:
+    """Image i (RGB) as the network sees it, before normalisation; UnreadableImage where it cannot be decoded, or takes
+    more memory than there is.
+    """
+    try:
+        return resize_and_crop(source.load(i), preprocessing, source.paths[i])
+    except MemoryError:
+        pass
+    # It may be that others took it: once more, with no other image that needs as much.
+    with _ALONE:
+        try:
+            return resize_and_crop(source.load(i), preprocessing, source.paths[i])
+        except MemoryError:
+            raise UnreadableImage("it takes more memory than there is") from None
+
+
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
-    """The picture (RGB) as the network sees it, before normalisation; `path` is for messages."""
+    """The image (RGB) as the network sees it, before normalisation; `path` is for messages."""
     if preprocessing.resize:
         size = preprocessing.resize
         mode = InterpolationMode(preprocessing.interpolation)
+        if isinstance(size, int):
+            # As torchvision rounds it.
+            short, long = sorted(image.size)
+            if size * int(size * long / short) > LARGEST:
+                return _resize_what_is_kept(image, preprocessing, path)
         image = F.resize(image, [size] if isinstance(size, int) else list(size), mode)
     if preprocessing.crop:
-        height, width = preprocessing.crop
-        if image.height < height or image.width < width:
-            raise PurityError(
-                f"{path} is {image.height}x{image.width}, too small for a crop of {height}x{width}: give --resize."
-            )
-        image = F.center_crop(image, [height, width])
+        _check_crop(preprocessing.crop, image.height, image.width, path)
+        image = F.center_crop(image, list(preprocessing.crop))
     return image
+
+
+def _check_crop(crop: tuple[int, int], height: int, width: int, path: str) -> None:
+    if height < crop[0] or width < crop[1]:
+        raise PurityError(f"{path} is {height}x{width}, too small for a crop of {crop[0]}x{crop[1]}: give --resize.")
+
+
+def _resize_what_is_kept(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
+    """As resizing all of a very long image and cropping it then, but only what is kept is made.
+
+    The pixels are the same but for what PIL rounds, as it takes the place of a part as float32: on noise that is
+    enlarged, values differed by 2 of 255 at most with the filters that are continuous (bilinear, bicubic, lanczos,
+    hamming). Where the short side shrinks as well, PIL may resize down before across, and rounds otherwise in between.
+    """
+    size = preprocessing.resize
+    if not isinstance(size, int):
+        raise AssertionError("an exact size is never too long")
+    whole = [size if side == min(image.size) else int(size * max(image.size) / min(image.size)) for side in image.size]
+    if preprocessing.crop is None:
+        raise UnreadableImage(f"resized to a short side of {size} it is {whole[1]}x{whole[0]}: give --crop")
+    _check_crop(preprocessing.crop, whole[1], whole[0], path)
+    part, resample = image, pil_modes_mapping[InterpolationMode(preprocessing.interpolation)]
+    # Across and then down, as PIL does it where it enlarges.
+    for axis, (side, resized, kept) in enumerate(zip(image.size, whole, reversed(preprocessing.crop), strict=True)):
+        first = round((resized - kept) / 2.0)  # as torchvision's center_crop
+        start, stop = first * side / resized, (first + kept) * side / resized
+        # What the filters reach beyond it, of which the widest takes three pixels to either side.
+        reach = math.ceil(3 * max(1.0, side / resized)) + 1
+        begin, end = max(0, math.floor(start) - reach), min(side, math.ceil(stop) + reach)
+        # PIL takes places as float32: the smaller they are, the more exactly.
+        if axis == 0:
+            part = part.crop((begin, 0, end, part.height))
+            part = part.resize((kept, part.height), resample, box=(start - begin, 0, stop - begin, part.height))
+        else:
+            part = part.crop((0, begin, part.width, end))
+            part = part.resize((part.width, kept), resample, box=(0, start - begin, part.width, stop - begin))
+    return part
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

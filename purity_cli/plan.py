@@ -12,12 +12,15 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.files import shown
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, PlainSerializer(shown, when_used="json")]
+"""A name or path; JSON holds no bytes that are no UTF-8."""
 Size = tuple[Positive, Positive]
 """(height, width) in pixels."""
 
@@ -119,11 +122,11 @@ class Job(Frozen):
     stands in the result's provenance.
     """
 
-    model: str = "tiny_vgg_10"
-    weights: str = "default"
-    dataset: str = "digits"
-    data_dir: str | None = None
-    split: str | None = None
+    model: Text = "tiny_vgg_10"
+    weights: Text = "default"
+    dataset: Text = "digits"
+    data_dir: Text | None = None
+    split: Text | None = None
     layers: Annotated[tuple[str, ...], BeforeValidator(_specs), Field(min_length=1)] = ("C1..last",)
     preprocess: Literal["weights", "paper"] = "weights"
     resize: Positive | Size | Literal["none"] | None = None

@@ -71,5 +71,8 @@ class Result:
 
     @property
     def deepest(self) -> Layer:
-        """The last stage, or else the last layer."""
-        return max(reversed(self.layers), key=lambda layer: int(layer.stage[1:]) if layer.stage else 0)
+        """The last stage in its activation, else in the last reading; else the last layer."""
+        return max(
+            reversed(self.layers),
+            key=lambda layer: (layer.name == layer.stage, int(layer.stage[1:]) if layer.stage else 0),
+        )

@@ -25,6 +25,7 @@ from purity_cli import run
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.trees import FileSource
+from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import Block, Pixels
 from purity_cli.results import Result
 from purity_cli.run.resolving import PAPER
@@ -166,6 +167,7 @@ def suite(images: str, limit: int | None, rounds: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     place = sys.argv[2] if len(sys.argv) > 2 else str(SHARED / "data" / "imagenet-sample")
     few = int(sys.argv[3]) if len(sys.argv) > 3 else None

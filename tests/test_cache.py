@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -535,6 +536,36 @@ def test_a_cache_that_cannot_be_made_is_done_without(
     assert [path.name[0] for path in (tmp_path / "cache").iterdir()] != ["."]
 
 
+@pytest.mark.parametrize("refusal", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_can_only_be_read_is_read(refusal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = noise(10)
+    expected = read(source, None)
+    read(source, tmp_path, selection=range(6))
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+
+    def only_read(path: Any, flags: int, *more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(refusal, os.strerror(refusal), str(path))
+        return opened(path, flags, *more)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    opened = os.open
+    loads, says = count_loads(source), Says()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", only_read)
+        for name in ("utime", "pwrite", "mkdir"):
+            patch.setattr(os, name, refuse)
+        assert_same(read(source, tmp_path, selection=range(6)), read(noise(10), None, selection=range(6)))
+        assert not +loads  # and nothing was said
+        assert_same(read(source, tmp_path, says=says), expected)
+    assert set(loads) == {6, 7, 8, 9}
+    assert len(says) == 1
+    assert f"The pixels of noise that are new are not cached, for {tmp_path} can only be read" in says[0]
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_file_where_the_cache_should_be(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     says = Says()
@@ -640,3 +671,24 @@ def test_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_root() == tmp_path / "xdg" / "purity"
     monkeypatch.setenv("PURITY_CACHE", "~/here")
     assert default_root() == tmp_path / "here"
+
+
+def test_a_user_without_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purity: Callable[..., tuple[int, str, str]]
+) -> None:
+    def nobody(_: int) -> Any:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "PURITY_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+    assert default_root() is None
+    said = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
+    for command in (["list"], ["clear", "--yes"], ["build", "--limit", "3"]):
+        code, _, err = purity(*command)
+        assert (code, err.splitlines()[-1]) == (1, f"Error: There is no cache, for {said}.")
+    assert purity("list", "--cache", "here")[0] == 0
+    for where in ("auto", "~/x"):
+        assert cli.run(["score", "--device", "cpu", "--limit", "20", "--cache", where, "-o", where[-1]]) == 0
+        assert (tmp_path / where[-1] / "purity.csv").is_file()

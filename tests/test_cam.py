@@ -137,13 +137,14 @@ def test_channels_fire_on_as_many_images_of_the_class_as_counted_by_hand() -> No
 
 
 def test_headings_say_purity_and_of_how_many_images() -> None:
-    plan = plan_of("tiny_vgg_10", ["C1", "C2"], "digits", limit=30)
+    plan = plan_of("tiny_vgg_10", ["C1", "all:C2", "features.0"], "digits", limit=30)
     result = run.score(plan, workers=1)
     heads = gallery.Heads([], 0.5, "digits", False, False, lambda _: result)
+    names = ["C1 features.3", "C2 features.8", "conv:C2 features.7", "pool:C2 features.9", "features.0"]
+    assert [head.name for head in heads.of(plan)] == names
     for head, layer in zip(heads.of(plan), result.layers, strict=True):
         totals = layer.counts.sum(0)[result.thresholds.index(0.5)]
         n = int(totals.sum())
-        assert head.name == f"{layer.stage} {layer.module}"
         assert head.purity == (f"F = {oracle.purity(totals):.3f}" if n else "F = –")
         few = "" if n >= 5 * 10 else f"\nN = {n} < 5 c" if n else "\nnothing fires"
         assert head.note == f"n = 30{few}"

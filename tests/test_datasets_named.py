@@ -276,6 +276,30 @@ def test_half_sorted_images_are_refused(layouts: Layouts, tmp_path: Path) -> Non
         open_dataset("imagenet", data_dir=str(place))
 
 
+@pytest.mark.parametrize("kind", ["kaggle", "flat, devkit", "flat, devkit archive"])
+def test_lists_of_labels_as_other_systems_write_them(layouts: Layouts, tmp_path: Path, kind: str) -> None:
+    place = lay(layouts, tmp_path, kind)
+
+    def rewritten(data: bytes) -> bytes:
+        return b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n") + b"\r\n  \r\n"
+
+    listed = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
+    if kind.endswith("archive"):
+        with tarfile.open(layouts.devkit_archive) as old, tarfile.open(tmp_path / f"{DEVKIT}.tar.gz", "w:gz") as new:
+            for member in filter(tarfile.TarInfo.isfile, old):
+                data = old.extractfile(member).read()  # type: ignore[union-attr]
+                data = rewritten(data) if member.name == listed else data
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+    else:
+        path = tmp_path / ("LOC_val_solution.csv" if kind == "kaggle" else listed)
+        if kind == "kaggle":
+            path = next(tmp_path.rglob("LOC_val_solution.csv"))
+        path.write_bytes(rewritten(path.read_bytes()))
+    source = open_dataset("imagenet", data_dir=str(place))
+    assert {Path(path).name: label for path, label in labelled(source).items()} == layouts.truth
+
+
 def damage() -> Iterator[Any]:
     csv, meta, truth = "LOC_val_solution.csv", f"{DEVKIT}/data/meta.mat", "ILSVRC2012_validation_ground_truth.txt"
     yield csv, "ImageId;PredictionString\nx;y\n", "is no image and its class"
@@ -469,12 +493,12 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_lists_what_can_be_opened() -> None:
     table, as_json, as_csv = (CliRunner().invoke(command, ["--format", kind]) for kind in ("table", "json", "csv"))
     assert {result.exit_code for result in (table, as_json, as_csv)} == {0}
-    names = ["imagenet", "cifar10", "digits", "folder:PATH"]
+    names = ["imagenet", "cifar10", "digits", "shards:PATH", "parquet:PATH", "folder:PATH"]
     entries = json.loads(as_json.output)
     assert [entry["name"] for entry in entries] == names == [family.name for family in FAMILIES.values()]
     rows = list(csv.DictReader(io.StringIO(as_csv.output)))
     assert [row["name"] for row in rows] == names
-    assert [row["classes"] for row in rows] == ["1000", "10", "10", ""]
+    assert [row["classes"] for row in rows] == ["1000", "10", "10", "", "", ""]
     assert [line for line in table.output.splitlines() if not line.startswith(" ")] == names
     digits = next(entry for entry in entries if entry["name"] == "digits")
     for split in digits["splits"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,9 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     torch.manual_seed(5)
-    net = timm.create_model("test_resnet", num_classes=7)
+    net: Any = timm.create_model("test_resnet", num_classes=7)
     net.pretrained_cfg.update(input_size=(3, 96, 96), crop_pct=0.75, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    save_for_hf(net, tmp_path / "mine", model_args={"num_classes": 7}, safe_serialization=True)
+    save_for_hf(net, str(tmp_path / "mine"), model_args={"num_classes": 7}, safe_serialization=True)
     return tmp_path / "mine"
 
 

@@ -734,3 +734,7 @@ def test_a_module_with_two_names_is_whole_after_every_look_at_it(here: Path) -> 
     assert not any(tensor.is_meta for tensor in network.module.state_dict().values())
     assert network.num_classes == 5
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
+    assert same_counts(scored("net.py:make", layers="trunk.0,trunk.3"), scored("plain.py:make"))
+    assert [layer.module for layer in scored("net.py:make", layers="trunk.*").layers] == [
+        "conv1", "bn1", "conv2", "trunk.2", "trunk.4"
+    ]  # fmt: skip

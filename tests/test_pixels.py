@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from purity_cli.datasets import UnreadableImage
+from purity_cli import pixels
+from purity_cli.datasets import UnreadableImage, open_dataset
 from purity_cli.errors import PurityError
-from purity_cli.pixels import AHEAD, Pixels, normalise
+from purity_cli.pixels import AHEAD, Pixels, normalise, prepare, resize_and_crop
 from purity_cli.plan import Preprocessing
 
 IMAGENET = Preprocessing(resize=40, crop=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -167,3 +171,79 @@ def test_everything_that_is_copied_to_the_device_is_pinned(monkeypatch: pytest.M
         assert asked == [pin] * 3  # pixels, positions, labels
         assert block.positions.tolist() == [0, 1, 2]
         asked.clear()
+
+
+# One image that takes everything
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "hamming"])
+def test_a_part_resized_alone_is_the_part_of_the_whole(interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to what PIL rounds: within 2 of 255 on noise, and on a smooth image within 1."""
+    rng = np.random.default_rng(0)
+    for k in range(60):
+        size = int(rng.integers(8, 64))
+        short = int(rng.integers(1, size + 1))
+        shape = sorted((short, int(rng.integers(short, short * 60 + 2))), reverse=bool(k % 2))
+        noise = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        rows, columns = np.mgrid[: shape[0], : shape[1]]
+        waves = np.stack([127 + 100 * np.sin(rows / 9 + columns / 7 + c) for c in range(3)], 2).astype(np.uint8)
+        crop = (int(rng.integers(1, size + 1)), int(rng.integers(1, size + 1)))
+        preprocessing = Preprocessing(resize=size, crop=crop, interpolation=interpolation)  # type: ignore[arg-type]
+        for image, allowed in ((noise, 2), (Image.fromarray(waves), 1)):
+            whole = np.asarray(resize_and_crop(image, preprocessing, "x")).astype(int)
+            with monkeypatch.context() as patch:
+                patch.setattr(pixels, "LARGEST", 0)
+                part = np.asarray(resize_and_crop(image, preprocessing, "x")).astype(int)
+            assert part.shape == whole.shape == (*crop, 3)
+            assert np.abs(part - whole).max() <= allowed
+
+
+LONG = """
+import resource, sys
+from PIL import Image
+from purity_cli.datasets import open_dataset
+from purity_cli.pixels import Pixels
+from purity_cli.plan import Preprocessing
+source = open_dataset(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+got = list(Pixels(source, range(2), Preprocessing(resize=256, crop=(224, 224)), batch_size=2, workers=2).blocks())
+print(tuple(got[0].pixels.shape), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_follows_what_is_kept(tmp_path: Path) -> None:
+    """All of either would take 4 GB."""
+    columns = np.arange(40_000)
+    stripes = np.stack([127 + 120 * np.sin(columns / 9 + k) for k in range(6)], 1).reshape(-1, 2, 3).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "high.png")
+    Image.fromarray(stripes.transpose(1, 0, 2)).save(tmp_path / "wide.png")
+    ran = subprocess.run([sys.executable, "-c", LONG, str(tmp_path)], capture_output=True, text=True, check=True)
+    shape, _, grown = ran.stdout.strip().rpartition(" ")
+    assert shape == "(2, 3, 224, 224)"
+    assert int(grown) < 100, f"{grown} MB"
+
+
+def test_a_long_image_without_a_crop_is_left_out_by_name(tmp_path: Path) -> None:
+    Image.new("RGB", (40_000, 2)).save(tmp_path / "wide.png")
+    source = open_dataset(str(tmp_path))
+    (block,) = Pixels(source, range(1), Preprocessing(resize=256), batch_size=2, workers=1).blocks()
+    assert block.skipped == (("wide.png", "resized to a short side of 256 it is 256x5120000: give --crop"),)
+
+
+def test_memory_that_one_image_takes_is_that_images_trouble() -> None:
+    class Greedy(Noise):
+        """Image 1 never fits, and image 2 only when it is tried again."""
+
+        def load(self, i: int) -> Image.Image:
+            tried.append(i)
+            if i == 1 or (i == 2 and tried.count(2) == 1):
+                raise MemoryError
+            return super().load(i)
+
+    tried: list[int] = []
+    (block,) = Pixels(Greedy(4), range(4), IMAGENET, batch_size=4, workers=2).blocks()
+    assert block.skipped == (("001.png", "it takes more memory than there is"),)
+    assert block.positions.tolist() == [0, 2, 3]
+    assert sorted(tried) == [0, 1, 1, 2, 2, 3]
+    with pytest.raises(UnreadableImage, match="more memory"):
+        prepare(Greedy(4), 1, IMAGENET)

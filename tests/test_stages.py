@@ -284,8 +284,8 @@ def test_layers_lists_every_module_with_its_calls() -> None:
     found = {layer.module: layer for layer in layers(net, "torchvision", "resnet50", (224, 224))}
     assert list(found) == [name for name, _ in net.named_modules() if name]
     assert found["layer1.0.relu"] == LayerInfo("layer1.0.relu", "ReLU", None, 3, "ran 3 times")
-    assert found["layer4.2.conv3"] == LayerInfo("layer4.2.conv3", "Conv2d", (2048, 7, 7), 1, None)
-    assert found["layer4"] == LayerInfo("layer4", "Sequential", (2048, 7, 7), 1, None, "C5")
+    assert found["layer4.2.conv3"] == LayerInfo("layer4.2.conv3", "Conv2d", (2048, 7, 7), 1, None, ("conv:C5",))
+    assert found["layer4"] == LayerInfo("layer4", "Sequential", (2048, 7, 7), 1, None, ("C5", "block:C5"))
     assert [layer.module for layer in found.values() if layer.stage] == ["relu", *BLOCKS]
 
 
@@ -426,7 +426,7 @@ def test_command_prints_the_same_in_every_format(alexnet: CliRunner) -> None:
     assert [row["layer"] for row in rows if row["stage"]] == [f"features.{i}" for i in (1, 4, 7, 9, 11)]
     assert rows[1] == {
         "layer": "features.0", "type": "Conv2d", "channels": "64", "height": "55", "width": "55", "calls": "1",
-        "stage": "", "problem": "",
+        "stage": "", "readings": "conv:C1", "problem": "",
     }  # fmt: skip
     table = run().splitlines()
     assert [line.split()[0] for line in table[2:]] == [row["layer"] for row in rows]

@@ -24,6 +24,7 @@ from purity_cli.models import SOURCES
 from purity_cli.models.base import ShapesOnly
 from purity_cli.stages import NoStages, probe, stages
 from purity_cli.stages.probe import Size
+from purity_cli.stages.readings import FINDERS, POOLS, Order
 
 LIBRARY: Any = timm
 """timm, whose type hints do not cover what is used here."""
@@ -75,8 +76,15 @@ class Found:
     maps: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """(c, h, w) by module, shallow to deep."""
     reason: str = ""
+    readings: dict[str, tuple[set[type], tuple[int, ...] | None]] = field(default_factory=dict)
+    """Of the module that is `conv:C3`, ..., where there is one: the classes of itself and of all inside, and (c, h, w).
+    """
     features: list[dict[str, Any]] = field(default_factory=list)
     """timm's own word on them: `num_chs`, and `reduction` of the picture's sides."""
+
+
+def kinds(module: nn.Module) -> set[type]:
+    return {type(part) for part in module.modules()}
 
 
 def look(source: str, name: str, make: Callable[[], nn.Module], size: Size) -> Found:
@@ -91,9 +99,14 @@ def look(source: str, name: str, make: Callable[[], nn.Module], size: Size) -> F
         known = stages(net, source, name, seen)
     except NoStages as error:
         return Found(size, reason=str(error))
+    order = Order(net, seen, known)
+    places = {f"{reading}:{stage}": order.find(reading, stage) for reading in FINDERS for stage in known}
+    readings: dict[str, tuple[set[type], tuple[int, ...] | None]] = {
+        reading: (kinds(net.get_submodule(path)), seen[path].shape) for reading, path in places.items() if path
+    }
     info = getattr(net, "feature_info", None) or []
     maps = {module: shape for module in known.values() if (shape := seen[module].shape)}
-    return Found(size, maps, features=list(getattr(info, "info", info)))
+    return Found(size, maps, readings=readings, features=list(getattr(info, "info", info)))
 
 
 def walk_torchvision() -> Iterator[tuple[str, Found]]:
@@ -130,6 +143,25 @@ def check(found: dict[str, Found]) -> None:
         else:
             assert len(network.maps) >= 3, (name, network.maps)
             assert all(deep[1] <= shallow[1] for shallow, deep in pairwise(network.maps.values())), name
+            check_readings(name, network)
+
+
+def check_readings(name: str, network: Found) -> None:
+    """Each is a module of its kind on maps of its stage's size, and every stage of a CNN has a convolution."""
+    for number, shape in enumerate(network.maps.values(), 1):
+        conv = network.readings.get(f"conv:C{number}")
+        assert conv or name in HYBRIDS, (name, number)
+        if conv:
+            assert any(issubclass(kind, nn.Conv2d) for kind in conv[0]), (name, number)
+            assert conv[1] is not None
+            assert conv[1][1:] == shape[1:], (name, number)
+        if block := network.readings.get(f"block:C{number}"):
+            assert block[1] == shape, (name, number)
+            assert any(issubclass(kind, (nn.Conv2d, nn.Linear)) for kind in block[0]), (name, number)
+        if pool := network.readings.get(f"pool:C{number}"):
+            assert all(issubclass(kind, POOLS) for kind in pool[0]), (name, number)
+            assert pool[1] is not None
+            assert pool[1][1:] <= shape[1:], (name, number)
 
 
 def test_all_of_torchvision_but_its_transformers_have_stages(of_torchvision: dict[str, Found]) -> None:

@@ -150,7 +150,7 @@ def test_a_suite_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "none.yaml cannot be read (No such file or directory)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "smoke", "nightly"])
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "figure3", "figure4", "smoke", "nightly"])
 def test_the_suites_that_come_along_are_sound(name: str) -> None:
     tasks = read(Path(__file__).parents[1] / "configs" / f"{name}.yaml").tasks()
     assert len({task.name for task in tasks}) == len(tasks)
@@ -166,7 +166,7 @@ def test_table1_and_table2_have_the_papers_models_and_published_settings() -> No
         assert [job.model.removeprefix("pretrainedmodels:") for job in jobs] == models
         for job in jobs:
             assert (job.dataset, job.per_class, job.preprocess, job.limit) == ("imagenet", 11, "paper", None)
-            assert job.layers == (("C1..C5",) if first else ("last",))
+            assert job.layers == (("all:C1..C5",) if first else ("all:last",))
             assert job.weights == ("default" if "senet154" in job.model else "IMAGENET1K_V1")
 
 
@@ -536,12 +536,22 @@ datasets: [{dataset: imagenet, data_dir: ours}, digits]
         suite(DIGITS + "models: [tiny_vgg_10]").moved("here")
 
 
-@pytest.mark.parametrize("table", ["table1", "table2"])
-def test_the_paper_s_suites_take_the_images_from_data_dir(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("table", "layers"),
+    [
+        ("table1", ("C1 relu, ", "conv:C4 layer3.22.conv3", "block:C2 layer1", "pool:C1 maxpool")),
+        ("table2", ("C5 features.11, conv:C5 features.10, pool:C5 features.12", "block:C5 features.denseblock4")),
+    ],
+)
+def test_the_paper_s_suites_take_the_images_from_data_dir_and_show_layers_without_them(
+    table: str, layers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     configs = Path(__file__).parents[1] / "configs"
     assert cli.run(["bench", str(configs / f"{table}.yaml"), "--dry-run", "--data-dir", "absent"]) == 3
     out, _ = capsys.readouterr()
     assert "and absent is not there" in out
+    for layer in layers:
+        assert layer in out
 
 
 def test_a_reference_that_is_not_there_is_said_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from purity_cli.cache.rows import Rows, Shape, create, identify, key, open_rows
 from purity_cli.datasets import ImageSource, UnreadableImage
-from purity_cli.pixels import Pixels, resize_and_crop
+from purity_cli.errors import PurityError
+from purity_cli.files import expanded, shown
+from purity_cli.pixels import Pixels, prepare
 from purity_cli.plan import Preprocessing
 
-__all__ = ["LEFT_FREE", "Cache", "CachedPixels", "default_root", "estimate", "size_text"]
+__all__ = ["LEFT_FREE", "NOWHERE", "Cache", "CachedPixels", "chosen_root", "default_root", "estimate", "size_text"]
 
 LEFT_FREE = 2**28
 """Bytes of a disk that caches leave to others: the results are often on the same one."""
@@ -35,17 +37,31 @@ LEFT_FREE = 2**28
 Say = Callable[[str], None]
 
 
-def default_root() -> Path:
-    """`$PURITY_CACHE`, else `purity` in the user's folder of caches."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PURITY_CACHE") or Path(caches, "purity")).expanduser()
+NOWHERE = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
+"""Why there is no default place."""
+
+
+def default_root() -> Path | None:
+    """`$PURITY_CACHE`, else `purity` in the user's folder of caches; None where the user has no home."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = expanded(os.environ.get("PURITY_CACHE") or os.path.join(caches, "purity"))
+    return None if root.parts[:1] == ("~",) else root
+
+
+def chosen_root(given: Path | None) -> Path:
+    """The folder that was given, or else the default one; PurityError where there is none."""
+    root = given or default_root()
+    if root is None:
+        raise PurityError(f"There is no cache, for {NOWHERE}.")
+    return root
 
 
 class Cache:
     """The cached pixels of one data set after one resize and crop, in a folder of `root`.
 
     The folder is made for the first row that is put, and `say` told how much `selection` will add. Whatever goes
-    wrong is told to `warn` in one sentence, and then nothing more is put. Any number of threads may use this.
+    wrong is told to `warn` in one sentence, and then nothing more is put; what can be read is used all the same. Any
+    number of threads may use this.
     """
 
     def __init__(
@@ -123,8 +139,12 @@ class Cache:
         with self._lock:
             first, self.filling = self.filling, False
         if first:
+            read_only = self._rows is not None and self._rows.refused is not None
+            what, why = (
+                ("that are new are not", "only be read") if read_only else ("are no longer", "no longer be used")
+            )
             self.warn(
-                f"The pixels of {self.source.name} are no longer cached, for {self.root} cannot be used "
+                f"The pixels of {self.source.name} {what} cached, for {shown(str(self.root))} can {why} "
                 f"({error.strerror or error}); the run goes on without: give --cache another folder, or none."
             )
 
@@ -169,7 +189,7 @@ def _shapes(source: ImageSource, preprocessing: Preprocessing, selection: Sequen
         yield (*known, 3)
     for i in selection:
         with suppress(UnreadableImage):
-            image = resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            image = prepare(source, i, preprocessing)
             yield (image.height, image.width, 3)
 
 

@@ -38,11 +38,22 @@ class Rows:
 
     def __init__(self, folder: Path, n: int, shape: Shape) -> None:
         self.folder, self.shape, self._bytes = folder, shape, int(np.prod(shape))
-        self._pixels_file, self._marks_file = (os.open(folder / name, os.O_RDWR) for name in (PIXELS, MARKS))
-        for file in (self._pixels_file, self._marks_file):
-            weakref.finalize(self, os.close, file)
+        self.refused: OSError | None = None
+        """Why nothing can be put: the files may only be read."""
+        self._pixels_file, self._marks_file = self._open(PIXELS), self._open(MARKS)
         self._pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r", shape=(n, *shape)))
         self._marks = np.asarray(np.memmap(folder / MARKS, np.uint32, "r", shape=(n,)))
+
+    def _open(self, name: str) -> int:
+        try:
+            file = os.open(self.folder / name, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self.refused = error
+            file = os.open(self.folder / name, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        return file
 
     def absent(self, selection: Sequence[int]) -> int:
         """How many of these images were never put."""
@@ -59,6 +70,8 @@ class Rows:
 
     def put(self, i: int, changed: int, pixels: NDArray[np.uint8], left_free: int) -> None:
         """Write image i's pixels and then its mark; OSError where the disk would have less than `left_free` bytes."""
+        if self.refused:
+            raise self.refused
         disk = os.fstatvfs(self._pixels_file)
         if disk.f_bavail * disk.f_frsize < left_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -107,7 +120,8 @@ def open_rows(root: Path, identity: dict[str, Any], warn: Callable[[str], None])
         return None
     about = read_about(folder)
     if about:
-        os.utime(folder / ABOUT)
+        with suppress(OSError):  # it may only be read
+            os.utime(folder / ABOUT)
         return Rows(folder, identity["images"], tuple(about["shape"]))
     warn(f"{folder} is damaged, or no cache of this tool, and is made anew.")
     remove(folder)

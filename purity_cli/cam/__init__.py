@@ -14,7 +14,7 @@ from purity_cli.cam.pictures import readable
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.models import failed
-from purity_cli.pixels import normalise, resize_and_crop
+from purity_cli.pixels import normalise, prepare
 from purity_cli.run.resolving import Plan
 from purity_cli.taps import Taps
 
@@ -99,7 +99,6 @@ def names_of_classes(plan: Plan) -> list[str] | None:
 def _load(plan: Plan, i: int) -> NDArray[np.uint8]:
     path = plan.source.paths[i]
     try:
-        image = plan.source.load(i)
+        return np.array(prepare(plan.source, i, plan.preprocessing))
     except UnreadableImage as error:
         raise PurityError(f"{path} cannot be read ({error}): mend it, or choose other images.") from None
-    return np.array(resize_and_crop(image, plan.preprocessing, path))

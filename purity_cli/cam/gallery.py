@@ -51,7 +51,7 @@ class Heads:
             few = f"N = {fired[tap.module]:,} < {tables.ENOUGH} c" if fired[tap.module] else "nothing fires"
             headings.append(
                 Heading(
-                    self._name(plan, f"{tap.stage} {tap.module}" if tap.stage else tap.module),
+                    self._name(plan, f"{tap.name} {tap.module}" if tap.stage else tap.module),
                     "F = –" if math.isnan(purity[tap.module]) else f"F = {purity[tap.module]:.3f}",
                     f"{n}\n{few}" if tap.module in low else n,
                 )

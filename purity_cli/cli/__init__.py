@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
-import sys
-from importlib import import_module
+import traceback
+from importlib import import_module, metadata
+from pathlib import Path
 
 import click
 
 from purity_cli import __version__
-from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.errors import PurityError, did_you_mean, first_line
+from purity_cli.process import INTERRUPTED, Signals
 
-COMMANDS = (
-    "score", "bench", "models", "layers", "datasets", "cache", "diff", "train", "sweep-threshold",
-    "cam", "plot", "correlate", "epochs",
-)  # fmt: skip
-"""Each is `command` in the module of its name, with `_` for `-`; imported when its help or it itself is asked for."""
+COMMANDS = {
+    "score": "Score",
+    "bench": "Score",
+    "plot": "Look",
+    "cam": "Look",
+    "sweep-threshold": "Look",
+    "correlate": "Compare",
+    "diff": "Compare",
+    "epochs": "Compare",
+    "train": "Train",
+    "models": "List",
+    "layers": "List",
+    "datasets": "List",
+    "cache": "List",
+}
+"""The group of each under `purity --help`. Each is `command` in the module of its name, with `_` for `-`; imported when
+its help or it itself is asked for."""
 
 DEBUG = "purity_cli.debug"
+COMPLETE = "_PURITY_COMPLETE"
+
+EPILOG = """\b
+Completion by the Tab key, for ~/.bashrc, ~/.zshrc or fish's config.fish:
+  bash: eval "$(_PURITY_COMPLETE=bash_source purity)"
+  zsh:  eval "$(_PURITY_COMPLETE=zsh_source purity)"
+  fish: _PURITY_COMPLETE=fish_source purity | source
+"""
+
+NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+"""In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
 
 
 class Commands(click.Group):
@@ -45,45 +71,97 @@ class Commands(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section for each group, with the first sentence of every command whole."""
+        widest = max(map(len, COMMANDS))
+        for group in dict.fromkeys(COMMANDS.values()):
+            found = {name: self.get_command(ctx, name) for name, its in COMMANDS.items() if its == group}
+            rows = [
+                (name.ljust(widest), command.get_short_help_str(1000)) for name, command in found.items() if command
+            ]
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
 
 def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.find_root().meta[DEBUG] = True
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="purity")
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from purity_cli.machine import commit
+
+    checkout = commit()
+    git = f" (git {checkout})" if checkout else ""
+    click.echo(f"purity {__version__}{git}, torch {metadata.version('torch')}, Python {platform.python_version()}")
+    ctx.exit()
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Show the versions of purity, PyTorch and Python.",
+)  # fmt: skip
 def cli() -> None:
     """What have the layers of a pretrained CNN learned? Feature purity answers without labels."""
 
 
 def main() -> None:
-    """Run the command line; exits 0 done, 1 PurityError, 2 usage, 3 from `bench`, 4 from `diff`, 130 interrupted."""
-    sys.exit(run(sys.argv[1:]))
+    """The entry point of scripts that were installed before it moved."""
+    from purity_cli.__main__ import main as moved
+
+    moved()
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code for these arguments."""
+    """The exit code for these arguments. With `--debug` an error is raised instead."""
+    if COMPLETE in os.environ:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "purity", COMPLETE, os.environ[COMPLETE])
     context = None
     try:
         with cli.make_context("purity", list(arguments)) as context:
             context.obj = shlex.join(["purity", *arguments])
             cli.invoke(context)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.ClickException as error:
+    except BaseException as error:  # a user's network may raise anything
+        return _answer(error, context is not None and DEBUG in context.meta)
+    return 0
+
+
+def _answer(error: BaseException, debug: bool) -> int:
+    """Say what there is to say of what ended a command; its exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
+    if isinstance(error, (click.Abort, KeyboardInterrupt)) or Signals.asked:
         click.echo("Interrupted.", err=True)
-        return 130
-    except PurityError as error:
-        if context is not None and DEBUG in context.meta:
-            raise
-        click.echo(f"Error: {error}", err=True)
-        return 1
-    except BrokenPipeError:
-        # What read our output has gone, as `head` does: Python must not complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 0
+        return INTERRUPTED
+    if debug:
+        raise error
+    click.echo(f"Error: {sentence(error)}", err=True)
+    return 1
+
+
+def sentence(error: BaseException) -> str:
+    """What to say of an error, in one line, with the way out."""
+    if isinstance(error, PurityError):
+        return " ".join(str(error).split("\n"))
+    text = first_line(error)
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
+        return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
+    if isinstance(error, OSError):
+        place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
+        return f"{place} cannot be used ({error.strerror or text}): mend that, or give another place."
+    if isinstance(error, SystemExit):
+        return f"Code that this ran wanted to end the program (exit code {error.code}): it must not."
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    return f"unexpected {type(error).__name__}: {text[:200]}{place}. --debug shows all of it, and is worth a report."

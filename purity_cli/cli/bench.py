@@ -66,11 +66,13 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
     from purity_cli.suite import bench, compare
 
     name = click.get_current_context().find_root().obj
+    if ranks.first:
+        progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     try:
         with Watch() as watch:
             outcomes = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, ranks=ranks, watch=watch,
-                warn=progress.warn, say=lambda line: click.echo(line, err=True), command=name,
+                warn=progress.warn, say=progress.note, command=name,
             ).run()  # fmt: skip
         columns = compare.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
         ranks.together(lambda: compare.write(suite, columns, folder) if ranks.first else None)
@@ -153,7 +155,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
                 "weights": {None: "", True: "here", False: "missing"}[job.weights_here],
                 "images": f"{len(plan.selection):,}" if plan else "",
                 "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else "",
-                "layers": ", ".join(f"{tap.stage or ''} {tap.module}".strip() for tap in plan.taps) if plan else "",
+                "layers": ", ".join(f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps),
                 "note": job.problem or ("finished" if job.finished else ""),
             }
         )

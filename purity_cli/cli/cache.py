@@ -37,9 +37,9 @@ def command() -> None:
 @click.option("--format", "layout", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_(root: Path | None, layout: str) -> None:
     """List what is cached, what was used last first."""
-    from purity_cli.cache import default_root, shelf
+    from purity_cli.cache import chosen_root, shelf
 
-    root = root or default_root()
+    root = chosen_root(root)
     entries = shelf.entries(root)
     if layout == "json":
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
@@ -59,7 +59,7 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
     matter here.
     """
     from purity_cli import run
-    from purity_cli.cache import CachedPixels, default_root
+    from purity_cli.cache import CachedPixels, chosen_root
     from purity_cli.errors import PurityError
     from purity_cli.plan import DEFAULT_GRID
 
@@ -69,7 +69,7 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
             plan.source,
             plan.selection,
             plan.preprocessing,
-            root=root or default_root(),
+            root=chosen_root(root),
             warn=progress.warn,
             say=progress.note,
             batch_size=plan.batch_size,
@@ -100,9 +100,9 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
 
     A run that is using it goes on unharmed.
     """
-    from purity_cli.cache import default_root, shelf, size_text
+    from purity_cli.cache import chosen_root, shelf, size_text
 
-    root = root or default_root()
+    root = chosen_root(root)
     entries = _choose(shelf.entries(root), names, root)
     if entries:
         _show(entries)

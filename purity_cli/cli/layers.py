@@ -11,32 +11,52 @@ from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import console
+from purity_cli.cli import console, options
 
 if TYPE_CHECKING:
     from purity_cli.stages import LayerInfo
 
 
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    size = options.Size().convert(value, param, ctx)
+    if size == "none":
+        raise click.BadParameter("'none' is no size: write 224, or 240x320 (height x width).", ctx, param)
+    return (size, size) if isinstance(size, int) else size
+
+
 @click.command("layers")
 @click.argument("model")
 @click.option("--weights", default="none", show_default=True, help="As for score; shapes do not depend on them.")
+@click.option("--size", callback=_size, metavar="N|HxW", help="Of the image.  [default: the network's own]")
 @click.option("--all", "everything", is_flag=True, help="Also modules that cannot be scored, and why.")
 @click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def command(model: str, weights: str, everything: bool, layout: str) -> None:
+def command(model: str, weights: str, size: tuple[int, int] | None, everything: bool, layout: str) -> None:
     """List the modules of MODEL that --layers can name.
 
-    Shows each module's path, type, output (channels x height x width) for a picture of the network's own size, how
-    often it runs per image, and whether it is one of the stages C1, C2, ... Only a module that runs once and gives one
-    feature map can be scored.
+    Shows each module's path, type, output (channels x height x width) for an image of the network's own size or of
+    --size, how often it runs per image, and what else it is called. Only a module that runs once and gives one feature
+    map can be scored.
+
+    \b
+    C1, C2, ...  stages: the layers before each down-sampling, after the activation
+    conv:C3      the last convolution that runs before or at C3, on maps of its size
+    block:C3     the container of layers whose output C3 is
+    pool:C3      the pooling that follows C3
+
+    --layers also takes `last` for the deepest stage, ranges (conv:C2..last), and all:C1..last for every reading that
+    each stage has.
     """
     from purity_cli import models, stages
 
     network = models.load(model, weights)
-    network = models.tried(network, network.input_size, scored=False)
-    found = stages.layers(network.module, network.source, network.name, network.input_size)
+    size = size or network.input_size
+    network = models.tried(network, size, scored=False)
+    found = stages.layers(network.module, network.source, network.name, size)
     shown = [layer for layer in found if everything or layer.shape]
     if layout == "table":
-        _show(shown, network.input_size)
+        _show(shown, size)
     else:
         click.echo({"csv": _csv, "json": _json}[layout](shown), nl=False)
     try:
@@ -52,24 +72,24 @@ def _show(layers: Sequence[LayerInfo], size: tuple[int, int]) -> None:
 
     rows = [
         (layer.module, layer.kind, " x ".join(map(str, layer.shape)) if layer.shape else layer.problem, layer.calls,
-         layer.stage or "")
+         ", ".join(layer.readings))
         for layer in layers
     ]  # fmt: skip
     maps = f"c x h x w of {size[0]}x{size[1]}"
-    text = pd.DataFrame(rows, columns=["layer", "type", maps, "calls", "stage"])
-    console.show(console.table(text, left=("layer", "type", "stage")))
+    text = pd.DataFrame(rows, columns=["layer", "type", maps, "calls", "readings"])
+    console.show(console.table(text, left=("layer", "type", "readings")))
 
 
 def _csv(layers: Sequence[LayerInfo]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "type", "channels", "height", "width", "calls", "stage", "problem"])
+    writer.writerow(["layer", "type", "channels", "height", "width", "calls", "stage", "readings", "problem"])
     for layer in layers:
-        writer.writerow(
-            [layer.module, layer.kind, *(layer.shape or ("", "", "")), layer.calls, layer.stage, layer.problem]
-        )
+        place = (layer.module, layer.kind, *(layer.shape or ("", "", "")), layer.calls)
+        writer.writerow([*place, layer.stage, ",".join(layer.readings), layer.problem])
     return text.getvalue()
 
 
 def _json(layers: Sequence[LayerInfo]) -> str:
-    return json.dumps([asdict(layer) for layer in layers], indent=2) + "\n"
+    rows = [{**asdict(layer), "stage": layer.stage} for layer in layers]
+    return json.dumps([{name: row[name] for name in row if name != "ran"} for row in rows], indent=2) + "\n"

@@ -83,12 +83,13 @@ _SEVERAL = _WEIGHTS(default=("default",), multiple=True,
                     help="As for score; again for each --model, or for more weights of one.")  # fmt: skip
 _JOB: tuple[Callable[[Any], Any], ...] = (
     click.option("--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
-                 help="imagenet, cifar10, digits, or a folder or tar of images: see `purity datasets`."),
+                 help="Images by name or path: see `purity datasets` for what is known, and how a path is read."),
     click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
     click.option("--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"),
     click.option("--download", is_flag=True, help="Fetch the data set where its library can."),
     click.option("--layers", "-l", default="C1..last", show_default=True, callback=parse_layers, metavar="SPEC,...",
-                 help="Stages (C1..C5, last), module paths or globs: see `purity layers MODEL`."),
+                 help="Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each "
+                 "that there is), module paths or globs: see `purity layers MODEL`."),
     click.option("--preprocess", type=click.Choice(["weights", "paper"]), default="weights", show_default=True,
                  help="Pixels as the weights declare them, or as in the paper."),
     click.option("--resize", type=Size(), help="Short side or exact size, instead of what was declared."),
@@ -110,8 +111,11 @@ def cores() -> int:
     """Processors that this process may use; of torchrun's on one machine, each takes its part."""
     import os
 
+    from purity_cli.machine import environment_number
+
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    among = environment_number("LOCAL_WORLD_SIZE", least=1) if os.environ.get("RANK") else None
+    return max(1, here // (among or 1))
 
 
 def _workers(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
@@ -151,9 +155,14 @@ def format_option(about: str | None = None) -> Callable[[Any], Any]:
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
-    from purity_cli.cache import default_root
+    from purity_cli.cache import NOWHERE, default_root
+    from purity_cli.cli import progress
+    from purity_cli.files import expanded
 
-    return None if value == "none" else default_root() if value == "auto" else Path(value).expanduser()
+    root = None if value == "none" else default_root() if value == "auto" else expanded(value)
+    if value == "auto" and root is None:
+        progress.warn(f"No pixels are cached, for {NOWHERE}.")
+    return root
 
 
 def cache_option(default: str) -> Callable[[Any], Any]:

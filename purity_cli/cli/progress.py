@@ -1,26 +1,52 @@
-"""Progress on stderr: a bar with images/s and time left on a terminal, nothing elsewhere."""
+"""Progress and messages on stderr: a bar with images/s and time left on a terminal, and sentences above it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+_live: Console | None = None
+"""Where bars are drawn now: what else is said must go through it, lest it be glued to a bar."""
+
+
+@contextmanager
+def bars(*columns: ProgressColumn, shown: bool = True) -> Iterator[Progress | None]:
+    """rich's Progress with these columns, while it is entered; None where stderr is no terminal, or not `shown`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    global _live  # noqa: PLW0603
+    console = Console(stderr=True)
+    if not (console.is_terminal and shown):
+        yield None
+        return
+    # stdout is for results, also while bars are drawn.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        before, _live = _live, console
+        try:
+            yield progress
+        finally:
+            _live = before
 
 
 @contextmanager
 def images(description: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A function of (images done, images in all) that shows them, if they are to be shown."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not (console.is_terminal and shown):
-        yield lambda done, total: None
-        return
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with bars(*columns, shown=shown) as progress:
+        if progress is None:
+            yield lambda done, total: None
+            return
         task = progress.add_task(description, total=None, rate="")
 
         def show(done: int, total: int) -> None:
@@ -32,9 +58,12 @@ def images(description: str, shown: bool = True) -> Iterator[Callable[[int, int]
 
 def warn(sentence: str) -> None:
     """One warning on stderr."""
-    click.echo(f"Warning: {sentence}", err=True)
+    note(f"Warning: {sentence}")
 
 
 def note(sentence: str) -> None:
-    """One line on stderr that is no warning."""
-    click.echo(sentence, err=True)
+    """One line on stderr that is no warning. Any thread may call this."""
+    if _live is None:
+        click.echo(sentence, err=True)
+    else:
+        _live.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-import click
+from purity_cli.cli import progress
 
 if TYPE_CHECKING:
     from purity_cli.suite import Task
@@ -20,26 +21,19 @@ class Watch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left: dict[str, int] = {}
-        self._area: dict[str, int] = {}
-        self._jobs = self._number = self._pixels = self._done = 0
-        self._seconds = self._last = 0.0
+        self._cost: dict[str, float] = {}
+        self._jobs = self._number = self._done = 0
+        self._seconds = self._spent = self._last = 0.0
         self._name = ""
         self._bars: Any = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bars = self._stack.enter_context(Progress(*columns, console=console, transient=True))
+        note = TextColumn("{task.fields[note]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
+        self._bars = self._stack.enter_context(progress.bars(*columns))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,8 +41,10 @@ class Watch:
 
     def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
         self._left = {task.name: images for task, images, _ in tasks}
-        self._area = {task.name: area for task, _, area in tasks}
+        self._cost = costs(tasks)
         self._jobs = len(tasks)
+        images = sum(self._left.values())
+        progress.note(f"{self._jobs} job{'' if self._jobs == 1 else 's'}, {images:,} images in all.")
         if self._bars:
             self._bars.add_task("jobs", total=self._jobs, note="")
             self._bars.add_task("", total=None, note="")
@@ -63,7 +59,7 @@ class Watch:
         # What an earlier run had scored comes with the first block, and says nothing about the speed.
         if self._done:
             speed = (done - self._done) / max(now - self._last, 1e-9)
-            self._pixels += (done - self._done) * self._area[self._name]
+            self._spent += (done - self._done) * self._cost[self._name]
             self._seconds += now - self._last
             if self._bars:
                 self._bars.update(1, completed=done, total=total, note=f"{rate(speed)} images/s")
@@ -78,14 +74,26 @@ class Watch:
         line = f"[{self._number}/{self._jobs}] {outcome.task.name}: {said(outcome)}{remain}"
         if self._bars:
             self._bars.advance(0)
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            click.echo(line, err=True)
+        progress.note(line)
 
     def _time_left(self, before: str = "") -> str:
-        """By the pixels that are left: a model's speed is not known before it runs, but pictures differ in size."""
-        left = sum(images * self._area[name] for name, images in self._left.items())
-        return f"{before}about {duration(left * self._seconds / self._pixels)}" if left and self._pixels else ""
+        """By what the images that are left cost their networks."""
+        left = sum(images * self._cost[name] for name, images in self._left.items())
+        return f"{before}about {duration(left * self._seconds / self._spent)}" if left and self._spent else ""
+
+
+def costs(tasks: Sequence[tuple[Task, int, int]]) -> dict[str, float]:
+    """What an image of each job costs its network, in operations; where these can't be told, by its pixels."""
+    from purity_cli.suite.costs import operations
+
+    known = {}
+    for task, images, pixels in tasks:
+        side = math.isqrt(pixels)
+        counted = operations(task.job.model, side, side) if images and side else None
+        if counted:
+            known[task.name] = counted / pixels
+    usual = sum(known.values()) / len(known) if known else 1.0
+    return {task.name: known.get(task.name, usual) * pixels for task, _, pixels in tasks}
 
 
 def said(outcome: Outcome) -> str:

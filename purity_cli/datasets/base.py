@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from purity_cli.datasets.endings import FORMATS
 from purity_cli.errors import PurityError, did_you_mean
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""What a file may hold, whatever its suffix says. Not all of PIL's: some of those start other programs (EPS)."""
+# PIL says on stderr that an image is large from 89 million pixels on; those that are too large are refused by name.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+SPLITS = ("test", "val", "validation", "train")
+"""What splits are called, the one taken by default first; train never is."""
 
 # PIL cuts these off at 255 without a word when it converts to RGB.
 CLIPPED = ("I", "F")
@@ -34,18 +41,28 @@ class NoSplit(PurityError):
 
 @dataclass(eq=False)
 class ImageSource(ABC):
-    """Images in a fixed order, that of their paths' bytes, so that image i is the same one everywhere."""
+    """Images in a fixed order, so that image i is the same one everywhere: that of their paths' bytes, and in shards
+    and tables that in which they are stored.
+    """
 
     name: str
     """For tables and file names: `imagenet`, `digits`, a folder's own name; with `-train` where that split was asked
     for and is not the default."""
     paths: Sequence[str]
-    """Relative to where the images were said to be, with `/`; for errors and `run.json`."""
+    """Relative to where the images were said to be, with `/`; for errors and `run.json`, so that they can be written
+    whatever bytes they are of (`files.shown`)."""
     labels: Sequence[int] | None
     """Class of each image, 0..len(class_names)-1; None where unknown."""
     label_note: str | None
     """Why `labels` is None, as a clause."""
     class_names: Sequence[str] | None
+    """None where labels are unknown, or are numbers without names."""
+    kind: str = field(default="", kw_only=True)
+    """How the images lie there, in a few words: `class folders in a tar`."""
+    order: str | None = field(default=None, kw_only=True)
+    """How classes got their numbers, as a clause; None where there was nothing to choose."""
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    """What a user must know of how these images were read: choices that were taken, what was left out. Sentences."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,6 +75,13 @@ class ImageSource(ABC):
     def changed(self, i: int, /) -> int:
         """Differs where image i's content may have changed under the same fingerprint."""
         return 0
+
+    def relabelled(self, labels: Sequence[int], class_names: Sequence[str]) -> Self:
+        """The same images with labels that count the classes of something else, a network. The fingerprint stays."""
+        other = copy.copy(self)
+        other.labels, other.class_names = labels, class_names
+        other.__dict__["fingerprint"] = self.fingerprint  # it is a cached property, of the images' own labels
+        return other
 
     @abstractmethod
     def load(self, i: int, /) -> Image.Image:
@@ -85,13 +109,19 @@ class Family:
     """A kind of data set: one row of `purity datasets`."""
 
     name: str
+    """What can be named, or `kind:PATH` where paths are."""
     open: Callable[[str | None, str | None, bool], ImageSource]
     """From a place (data_dir, or the path itself), a split and leave to download; PurityError where it cannot."""
     about: str
     classes: int | None
     splits: tuple[str, ...]
     """The default first; empty where they depend on what is found."""
-    needs: str
+    needs: str | Callable[[], str]
+    """What has to be there."""
+    fits: Callable[[str], bool] | None = None
+    """Whether the images at a path are of this kind; None where this is no kind of path but one set of images."""
+    class_names: Callable[[], Sequence[str]] | None = None
+    """What a network that was trained on this set knows; None where that is not known beforehand."""
 
 
 def fingerprint(paths: Iterable[str], contents: Iterable[object], labels: Iterable[int] | None) -> str:
@@ -100,6 +130,11 @@ def fingerprint(paths: Iterable[str], contents: Iterable[object], labels: Iterab
     for path, content, label in zip(paths, contents, repeat(None) if labels is None else labels, strict=False):
         digest.update(os.fsencode(path) + f"\0{content}\0{label}\0".encode())
     return digest.hexdigest()
+
+
+def default_split(there: Sequence[str]) -> str | None:
+    """The split taken where none is asked for; None where only train is there."""
+    return next((name for name in SPLITS[:-1] if name in there), None)
 
 
 def choose_split(owner: str, asked: str | None, there: Sequence[str], default: str | None) -> str:
@@ -118,8 +153,8 @@ def with_split(name: str, split: str | None, default: str | None) -> str:
     return name if split == default else f"{name}-{split}"
 
 
-def decode(data: bytes) -> Image.Image:
-    """The picture in a file's bytes as torchvision's `pil_loader` gives it; UnreadableImage says what is wrong.
+def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The image in a file's bytes as torchvision's `pil_loader` gives it; UnreadableImage says what is wrong.
 
     That is PIL's conversion to RGB: alpha is dropped, a palette looked up, the orientation in EXIF not applied, and
     the first frame taken. Pixels of 16 or 32 bits, grey only, are refused: PIL would clip them.
@@ -127,7 +162,7 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImage("empty file")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
         if image.mode.startswith(CLIPPED):
             raise UnreadableImage(f"16-bit or floating-point pixels (mode {image.mode}), which 8 bits would clip")
         image.load()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from http.client import HTTPException
-from pathlib import Path
 
 from torchvision.datasets import CIFAR10
 
 from purity_cli.connections import impatient, why_not
 from purity_cli.datasets.base import ArraySource, Family, ImageSource, choose_split, with_split
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded
 
 SPLITS = ("test", "train")
 
@@ -23,7 +23,7 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
     if data_dir is None:
         raise PurityError(f"cifar10 needs --data-dir: the folder that holds {folder}, or will with --download.")
     chosen = choose_split("cifar10", split, SPLITS, SPLITS[0])
-    root = Path(data_dir).expanduser()
+    root = expanded(data_dir)
     if root.name == folder and not (root / folder).exists():
         root = root.parent
     way_out = f"unpack {CIFAR10.filename} from {CIFAR10.url} there, or pass --download"
@@ -45,6 +45,7 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
         labels=[int(label) for label in data.targets],
         label_note=None,
         class_names=list(data.classes),
+        kind="the python version",
         pixels=data.data,
     )
 
@@ -56,4 +57,5 @@ FAMILY = Family(
     classes=10,
     splits=SPLITS,
     needs=f"--data-dir with {CIFAR10.base_folder}, or --download",
+    class_names=lambda: ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 )

@@ -37,6 +37,7 @@ def open_digits(data_dir: str | None, split: str | None, _: bool) -> ImageSource
         labels=digits.target[positions].tolist(),
         label_note=None,
         class_names=[str(name) for name in digits.target_names],
+        kind="images that scikit-learn carries",
         pixels=np.stack([np.asarray(image.convert("RGB")) for image in enlarged]),
     )
 
@@ -48,4 +49,5 @@ FAMILY = Family(
     classes=10,
     splits=SPLITS,
     needs="nothing: scikit-learn carries them",
+    class_names=lambda: [str(k) for k in range(10)],
 )

@@ -1,38 +1,42 @@
-"""`folder:PATH`: images in class folders or all in one, in a folder or a tar, with or without split folders."""
+"""`folder:PATH`: images in class folders or all in one, in a folder, tar or zip, with or without split folders."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from purity_cli.datasets.archive import SUFFIXES, TarTree
-from purity_cli.datasets.base import Family, ImageSource, NoSplit, choose_split, with_split
-from purity_cli.datasets.trees import File, FileSource, FolderTree, Tree, is_image
+from purity_cli.datasets.archive import ARCHIVES, open_archive
+from purity_cli.datasets.base import SPLITS, Family, ImageSource, NoSplit, choose_split, default_split, with_split
+from purity_cli.datasets.classes import in_order, listed
+from purity_cli.datasets.endings import is_image
+from purity_cli.datasets.trees import File, FileSource, FolderTree, Tree
 from purity_cli.errors import PurityError
-
-SPLITS = ("test", "val", "validation", "train")
-"""Names of split folders, the one taken by default first; train never is."""
+from purity_cli.files import expanded, shown
 
 
 def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
-    """The images at `path`, with a class per folder, counted in the order of the folders' names, if they are in any."""
+    """The images at `path`, with a class per folder if they are in any, numbered in the order of these (`in_order`)."""
     if not path:
         raise PurityError("folder: needs a path behind it, as in folder:photographs.")
-    tree = open_tree(path)
+    archive, tree = open_tree(path)
+    place = f"a {archive}"
     base, chosen, default = find_images(tree, split)
     name = with_split(_display_name(path), chosen, default)
     here = tree.listing(base)
     in_folders = {folder: list(tree.walk(posixpath.join(base, folder))) for folder in here.folders}
     if not any(in_folders.values()):
         note = f"{_display_name(path)} has no class folders"
-        return FileSource.of(name, tree, base, some(tree, here.images), label=None, label_note=note, class_names=None)
+        images = some(tree, here.images)
+        kind = f"images without class folders in {place}"
+        return FileSource.of(name, tree, base, images, label=None, label_note=note, class_names=None, kind=kind)
     refuse_mixture(tree, base)
+    order = in_order(here.folders, shown(name))
     # A class folder without images still is a class: the others must keep their numbers.
-    classes = {file.path: k for k, files in enumerate(in_folders.values()) for file in files}
+    classes = {file.path: k for k, folder in enumerate(order.names) for file in in_folders[folder]}
+    empty = [folder for folder in order.names if not in_folders[folder]]
+    holds = "holds no image that is read" if len(empty) == 1 else "hold no images that are read"
+    nothing = f"{listed(empty)} in {shown(name)} {holds}." if empty else None
     return FileSource.of(
         name,
         tree,
@@ -40,22 +44,25 @@ def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
         [file for files in in_folders.values() for file in files],
         label=lambda file: classes[file.path],
         label_note=None,
-        class_names=here.folders,
+        class_names=order.names,
+        kind=f"class folders in {place}",
+        order=order.how,
+        notes=[note for note in (order.note, nothing) if note],
     )
 
 
-def open_tree(path: str) -> Tree:
-    """The folder or tar at `path`; PurityError where there is neither."""
-    place = Path(os.path.expanduser(path))
+def open_tree(path: str) -> tuple[str, Tree]:
+    """What is at `path`, `folder` or one of `ARCHIVES`, and its files; PurityError where there is nothing of these."""
+    place = expanded(path)
     if not os.path.exists(place):
-        raise PurityError(f"{path} is not there: give a folder of images or a tar of one.")
+        raise PurityError(f"{shown(path)} is not there: give a folder of images, or a {' or '.join(ARCHIVES)} of one.")
     if place.is_dir():
-        return FolderTree(path)
+        return "folder", FolderTree(path)
     if is_image(place.name):
-        raise PurityError(f"{path} is a single image: give the folder that it is in.")
+        raise PurityError(f"{shown(path)} is a single image: give the folder that it is in.")
     if not place.is_file():
-        raise PurityError(f"{path} is a special file: give a folder of images or a tar of one.")
-    return TarTree(path)
+        raise PurityError(f"{shown(path)} is a special file: give a folder of images, or an archive of one.")
+    return open_archive(path)
 
 
 def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | None]:
@@ -71,9 +78,9 @@ def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | N
         named = {name.lower(): name for name in here.folders if name.lower() in SPLITS}
         splits = {low: name for low, name in named.items() if tree.holds_images(posixpath.join(base, name))}
         if len(splits) > 1 or (splits and not _others_hold_images(tree, base, splits.values())):
-            default = next((name for name in SPLITS[:-1] if name in splits), None)
             there = [name for name in SPLITS if name in splits]
-            chosen = choose_split(tree.path, split, there, default)
+            default = default_split(there)
+            chosen = choose_split(shown(tree.path), split, there, default)
             return posixpath.join(base, splits[chosen]), chosen, default
         inner = posixpath.join(base, here.folders[0]) if len(here.folders) == 1 and not here.images else None
         if inner is None or tree.listing(inner).images or not tree.holds_images(inner):
@@ -81,7 +88,7 @@ def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | N
         base = inner
     if split:
         known = ", ".join(SPLITS)
-        raise NoSplit(f"{tree.path} is not divided into split folders ({known}): leave out --split {split}.")
+        raise NoSplit(f"{shown(tree.path)} is not divided into split folders ({known}): leave out --split {split}.")
     return base, None, None
 
 
@@ -96,7 +103,7 @@ def refuse_mixture(tree: Tree, base: str) -> None:
     loose = [file.path for file in tree.listing(base).images]
     if loose:
         raise PurityError(
-            f"{tree.path} has class folders and {len(loose)} images beside them, the first {min(loose)}: "
+            f"{shown(tree.path)} has class folders and {len(loose)} images beside them, the first {shown(min(loose))}: "
             "sort them into the folders or move them away."
         )
 
@@ -104,21 +111,28 @@ def refuse_mixture(tree: Tree, base: str) -> None:
 def some(tree: Tree, files: Sequence[File]) -> Sequence[File]:
     """The files; PurityError where there are none."""
     if not files:
-        raise PurityError(f"{tree.path} holds no images: files that end in {', '.join(IMG_EXTENSIONS)} are looked for.")
+        left_out = f" {note}" if (note := tree.left_out("")) else ""
+        raise PurityError(
+            f"{shown(tree.path)} holds no images: files that end in .jpg, .png, .webp, .tif and whatever else PIL "
+            f"reads are looked for.{left_out}"
+        )
     return files
 
 
 def _display_name(path: str) -> str:
     name = os.path.basename(os.path.abspath(os.path.expanduser(path))) or "images"
-    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default="")
+    suffixes = [suffix for archive in ARCHIVES.values() for suffix in archive.suffixes]
+    suffix = max((s for s in suffixes if name.lower().endswith(s)), key=len, default="")
     return name[: len(name) - len(suffix)] or name
 
 
 FAMILY = Family(
     name="folder:PATH",
     open=open_folder,
-    about="class folders or a flat folder of images, or a tar of either; folder: may be left out",
+    about="class folders or a flat folder of images, or an archive of either; class folders with WordNet ids are "
+    "ImageNet's classes, as in ImageNet-R, -A and -Sketch, and numbered ones count by number, as ImageNetV2's",
     classes=None,
     splits=(),
-    needs="the path",
+    needs=lambda: f"the path of a folder, or of a {' or '.join(ARCHIVES)} of one; folder: may be left out",
+    fits=lambda path: os.path.exists(os.path.expanduser(path)),
 )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 from pathlib import Path
 
-from purity_cli.datasets.archive import TarTree
+from purity_cli.datasets.archive import open_archive
 from purity_cli.datasets.base import Family, ImageSource, choose_split, with_split
+from purity_cli.datasets.classes import WNID
 from purity_cli.datasets.folder import open_tree, refuse_mixture, some
 from purity_cli.datasets.imagenet_labels import class_names, label_flat, wnids
 from purity_cli.datasets.trees import File, FileSource, Tree
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded, shown
 
 SPLITS = ("val", "train")
 PLACES = ("{split}", "ILSVRC2012_img_{split}", "ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "CLS-LOC/{split}")
 """Where images lie below --data-dir, if they are not in it itself; the last three are Kaggle's."""
-ARCHIVES = ("ILSVRC2012_img_val.tar", "val_images.tar.gz")
+PACKED = ("ILSVRC2012_img_val.tar", "val_images.tar.gz")
 """The official validation images, and Hugging Face's."""
-WNID = re.compile(r"n\d{8}")
 
 
 def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSource:
@@ -33,13 +33,13 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
         raise PurityError(
             f"imagenet needs --data-dir: the folder that holds ILSVRC2012's validation images, or their tar{missing}."
         )
-    tree = open_tree(data_dir)
+    archive, tree = open_tree(data_dir)
     chosen = choose_split("imagenet", split, SPLITS, SPLITS[0])
     base = _find(tree, chosen)
-    if base is None and chosen == "val" and not isinstance(tree, TarTree):
-        archive = next((path for name in ARCHIVES if (path := Path(data_dir, name)).expanduser().is_file()), None)
-        if archive:
-            tree = TarTree(str(archive))
+    if base is None and chosen == "val" and archive == "folder":
+        packed = next((path for name in PACKED if os.path.isfile(expanded(path := os.path.join(data_dir, name)))), None)
+        if packed:
+            archive, tree = open_archive(packed)
             base = _find(tree, chosen)
     if base is None:
         raise PurityError(_nothing_found(tree, chosen))
@@ -47,7 +47,7 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
     folders = [folder for folder in tree.listing(base).folders if WNID.fullmatch(folder)]
     files = [file for folder in folders for file in tree.walk(posixpath.join(base, folder))]
     if not files:
-        return _flat(name, tree, base)
+        return _flat(name, tree, base, archive)
     refuse_mixture(tree, base)
     index = {wnid: k for k, wnid in enumerate(wnids())}
     unknown = next((folder for folder in folders if folder not in index), None)
@@ -64,6 +64,8 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
         label=None if unknown else label,
         label_note=f"class folder {unknown} is not one of ILSVRC2012's 1000 classes" if unknown else None,
         class_names=None if unknown else class_names(),
+        kind=f"ILSVRC2012 in class folders in a {archive}",
+        order=None if unknown else "classes by their WordNet ids",
     )
 
 
@@ -82,16 +84,16 @@ def _nothing_found(tree: Tree, split: str) -> str:
     there = [other for other in SPLITS if other != split and _find(tree, other) is not None]
     hint = f"pass --split {there[0]} for what is there" if there else "give the folder in which they lie"
     places = [place.format(split=split) for place in PLACES[:3]]
-    looked = ", ".join(["itself", *places, ARCHIVES[0]] if split == SPLITS[0] else places)
+    looked = ", ".join(["itself", *places, PACKED[0]] if split == SPLITS[0] else places)
     return (
-        f"{tree.path} holds no ImageNet {split} images, in class folders ({wnids()[0]}, ...) or flat, where they are "
-        f"looked for ({looked}): {hint}."
+        f"{shown(tree.path)} holds no ImageNet {split} images, in class folders ({wnids()[0]}, ...) or flat, where "
+        f"they are looked for ({looked}): {hint}."
     )
 
 
-def _flat(name: str, tree: Tree, base: str) -> ImageSource:
+def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageSource:
     files = some(tree, tree.listing(base).images)
-    root = Path(os.path.abspath(Path(tree.path).expanduser()))
+    root = Path(os.path.abspath(expanded(tree.path)))
     labels, note = label_flat([posixpath.basename(file.path) for file in files], root / base)
     by_path = dict(zip((file.path for file in files), labels or (), strict=False))
     return FileSource.of(
@@ -102,6 +104,8 @@ def _flat(name: str, tree: Tree, base: str) -> ImageSource:
         label=(lambda file: by_path[file.path]) if labels else None,
         label_note=note,
         class_names=class_names() if labels else None,
+        kind=f"ILSVRC2012 without class folders in a {archive}",
+        order="classes by their WordNet ids, from a list of labels or the images' names" if labels else None,
     )
 
 
@@ -112,4 +116,5 @@ FAMILY = Family(
     classes=1000,
     splits=SPLITS,
     needs="--data-dir with class folders, the flat images (with the devkit or Kaggle's csv for labels) or their tar",
+    class_names=class_names,
 )

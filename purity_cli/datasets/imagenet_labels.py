@@ -14,6 +14,7 @@ from typing import Any
 from torchvision.datasets.imagenet import load_meta_file
 
 from purity_cli.errors import PurityError
+from purity_cli.files import read_text, to_text
 
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})(?=[._]|$)")
 NAMED = re.compile(r"(?:^|_)(n\d{8})(?=[._])")
@@ -89,13 +90,12 @@ def read_table(path: Path) -> dict[int, str]:
 def _read_kaggle(path: Path) -> dict[int, str]:
     """`ILSVRC2012_val_00048981,n03995372 85 1 499 272`: the id is followed by boxes, each perhaps with the id again."""
     table = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found = VALIDATION.match(row.get("ImageId") or "")
-            boxes = (row.get("PredictionString") or "").split()
-            if not found or not boxes:
-                raise ValueError(f"{','.join(map(str, row.values()))!r} is no image and its class")
-            table[int(found[1])] = boxes[0]
+    for row in csv.DictReader(io.StringIO(read_text(path))):
+        found = VALIDATION.match(row.get("ImageId") or "")
+        boxes = (row.get("PredictionString") or "").split()
+        if not found or not boxes:
+            raise ValueError(f"{','.join(map(str, row.values()))!r} is no image and its class")
+        table[int(found[1])] = boxes[0]
     return table
 
 
@@ -107,7 +107,8 @@ def _read_devkit(open_part: Callable[[str], Any]) -> dict[int, str]:
     # Ids beyond the leaves' 1000 are of synsets above them.
     rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
     names = {int(number): str(wnid) for number, wnid, children in rows if children == 0}
-    truth = open_part("data/ILSVRC2012_validation_ground_truth.txt").read().split()
+    listed = "data/ILSVRC2012_validation_ground_truth.txt"
+    truth = to_text(open_part(listed).read(), listed).split()
     return {k: names.get(int(number), f"class {int(number)}") for k, number in enumerate(truth, start=1)}
 
 

@@ -9,14 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from purity_cli.datasets.base import ImageSource, UnreadableImage, decode, fingerprint
+from purity_cli.datasets.endings import formats, is_image, is_systems, strange
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded, shown
 
 
 class File(NamedTuple):
@@ -32,11 +32,19 @@ class File(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What lies directly in one folder, but for names that begin with a dot and files without an image's suffix."""
+    """What lies directly in one folder, but for folders that are hidden or the system's."""
 
     folders: list[str]
     """Names, in the order of their bytes."""
     images: list[File]
+    others: list[str]
+    """Names of files that are hidden, or do not end as images do."""
+
+
+class Reader(Protocol):
+    """Gives a file's bytes; UnreadableImage where it cannot. Threads may call this at once."""
+
+    def read(self, file: File) -> bytes: ...
 
 
 class Tree(ABC):
@@ -51,7 +59,7 @@ class Tree(ABC):
         """What is in `folder`, relative to the root, `""` for the root itself."""
         if folder not in self._seen:
             found = self._list(folder)
-            self._seen[folder] = Listing(sorted(found.folders, key=os.fsencode), found.images)
+            self._seen[folder] = found._replace(folders=sorted(found.folders, key=os.fsencode))
         return self._seen[folder]
 
     def walk(self, folder: str) -> Iterator[File]:
@@ -64,6 +72,20 @@ class Tree(ABC):
     def holds_images(self, folder: str) -> bool:
         """Whether there are any; looks no further than the first."""
         return any(True for _ in self.walk(folder))
+
+    def left_out(self, folder: str) -> str | None:
+        """A sentence that counts the files in `folder` and below it, as far as that was looked at, that may be images
+        and are not read; None where there are none.
+        """
+        inside = (seen for seen in self._seen if not folder or seen == folder or seen.startswith(f"{folder}/"))
+        counted = strange(name for seen in inside for name in self._seen[seen].others)
+        if not counted:
+            return None
+        parts = [f"{count:,} {what}" for what, count in counted.most_common(8)]
+        more = ", ..." if len(counted) > len(parts) else ""
+        files = "1 file" if counted.total() == 1 else f"{counted.total():,} files"
+        where = shown(posixpath.join(self.path, folder) if folder else self.path)
+        return f"Left out in {where}: {files} not named as images that are read ({', '.join(parts)}{more})."
 
     @abstractmethod
     def has(self, folder: str) -> bool:
@@ -82,7 +104,7 @@ class FolderTree(Tree):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self.root = Path(path).expanduser()
+        self.root = expanded(path)
 
     def has(self, folder: str) -> bool:
         return (self.root / folder).is_dir()
@@ -96,28 +118,37 @@ class FolderTree(Tree):
             raise UnreadableImage(error.strerror or type(error).__name__) from None
 
     def _list(self, folder: str) -> Listing:
-        found = Listing([], [])
+        found = Listing([], [], [])
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
                     path = posixpath.join(folder, entry.name)
-                    if entry.name.startswith("."):
-                        continue
                     if entry.is_dir():
-                        self._refuse_loop(entry, path)
-                        found.folders.append(entry.name)
-                    elif is_image(entry.name):
+                        if not is_systems(entry.name):
+                            self._refuse_loop(entry, path)
+                            found.folders.append(entry.name)
+                    elif is_image(entry.name) and not is_systems(entry.name):
                         found.images.append(_examine(entry, path))
+                    else:
+                        found.others.append(entry.name)
         except OSError as error:
             where = posixpath.join(self.path, folder) if folder else self.path
-            raise PurityError(f"Cannot list {where} ({error.strerror}): make it readable or take it away.") from None
+            raise PurityError(
+                f"Cannot list {shown(where)} ({error.strerror}): make it readable or take it away."
+            ) from None
         return found
 
     def _refuse_loop(self, entry: os.DirEntry[str], path: str) -> None:
-        if entry.is_symlink():
-            target, parent = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
-            if os.path.commonpath([target, parent]) == target:
-                raise PurityError(f"The link {path} in {self.path} leads back to a folder it is in: remove it.")
+        if not entry.is_symlink():
+            return
+        target, above = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+        # Up from where the link lies, and up from where links before it were found: two may lead into each other.
+        parts = posixpath.dirname(path).split("/")
+        way = [os.path.realpath(self.root.joinpath(*parts[:k])) for k in range(len(parts) + 1)]
+        if os.path.commonpath([target, above]) == target or target in way:
+            raise PurityError(
+                f"The link {shown(path)} in {shown(self.path)} leads back to a folder it is in: remove it."
+            )
 
 
 def _examine(entry: os.DirEntry[str], path: str) -> File:
@@ -130,21 +161,16 @@ def _examine(entry: os.DirEntry[str], path: str) -> File:
     return File(path, status.st_size, problem, status.st_ctime_ns)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's suffix is one that torchvision's ImageFolder takes, in upper or lower case."""
-    return name.lower().endswith(IMG_EXTENSIONS)
-
-
 @dataclass(eq=False)
 class FileSource(ImageSource):
-    """Images in a tree.
+    """Images in a tree, or in anything else that gives a file's bytes.
 
     The fingerprint covers each image's path below the folder of the images, its size in bytes and its label: it is
     the same for a folder and a tar of it, wherever that lies. It does not notice a file whose content was changed
     while its size was not.
     """
 
-    tree: Tree
+    tree: Reader
     files: Sequence[File]
     base: str
     """The folder of the images, relative to the tree's root."""
@@ -160,15 +186,22 @@ class FileSource(ImageSource):
         label: Callable[[File], int] | None,
         label_note: str | None,
         class_names: Sequence[str] | None,
+        kind: str,
+        order: str | None = None,
+        notes: Sequence[str] = (),
     ) -> FileSource:
         """The source of these files, sorted; `label` gives the class of each, None where that is unknown."""
         files = sorted(files, key=lambda file: os.fsencode(file.path))
+        left_out = tree.left_out(base)
         return cls(
-            name=name,
-            paths=[file.path for file in files],
+            name=shown(name),
+            paths=[shown(file.path) for file in files],
             labels=[label(file) for file in files] if label else None,
             label_note=label_note,
-            class_names=class_names,
+            class_names=class_names and [shown(name) for name in class_names],
+            kind=kind,
+            order=order,
+            notes=(*notes, left_out) if left_out else tuple(notes),
             tree=tree,
             files=files,
             base=base,
@@ -176,7 +209,7 @@ class FileSource(ImageSource):
 
     @cached_property
     def fingerprint(self) -> str:
-        below = (path.removeprefix(f"{self.base}/") for path in self.paths)
+        below = (file.path.removeprefix(f"{self.base}/") for file in self.files)
         return fingerprint(below, (file.size for file in self.files), self.labels)
 
     def changed(self, i: int, /) -> int:
@@ -186,4 +219,4 @@ class FileSource(ImageSource):
         file = self.files[i]
         if file.problem:
             raise UnreadableImage(file.problem)
-        return decode(self.tree.read(file))
+        return decode(self.tree.read(file), formats(file.path))

@@ -23,7 +23,10 @@ from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
 from purity_cli.models.whole import check_finite, freeze
 
-__all__ = ["COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "preview", "tried"]
+__all__ = [
+    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file",
+    "preview", "tried",
+]  # fmt: skip
 
 SOURCES: dict[str, Source] = {
     source.name: source

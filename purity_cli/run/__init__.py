@@ -17,7 +17,7 @@ from purity_cli import store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
-from purity_cli.machine import device_name, keep_freed_memory, versions
+from purity_cli.machine import device_name, versions
 from purity_cli.pixels import Block, Pixels
 from purity_cli.plan import Job
 from purity_cli.results import PEERS, Layer, Result
@@ -135,7 +135,6 @@ def score(
     divisible = not peers and blocks is None
     if not divisible and ranks.size > 1:
         raise PurityError("RankMe and alpha-ReQ are taken by one process: leave them out, or run without torchrun.")
-    keep_freed_memory()
     share = Share(plan, checkpoint if divisible else None, every, ranks)
     before = ranks.together(lambda: share.restore(warn))[0]
     with ExitStack() as stack:
@@ -191,6 +190,7 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
                 *total.shapes[tap.module],
                 total.counts[tap.module],
                 peers if tap == plan.deepest else {},
+                tap.reading,
             )
             for tap in plan.taps
         ),
@@ -220,6 +220,7 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
             "labels": plan.label_note or "used",
+            "dataset_notes": list(source.notes),
             "images_selected": len(plan.selection),
             "images_scored": n_images,
             "images_skipped": [{"path": path, "reason": reason} for path, reason in total.left_out],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, versions
 from purity_cli.models import failed
 from purity_cli.pixels import Block, normalise
-from purity_cli.run.interrupts import Interrupts
+from purity_cli.run.interrupts import PATIENCE, Interrupts
 from purity_cli.run.parts import Checkpoint, Part
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Plan, Warn
@@ -41,6 +42,9 @@ class Share:
         self.checkpoint = Checkpoint(folder, inputs, rank=ranks.rank, every=every)
         self.part = Part(batch_size=plan.batch_size, started=datetime.now(UTC).isoformat(timespec="seconds"))
         self.peers: dict[str, float] = {}
+        self._before: Part | None = None
+        """What was whole some time ago: an interruption does not wait for a block that takes long."""
+        self._taken = -math.inf
 
     def restore(self, warn: Warn) -> Part:
         """Begin with what earlier runs left, on rank 0; what there was, without its counts."""
@@ -56,7 +60,7 @@ class Share:
         plan, job = self.plan, self.plan.job
         engine = Engine(
             plan.network.module,
-            [tap.module for tap in plan.taps],
+            list(dict.fromkeys(tap.module for tap in plan.taps)),
             normalise=partial(normalise, preprocessing=plan.preprocessing),
             thresholds=job.thresholds,
             groups=job.groups,
@@ -77,7 +81,7 @@ class Share:
             part = base + Part.of(engine, done, skipped)
             return replace(part, seconds=base.seconds + time.monotonic() - clock)
 
-        with Interrupts() as interrupts, engine:
+        with Interrupts(self._save_before) as interrupts, engine:
             try:
                 for block in blocks:
                     self.ranks.check()
@@ -90,12 +94,17 @@ class Share:
                     interrupts.check()
                     if self.checkpoint.due():
                         self.checkpoint.save(now())
+                    # On a GPU this would wait for the device, and blocks are short there.
+                    if plan.device.type == "cpu" and time.monotonic() - self._taken > PATIENCE:
+                        self._before, self._taken = now().copy(), time.monotonic()
                 self.part = now()
             except NonFinite as error:
                 image = plan.source.paths[plan.selection[error.position]]
                 raise NonFinite(error.where, error.position, image) from None
             except BaseException as error:
-                if whole and done:
+                if not whole:
+                    self._save_before()
+                elif done:
                     with suppress(NonFinite):
                         self.checkpoint.save(now())
                 if not whole and isinstance(error, Exception) and not isinstance(error, PurityError):
@@ -104,6 +113,11 @@ class Share:
         if engine.spectrum is not None:
             self.peers = {name: float(value) for name, value in engine.spectrum.compute().items()}
         return self.part.heading()
+
+    def _save_before(self) -> bool:
+        if self._before is not None:
+            self.checkpoint.save(self._before)
+        return self._before is not None
 
     def _images(self, part: Part) -> int:
         size, last = self.plan.batch_size, len(self.plan.selection)

@@ -80,6 +80,11 @@ class Part:
         """(path, reason) of each unreadable image, in the order of the images."""
         return [image for number in sorted(self.skipped) for image in self.skipped[number]]
 
+    def copy(self) -> Part:
+        """With arrays of its own, which no engine goes on writing into."""
+        counts = {name: array.copy() for name, array in self.counts.items()}
+        return replace(self, counts=counts, tally=self.tally.copy())
+
     def heading(self) -> Part:
         """All but the arrays, which are large."""
         return replace(self, counts={}, tally=np.zeros(4, np.int64))

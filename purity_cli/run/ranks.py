@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
+from purity_cli.machine import environment_number
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,8 @@ T = TypeVar("T")
 # Processes on unlike machines may be hours apart at the end of a job. One that has died is not waited for: its
 # connections break, and torchrun ends the others.
 PATIENCE = timedelta(days=7)
+JOINING = timedelta(minutes=10)
+"""For how long the processes look for each other: torchrun starts them together."""
 
 
 class RankLost(PurityError):
@@ -131,14 +134,42 @@ def describe(error: BaseException) -> str:
     """An error in one line: a PurityError's sentence, anything else with its type."""
     if isinstance(error, PurityError):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {text}"
+
+
+def place() -> tuple[int, int, int]:
+    """(rank, size, local rank) as torchrun's variables say; (0, 1, 0) where it did not start this process.
+
+    What a cluster or a shell has left of them is taken for a single process where it can be; PurityError otherwise.
+    """
+    rank = environment_number("RANK")
+    if rank is None:
+        return 0, 1, 0
+    size = environment_number("WORLD_SIZE", least=1) or 1
+    if rank >= size:
+        raise PurityError(
+            f"RANK is {rank}, and WORLD_SIZE {os.environ.get('WORLD_SIZE') or 'is not set'}: start several processes "
+            "with torchrun, and unset RANK for a single one."
+        )
+    if size == 1:
+        return 0, 1, 0
+    local = environment_number("LOCAL_RANK") or 0
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise PurityError(
+                f"WORLD_SIZE is {size}, and {name} is not set: start several processes with torchrun, and unset RANK "
+                "and WORLD_SIZE for a single one."
+            )
+    environment_number("MASTER_PORT", least=1)
+    environment_number("LOCAL_WORLD_SIZE", least=1)
+    return rank, size, local
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """This process's place among those that torchrun started; alone where it did not."""
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    rank, size, local = place()
     if size == 1:
         yield Ranks()
         return
@@ -147,16 +178,16 @@ def joined() -> Iterator[Ranks]:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=JOINING))
+        store.set_timeout(PATIENCE)
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise PurityError(
             f"The {size} processes could not find each other ({describe(error)}): start them with torchrun, and leave "
             "RANK and WORLD_SIZE unset otherwise."
         ) from None
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if gpus:
         torch.cuda.set_device(local % torch.cuda.device_count())
     yield Ranks(rank, size, local, store)

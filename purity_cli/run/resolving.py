@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from purity_cli import models, stages
+from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
-from purity_cli.pixels import resize_and_crop
+from purity_cli.pixels import prepare
 from purity_cli.plan import Job, Preprocessing, Size
 from purity_cli.run.ranks import Ranks
 
@@ -52,8 +52,11 @@ class Plan:
 
     @property
     def deepest(self) -> stages.Tap:
-        """The last stage that is tapped, or else the last layer asked for."""
-        return max(reversed(self.taps), key=lambda tap: int(tap.stage[1:]) if tap.stage else 0)
+        """The last stage in its activation, else in the reading asked for last; else the last layer asked for."""
+        return max(
+            reversed(self.taps),
+            key=lambda tap: (tap.name == tap.stage, int(tap.stage[1:]) if tap.stage else 0),
+        )
 
 
 def resolve(
@@ -81,9 +84,10 @@ def resolve(
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    note = label_note(source, network)
-    if note:
-        warn(f"No accuracy: {note}.")
+    source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
+    seen = datasets.seen_note(source, selection, job.limit)
+    for sentence in (*source.notes, *said, *filter(None, [seen, note and f"No accuracy: {note}."])):
+        warn(sentence)
     return Plan(
         job=job,
         network=network,
@@ -124,7 +128,7 @@ def picture_size(source: ImageSource, selection: Sequence[int], preprocessing: P
         return preprocessing.crop
     for i in selection:
         with suppress(UnreadableImage):
-            image = resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            image = prepare(source, i, preprocessing)
             return image.height, image.width
     return None
 
@@ -137,14 +141,11 @@ def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, 
     return min(LARGEST_BATCH, 1 << (fit.bit_length() - 1))
 
 
-def label_note(source: ImageSource, network: models.Network) -> str | None:
-    """Why the labels cannot be compared with the network's classes; None where they can."""
-    if source.labels is None:
-        return source.label_note or f"{source.name} carries no labels"
-    classes = len(source.class_names or ()) or max(source.labels) + 1
-    if network.num_classes != classes:
-        return f"{source.name} has {classes} classes and {network.name} {network.num_classes}"
-    return None
+def known_classes(network: models.Network, job: Job) -> Sequence[str] | None:
+    """What a network's classes are called; None where nobody knows, as with a user's network or weights."""
+    if network.source == "file" or job.weights == "none" or models.looks_like_file(job.weights):
+        return None
+    return datasets.class_names("imagenet" if network.num_classes == 1000 else network.weights)
 
 
 def network_sha256(network: models.Network) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from purity_cli import cache, models, run, store
+from purity_cli import cache, models, run, stages, store
 from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job, Preprocessing
@@ -24,6 +24,8 @@ class Forecast:
     task: Task
     plan: Plan | None = None
     """None where the job cannot be resolved."""
+    taps: Sequence[stages.Tap] = ()
+    """What it would read; known of any network that can be built, even without weights and images."""
     weights_here: bool | None = None
     """None where no such model is known, or the job is left out."""
     finished: bool = False
@@ -41,7 +43,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
     cached: dict[tuple[Any, ...], set[int]] = {}
     for task in grouped(suite.tasks()):
         if task.absent:
-            yield Forecast(task, problem=f"left out: {task.absent} is not there")
+            yield Forecast(task, taps=_taps(task.job), problem=f"left out: {task.absent} is not there")
             continue
         job, preview = task.job, None
         try:
@@ -59,9 +61,20 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
                 add = cache.estimate(root, plan.source, plan.preprocessing, new) if new else 0
                 before |= set(new)
         except Exception as error:  # anything can go wrong in a user's network
-            yield Forecast(task, weights_here=preview.weights_here if preview else None, problem=describe(error))
+            here = preview.weights_here if preview else None
+            yield Forecast(task, taps=_taps(job), weights_here=here, problem=describe(error))
             continue
-        yield Forecast(task, plan, preview.weights_here, over, add)
+        yield Forecast(task, plan, plan.taps, preview.weights_here, over, add)
+
+
+def _taps(job: Job) -> Sequence[stages.Tap]:
+    """The layers of a Job without its weights and images, at the network's own size; none where that cannot be told."""
+    try:
+        network = models.load(job.model, "none")
+        size = resolve_preprocessing(job, network.preprocessing).crop or network.input_size
+        return stages.resolve(network.module, network.source, network.name, job.layers, size)
+    except Exception:  # the job itself will say what is wrong
+        return ()
 
 
 class Sources:

@@ -14,7 +14,7 @@ import torch
 from purity_cli import models, store
 from purity_cli.datasets import ImageSource, NoSplit, open_dataset
 from purity_cli.errors import PurityError
-from purity_cli.machine import device_name, keep_freed_memory, resolve_device, versions
+from purity_cli.machine import device_name, resolve_device, versions
 from purity_cli.models.base import output_shape
 from purity_cli.plan import Preprocessing, Size
 from purity_cli.train.folder import Folder
@@ -167,7 +167,6 @@ def train(
         done = folder.resume(loop, kept, plan.device)
         if done >= training.epochs:
             return [folder.weights(epoch) for epoch in kept]
-        keep_freed_memory()
         pictures, test = (plan.pictures(source, workers) for source in (plan.train, plan.test))
         total = (training.epochs - done) * len(pictures)
         for number in range(done + 1, training.epochs + 1):

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from purity_cli.datasets import ImageSource, UnreadableImage
 from purity_cli.errors import PurityError
-from purity_cli.pixels import resize_and_crop
+from purity_cli.pixels import prepare
 from purity_cli.plan import Preprocessing, Size
 from purity_cli.train.settings import Augmentation
 
@@ -41,7 +41,7 @@ def decode(
     def load(row: int) -> None:
         path = source.paths[selection[row]]
         try:
-            image = resize_and_crop(source.load(selection[row]), preprocessing, path)
+            image = prepare(source, selection[row], preprocessing)
         except UnreadableImage as error:
             raise PurityError(f"{path} in {source.name} cannot be read ({error}): mend or remove it.") from None
         if (image.height, image.width) != size:

@@ -1,0 +1,224 @@
+"""From the names of classes to their numbers, and from a data set's classes to those of a network.
+
+Nothing here is guessed silently: what was chosen is a sentence, and where nothing can be chosen there are no labels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from purity_cli.datasets.base import ImageSource
+from purity_cli.files import natural, shown
+
+WNID = re.compile(r"n\d{8}")
+"""A WordNet id, as ImageNet's class folders are called."""
+FEW = 10
+"""Images below which an accuracy says nothing."""
+
+
+class Order(NamedTuple):
+    """Names of classes in the order of their numbers 0, 1, ..."""
+
+    names: list[str]
+    how: str
+    """A clause."""
+    note: str | None
+    """A sentence, where another order could be meant."""
+
+
+def in_order(names: Sequence[str], owner: str) -> Order:
+    """By number where all names are whole numbers, else by text, as torchvision's ImageFolder sorts them."""
+    by_text = sorted(names, key=os.fsencode)
+    by_number = sorted(by_text, key=natural)
+    if all(map(_is_number, names)):
+        text = "classes in the order of their numbers"
+        note = (
+            f"The classes of {owner} are numbers and are taken in the order of these ({_some(by_number)}), not of text "
+            f"({_some(by_text)}): a network trained in the order of text, as torchvision's ImageFolder gives it, has "
+            "other labels."
+        )
+        return Order(by_number, text, note if by_number != by_text else None)
+    numbered = {re.sub(r"\d+", "0", name) for name in names}
+    note = (
+        f"The classes of {owner} are taken in the order of text ({_some(by_text)}), as torchvision's ImageFolder takes "
+        f"them, not of the numbers in their names ({_some(by_number)})."
+    )
+    return Order(
+        by_text, "classes in the order of their names", note if len(numbered) == 1 and by_number != by_text else None
+    )
+
+
+class Fit(NamedTuple):
+    """A data set's labels beside a network's classes."""
+
+    source: ImageSource
+    """With labels that are numbers of the network's classes, where `note` is None."""
+    note: str | None
+    """Why the labels cannot be compared with the network's classes, as a clause."""
+    said: tuple[str, ...] = ()
+    """What was done so that they can, in sentences."""
+
+
+def labels_fit(source: ImageSource, network: str, classes: int | None, known: Sequence[str] | None = None) -> Fit:
+    """Compare a data set's labels with the `classes` of a network, whose names are `known` or not.
+
+    WordNet ids are numbered as ImageNet's 1,000 classes by any network of so many. Where both sides have names, these
+    decide, whatever the order; otherwise the numbers must agree. Classes without an image get in nobody's way.
+    """
+    if source.labels is None or classes is None:
+        unknown = source.label_note or f"{source.name} carries no labels"
+        return Fit(source, unknown if source.labels is None else f"{network} has no classes")
+    if source.class_names is None:
+        return _numbers_fit(source, network, classes)
+    names, present = source.class_names, sorted(set(source.labels))
+    used = [names[k] for k in present]
+    if classes == 1000 != len(names) and (wnids := _imagenet(used)):
+        known = wnids
+    if known is not None and not (all(map(_is_number, used)) and not all(map(_is_number, known))):
+        return _names_fit(source, network, known, present)
+    return Fit(source, None) if len(names) == classes else _counts_fit(source, network, classes, present)
+
+
+def chance_note(top1: float, n: int, classes: int, order: str | None) -> str | None:
+    """A sentence where a top-1 accuracy (in percent, of n images) is no better than chance among `classes`.
+
+    That is: within two standard errors above it. `order` says how the labels came about (`ImageSource.order`).
+    """
+    chance = 1 / classes
+    if n < FEW or classes < 2 or top1 / 100 > chance + 2 * math.sqrt(chance * (1 - chance) / n):
+        return None
+    taken = f" ({order})" if order else ""
+    return (
+        f"Top-1 {top1:.2f} % of {n:,} images is no better than chance ({100 * chance:.3g} %): the labels{taken} may be "
+        "in another order than the network's, its pixels be prepared in another way, or its weights not be trained."
+    )
+
+
+def seen_note(source: ImageSource, selection: Sequence[int], limit: int | None) -> str | None:
+    """A sentence where `limit` took images of some classes only."""
+    if limit is None or source.labels is None or len(selection) == len(source):
+        return None
+    seen, there = len({source.labels[i] for i in selection}), len(set(source.labels))
+    if seen == there:
+        return None
+    return (
+        f"--limit {limit} takes the first images of {source.name}, and with them {seen:,} of its {there:,} classes: "
+        "use --per-class to take some of each."
+    )
+
+
+def _imagenet(names: Sequence[str]) -> Sequence[str] | None:
+    """What ImageNet's 1,000 classes are called, where all these names are ids of some of them."""
+    if not all(map(WNID.fullmatch, names)):
+        return None
+    from purity_cli.datasets.imagenet_labels import class_names, wnids
+
+    return class_names() if set(names) <= set(wnids()) else None
+
+
+def _numbers_fit(source: ImageSource, network: str, classes: int) -> Fit:
+    """Labels that are numbers without names."""
+    count = max(source.labels or (), default=-1) + 1
+    if count > classes:
+        return Fit(source, f"the labels of {source.name} go up to {count - 1} and {network} has {classes} classes")
+    said = (
+        f"The labels of {source.name} go up to {count - 1} and are taken for numbers of {network}'s {classes} classes."
+    )
+    return Fit(source, None, (said,) if count < classes else ())
+
+
+def _counts_fit(source: ImageSource, network: str, classes: int, present: Sequence[int]) -> Fit:
+    """Names of classes that say nothing, and more or fewer of them than the network has."""
+    names = source.class_names or ()
+    used, empty = [names[k] for k in present], [name for k, name in enumerate(names) if k not in set(present)]
+    if len(used) == classes:
+        said = f"{listed(empty)} in {source.name}, without images, is no class of {network}, which has {classes}."
+        return Fit(_relabelled(source, {k: i for i, k in enumerate(present)}, used), None, (said,))
+    if all(map(_is_number, used)):
+        return _numbered_fit(source, network, classes, present)
+    return Fit(source, _counts_differ(source, network, classes, len(names), empty))
+
+
+def _numbered_fit(source: ImageSource, network: str, classes: int, present: Sequence[int]) -> Fit:
+    """Names that are numbers of a part of the classes: from 0 where it is there, from 1 where the highest is there."""
+    names = source.class_names or ()
+    numbers = {k: int(names[k]) for k in present}
+    low, high = min(numbers.values()), max(numbers.values())
+    distinct = len(set(numbers.values())) == len(numbers)
+    start = 0 if low == 0 and high < classes else 1 if low > 0 and high == classes else None
+    if start is None or not distinct:
+        why = "; whether its numbers begin at 0 or 1 cannot be told" if distinct and low > 0 and high < classes else ""
+        return Fit(source, _counts_differ(source, network, classes, len(names), []) + why)
+    found = {k: number - start for k, number in numbers.items()}
+    texts = [str(k + start) for k in range(classes)]
+    return Fit(_relabelled(source, found, texts), None, (_part(source, network, len(numbers), classes),))
+
+
+def _names_fit(source: ImageSource, network: str, known: Sequence[str], present: Sequence[int]) -> Fit:
+    """By name; classes of the same number of the same name need not be told from others of that name."""
+    names = source.class_names or ()
+    ours, theirs = [_aliases(name) for name in names], [_aliases(name) for name in known]
+    if len(ours) == len(theirs) and all(a & b for a, b in zip(ours, theirs, strict=True)):
+        return Fit(source, None)
+    places: dict[str, set[int]] = {}
+    for k, aliases in enumerate(theirs):
+        for alias in aliases:
+            places.setdefault(alias, set()).add(k)
+    found: dict[int, int] = {}
+    for k in present:
+        candidates = set().union(*(places.get(alias, ()) for alias in ours[k]))
+        if len(candidates) != 1:
+            what = "knows no such class" if not candidates else "has several of this name"
+            theirs_are = f"its {len(known)} classes are {_some(known)}"
+            return Fit(source, f"{source.name} has the class {names[k]!r} and {network} {what}: {theirs_are}")
+        found[k] = candidates.pop()
+    if len(set(found.values())) < len(found):
+        return Fit(source, f"several classes of {source.name} have the name of one of {network}'s")
+    if len(found) < len(known):
+        said = _part(source, network, len(found), len(known))
+    else:
+        said = f"The classes of {source.name} were matched with those of {network} by their names, not by their order."
+    return Fit(_relabelled(source, found, known), None, (said,))
+
+
+def _relabelled(source: ImageSource, found: dict[int, int], names: Sequence[str]) -> ImageSource:
+    return source.relabelled([found[label] for label in source.labels or ()], names)
+
+
+def _part(source: ImageSource, network: str, part: int, classes: int) -> str:
+    return (
+        f"{source.name} has {part:,} of {network}'s {classes:,} classes, found by their names: top-1 is that among all "
+        f"{classes:,}."
+    )
+
+
+def _counts_differ(source: ImageSource, network: str, classes: int, count: int, empty: Sequence[str]) -> str:
+    without = f" ({listed(empty)} without any image)" if empty else ""
+    return f"{source.name} has {count} classes{without} and {network} {classes}"
+
+
+def _aliases(name: str) -> set[str]:
+    """What a class may be called: `n01440764 tench, Tinca tinca` by the id, by all its words and by the first."""
+    wnid, words = (name[:9], name[10:]) if re.match(r"n\d{8}( |$)", name) else ("", name)
+    texts = {wnid, words, words.split(",")[0]}
+    return {re.sub(r"[\s_-]+", " ", text).strip().casefold() for text in texts} - {""}
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three, and that there are more."""
+    return ", ".join([*map(shown, names[:3]), *(["..."] if len(names) > 3 else [])])
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; of many the first five."""
+    if len(names) > 5:
+        return f"{', '.join(map(shown, names[:5]))} and {len(names) - 5} more"
+    return " and ".join(filter(None, [", ".join(map(shown, names[:-1])), *map(shown, names[-1:])]))

@@ -1,0 +1,288 @@
+"""`parquet:PATH`: tables in Hugging Face's image layout, `image: {bytes, path}` and `label`, read where they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from purity_cli.datasets.base import Family, ImageSource, UnreadableImage, fingerprint
+from purity_cli.datasets.pieces import Pieces
+from purity_cli.datasets.shards import number
+from purity_cli.datasets.trees import File, FileSource
+from purity_cli.errors import PurityError
+from purity_cli.files import expanded, shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+SUFFIXES = (".parquet",)
+IMAGES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
+LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
+"""Names of columns, the preferred first, where Hugging Face's description does not tell."""
+WINDOW = 32
+"""Rows that are taken from a table at once."""
+WINDOWS = 8
+"""Of these, as many are kept: threads ask for images nearly in order, but not quite."""
+
+
+class Columns(NamedTuple):
+    """What is read of a table."""
+
+    bytes: str
+    """The column of the images' files, `image.bytes` where they are in a struct."""
+    path: str | None
+    label: str | None
+    names: list[str] | None
+    """Of the classes, where Hugging Face's description has them."""
+    said: tuple[str, ...]
+    """Which columns were taken of several."""
+
+
+class Tables:
+    """Reads rows of parquet files by their places, a window of rows at a time.
+
+    A row group is read from its start on and only forwards, for it may be larger than memory; going back in it begins
+    anew. What one cannot be read from on is remembered.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self._places: dict[str, tuple[str, int, int]] = {}
+        self._lock = Lock()
+        self._windows: OrderedDict[tuple[str, int, int], list[bytes | None]] = OrderedDict()
+        self._group: tuple[str, int] | None = None
+        self._cursor: Iterator[Any] = iter(())
+        self._next = 0
+        self._broken: dict[tuple[str, int], tuple[int, str]] = {}
+
+    def put(self, path: str, table: str, group: int, row: int) -> None:
+        """The image `path` is row `row` of a row group."""
+        self._places[path] = table, group, row
+
+    def read(self, file: File) -> bytes:
+        table, group, row = self._places[file.path]
+        with self._lock:
+            data = self._window(table, group, row // WINDOW)[row % WINDOW]
+        if data is None:
+            raise UnreadableImage("its row holds no bytes")
+        return data
+
+    def _window(self, table: str, group: int, k: int) -> list[bytes | None]:
+        if (table, group, k) in self._windows:
+            self._windows.move_to_end((table, group, k))
+            return self._windows[table, group, k]
+        first, reason = self._broken.get((table, group), (k + 1, ""))
+        if k >= first:
+            raise UnreadableImage(reason)
+        try:
+            if self._group != (table, group) or k < self._next:
+                self._cursor = _batches(table, group, self.columns.bytes)
+                self._group, self._next = (table, group), 0
+            while self._next <= k:
+                batch = next(self._cursor)
+                self._next += 1
+            found = self._windows[table, group, k] = _bytes_of(batch, self.columns.bytes)
+        except MemoryError:
+            self._group = None
+            raise
+        except PurityError:
+            raise UnreadableImage("its table cannot be opened any more") from None
+        except Exception as error:  # pyarrow has its own for damage, and OSError, StopIteration for what is cut short
+            reason = f"row group {group} of its table is damaged ({_line(error)[:80]})"
+            self._broken[table, group] = self._next, reason
+            self._group = None
+            raise UnreadableImage(reason) from None
+        while len(self._windows) > WINDOWS:
+            self._windows.popitem(last=False)
+        return found
+
+
+@dataclass(eq=False)
+class ParquetSource(FileSource):
+    """Images in tables. The fingerprint covers the tables' footers, in which the size and the place of every part of
+    them stands, and the images' paths and labels.
+    """
+
+    footers: Sequence[str]
+    """SHA-256, in hex, of the footer of each image's table."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint((file.path for file in self.files), self.footers, self.labels)
+
+
+def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
+    """The images of all tables behind `path`, table by table in the order of their rows."""
+    pieces = Pieces(path or "", SUFFIXES)
+    if not pieces.files:
+        raise PurityError(f"{shown(path or 'parquet:')} stands for no .parquet: give a folder of them, or a pattern.")
+    name, tables = pieces.chosen(split)
+    columns = _columns(tables[0], _opened(tables[0]).schema_arrow)
+    reader, files, stored, footers = Tables(columns), list[File](), list[str | None](), list[str]()
+    for table in tables:
+        opened, inner = _opened(table), pieces.inner(table)
+        there = {field.name for field in opened.schema_arrow}
+        lacking = [c for c in (columns.bytes, columns.label) if c and c.partition(".")[0] not in there]
+        if lacking:
+            raise PurityError(f"{shown(inner)} has no column {lacking[0]}, which {shown(tables[0])} has: take it away.")
+        changed, footer = expanded(table).stat().st_ctime_ns, _footer(table)
+        names, labels = _small(opened, table, columns)
+        stored += labels
+        footers += [footer] * len(names)
+        row = 0
+        for group in range(opened.num_row_groups):
+            for k in range(opened.metadata.row_group(group).num_rows):
+                place = posixpath.join(inner, f"row {row}", posixpath.basename(names[row] or ""))
+                files.append(File(place.rstrip("/"), 0, None, changed))
+                reader.put(files[-1].path, table, group, k)
+                row += 1
+    if not files:
+        raise PurityError(f"The tables in {shown(pieces.path)} have no rows: give others.")
+    numbers, names_, order, note, said = number(stored, shown(name))
+    if columns.names and numbers is not None and max(numbers) < len(columns.names):
+        names_, order = columns.names, "classes by the numbers and names that are stored"
+    lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
+    return ParquetSource(
+        name=shown(name),
+        paths=[shown(file.path) for file in files],
+        labels=numbers,
+        label_note=note and note.format(what=lacks),
+        class_names=names_,
+        kind=f"{len(tables):,} parquet table{'s' if len(tables) != 1 else ''}",
+        order=order,
+        notes=(*columns.said, *said),
+        tree=reader,
+        files=files,
+        base="",
+        footers=footers,
+    )
+
+
+def _opened(table: str) -> ParquetFile:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise PurityError(
+            f"{shown(table)} is read with pyarrow, which is not installed: run pip install 'purity-cli[parquet]'."
+        ) from None
+    try:
+        return parquet.ParquetFile(str(expanded(table)), pre_buffer=False, buffer_size=1 << 20)
+    except OSError as error:
+        if error.strerror:
+            raise PurityError(f"Cannot read {shown(table)} ({error.strerror}): make it readable.") from None
+        raise PurityError(f"{shown(table)} is damaged or truncated ({_line(error)}): fetch it again.") from None
+    except Exception as error:  # pyarrow's own, of which some are ValueErrors
+        raise PurityError(f"{shown(table)} is no parquet, or damaged ({_line(error)}): fetch it again.") from None
+
+
+def _columns(table: str, schema: pa.Schema) -> Columns:
+    """The columns of images and labels, as Hugging Face describes them, or else by their names and types."""
+    from pyarrow import types
+
+    features = _features(schema)
+    described = [name for name, about in features.items() if about.get("_type") == "Image" and name in schema.names]
+    images = described or [field.name for field in schema if _holds_files(field.type)]
+    if not images:
+        raise PurityError(
+            f"{shown(table)} has no column of images (bytes, or bytes and path): it has {', '.join(schema.names)}."
+        )
+    image = next((name for name in IMAGES if name in images), images[0])
+    struct = types.is_struct(schema.field(image).type)
+    inside = [field.name for field in schema.field(image).type] if struct else []
+    classes = [name for name, about in features.items() if about.get("_type") == "ClassLabel" and name in schema.names]
+    labels = classes or [name for name in LABELS if name in schema.names and _is_label(schema.field(name).type)]
+    label = next((name for name in LABELS if name in labels), labels[0] if labels else None)
+    said = tuple(
+        f"{shown(table)} has the columns {', '.join(several)} for {what}: {taken} is taken."
+        for what, several, taken in (("images", images, image), ("labels", labels, label))
+        if len(several) > 1
+    )
+    names = features.get(label, {}).get("names") if label else None
+    return Columns(
+        bytes=f"{image}.bytes" if struct else image,
+        path=f"{image}.path" if "path" in inside else None,
+        label=label,
+        names=[str(name) for name in names] if isinstance(names, list) else None,
+        said=said,
+    )
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's `datasets` says of the columns; empty where it wrote nothing."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: about for name, about in features.items() if isinstance(about, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _holds_files(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_files(field.type) for field in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_integer(inner) or types.is_string(inner) or types.is_large_string(inner))
+
+
+def _small(opened: ParquetFile, table: str, columns: Columns) -> tuple[list[str | None], list[str | None]]:
+    """The path and the label of every row, as text; None where there is none."""
+    wanted = [column for column in (columns.path, columns.label) if column]
+    rows = opened.metadata.num_rows
+    if not wanted:
+        return [None] * rows, [None] * rows
+    try:
+        read = opened.read(columns=wanted, use_threads=False)
+    except Exception as error:  # pyarrow's own
+        raise PurityError(f"{shown(table)} is damaged ({_line(error)}): fetch it again.") from None
+    labels = read.column(columns.label).to_pylist() if columns.label else [None] * rows
+    image = read.column(columns.path.partition(".")[0]).to_pylist() if columns.path else [None] * rows
+    return [row and row["path"] for row in image], [None if label is None else str(label) for label in labels]
+
+
+def _batches(table: str, group: int, column: str) -> Iterator[Any]:
+    yield from _opened(table).iter_batches(batch_size=WINDOW, row_groups=[group], columns=[column], use_threads=False)
+
+
+def _bytes_of(batch: Any, column: str) -> list[bytes | None]:
+    values = batch.column(0).to_pylist()
+    return [value and value["bytes"] for value in values] if column.endswith(".bytes") else values
+
+
+def _footer(table: str) -> str:
+    """SHA-256, in hex, of what stands at the end of a table: its length and a mark are its last eight bytes."""
+    with expanded(table).open("rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, 2)
+        return hashlib.sha256(file.read(length)).hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+FAMILY = Family(
+    name="parquet:PATH",
+    open=open_parquet,
+    about="tables in Hugging Face's image layout, as ILSVRC/imagenet-1k: image {bytes, path} and label",
+    classes=None,
+    splits=(),
+    needs="pip install 'purity-cli[parquet]', and the path of a table, a folder of them or a pattern; parquet: may be "
+    "left out",
+    fits=lambda path: bool(Pieces(path, SUFFIXES).files),
+)

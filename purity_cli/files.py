@@ -1,0 +1,69 @@
+"""Paths and text files as users bring them: `~`, names that are no UTF-8, and what other systems put into text."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from pathlib import Path
+
+from purity_cli.errors import PurityError
+
+# The longer ones first: the mark of UTF-32 begins with that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How a file begins that says itself how it is written."""
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the user's home for `~`; as it is where nobody knows that home, which pathlib raises for."""
+    return Path(os.path.expanduser(path))
+
+
+def shown(text: str) -> str:
+    """A path or name that can be printed and written: bytes in it that are no UTF-8 become `\\xff`.
+
+    >>> shown("caf\\udce9")
+    'caf\\\\xe9'
+    """
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as no path has it
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts `shard-2` before `shard-10`.
+
+    >>> sorted(["shard-10", "shard-2"], key=natural)
+    ['shard-2', 'shard-10']
+    """
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def read_text(path: Path) -> str:
+    """What a text file says, without byte order mark, with `\\n` at the end of every line and no empty lines at its
+    end. UTF-8, or what its mark says. OSError where it cannot be read, PurityError where it is no such text.
+    """
+    return to_text(path.read_bytes(), path.name)
+
+
+def to_text(data: bytes, name: str) -> str:
+    """As `read_text`, of bytes that are at hand; `name` is for the message."""
+    mark = next((mark for mark in MARKS if data.startswith(mark)), b"")
+    encoding = MARKS.get(mark, "utf-8")
+    try:
+        text = data[len(mark) :].decode(encoding) if encoding == "utf-8" else data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise PurityError(
+            f"{shown(name)} is no text in UTF-8 (at byte {error.start}): save it again as UTF-8."
+        ) from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return "".join(f"{line}\n" for line in lines)

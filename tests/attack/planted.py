@@ -1,0 +1,75 @@
+"""Faults to be planted, each of another kind: an attack is worth what it finds of them (`--plant FAULT`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def truncated_images_count() -> None:
+    """Half a picture is scored as if it were whole."""
+    from PIL import ImageFile
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def images_left_out_in_silence() -> None:
+    """What can't be read is left out of the record of what was left out."""
+    import purity_cli.run
+
+    result = purity_cli.run._result
+
+    def silent(*arguments: Any) -> Any:
+        made = result(*arguments)
+        made.provenance["images_skipped"] = []
+        return made
+
+    purity_cli.run._result = silent  # type: ignore[assignment]
+
+
+def cache_believed() -> None:
+    """A row of the cache is used without a look at its mark."""
+    from purity_cli.cache.rows import Rows
+
+    Rows.get = lambda self, i, changed: self._pixels[i].copy()  # type: ignore[method-assign]
+
+
+def files_written_in_place() -> None:
+    """Files are written slowly and under their own names: a kill leaves half of one."""
+    import time
+
+    from purity_cli import store
+
+    def write_bytes(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            for start in range(0, len(content), 1 + len(content) // 8):
+                file.write(content[start : start + 1 + len(content) // 8])
+                file.flush()
+                time.sleep(0.01)
+
+    store.write_bytes = write_bytes
+
+
+def no_boundary() -> None:
+    """Whatever isn't a PurityError ends in a traceback."""
+    from purity_cli import cli
+    from purity_cli.errors import PurityError
+
+    sentence = cli.sentence
+
+    def raises(error: BaseException) -> str:
+        if not isinstance(error, PurityError):
+            raise error
+        return sentence(error)
+
+    cli.sentence = raises
+
+
+PLANTED: dict[str, Callable[[], None]] = {
+    "truncated-images-count": truncated_images_count,
+    "images-left-out-in-silence": images_left_out_in_silence,
+    "cache-believed": cache_believed,
+    "files-written-in-place": files_written_in_place,
+    "no-boundary": no_boundary,
+}
