@@ -91,8 +91,9 @@ class Share:
                     interrupts.check()
                     if self.checkpoint.due():
                         self.checkpoint.save(now())
+                        self._before, self._taken = None, time.monotonic()  # never over what is newer
                     # On a GPU this would wait for the device, and blocks are short there.
-                    if plan.device.type == "cpu" and time.monotonic() - self._taken > PATIENCE:
+                    elif plan.device.type == "cpu" and time.monotonic() - self._taken > PATIENCE:
                         self._before, self._taken = now().copy(), time.monotonic()
                 self.part = now()
             except NonFinite as error:
