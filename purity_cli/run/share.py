@@ -90,8 +90,9 @@ class Share:
                     interrupts.check()
                     if self.unfinished.due():
                         self.unfinished.save(now())
+                        self._before = None  # never over what is newer
                     # On a GPU this would wait for the device, and blocks are short there.
-                    if job.device.type == "cpu" and time.monotonic() > self._next:
+                    elif job.device.type == "cpu" and time.monotonic() > self._next:
                         self._take_before(now)
                 self.states = now()
             except NonFinite as error:
