@@ -110,7 +110,7 @@ def _metrics(value: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _size(value: Any) -> Any:
+def parse_size(value: Any) -> Any:
     """`224`, `240x320` (height x width) or `none`, as an option and YAML write them."""
     if not isinstance(value, str) or value == "none":
         return value
@@ -121,7 +121,7 @@ def _size(value: Any) -> Any:
 
 
 def _square(value: Any) -> Any:
-    value = _size(value)
+    value = parse_size(value)
     return (value, value) if isinstance(value, int) else value
 
 
@@ -209,7 +209,7 @@ class Job(Frozen):
     ] = "weights"
     resize: Annotated[
         Positive | Size | Literal["none"] | None,
-        BeforeValidator(_size),
+        BeforeValidator(parse_size),
         Option("Short side or exact size, instead of what was declared.", "N|HxW|none"),
     ] = None
     crop: Annotated[

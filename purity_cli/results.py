@@ -69,11 +69,3 @@ class Result:
     """Everything that decided the numbers, as JSON: a result is that of another run only where these are equal."""
     states: States | None = None
     """The sums that all this was computed from; None where a folder was read, for they may be large."""
-
-    @property
-    def deepest(self) -> Layer:
-        """The last stage in its activation, else in the last reading; else the last layer."""
-        return max(
-            reversed(self.layers),
-            key=lambda layer: (layer.name == layer.stage, int(layer.stage[1:]) if layer.stage else 0),
-        )

@@ -16,11 +16,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
-from purity_cli import tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
+from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
 from purity_cli.states import States, Unusable, describe, finite, unpack
+from purity_cli.views import layers
 
 STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "purity.md"
 BEFORE = "counts.safetensors"
@@ -87,8 +88,9 @@ def write(result: Result, folder: Path, threshold: float = 0.5) -> None:
 
 def write_tables(result: Result, folder: Path, threshold: float) -> None:
     """Write what people read of a result: every threshold as CSV, and one as Markdown."""
-    write_text(folder / CSV, tables.to_csv(tables.frame([result])))
-    write_text(folder / MARKDOWN, tables.to_markdown([result], threshold))
+    rows, page = layers.stored(result, threshold)
+    write_text(folder / CSV, FORMATS["csv"](rows))
+    write_text(folder / MARKDOWN, FORMATS["md"](page))
 
 
 def read(folder: Path) -> Result:

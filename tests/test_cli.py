@@ -64,7 +64,7 @@ def test_every_format_prints_the_same_numbers(capfd: pytest.CaptureFixture[str])
         assert cli.run(["score", *FEW, "--layers", "last", "-t", "0.42", "--format", layout]) == 0
         printed[layout] = capfd.readouterr().out
     (row,) = csv.DictReader(io.StringIO(printed["csv"]))
-    (record,) = json.loads(printed["json"])
+    (record,) = json.loads(printed["json"])["layers"]
     assert float(row["purity"]) == record["purity"]
     assert record["threshold"] == 0.42
     assert record["n_images"] == 30
@@ -77,7 +77,7 @@ def test_several_models_give_a_folder_each_and_one_table(capfd: pytest.CaptureFi
     models = ["-m", "tiny_vgg_10", "-m", "tiny_vgg", "--weights", "none"]
     assert cli.run(["score", *models, *FEW, "-o", "both", "--format", "md"]) == 0
     assert sorted(path.name for path in Path("both").iterdir()) == ["tiny_vgg_10_digits", "tiny_vgg_digits"]
-    assert "| tiny_vgg_10" in capfd.readouterr().out.splitlines()[0]
+    assert "| tiny_vgg_10 " in capfd.readouterr().out.splitlines()[2]
 
 
 def test_every_option_reaches_the_result() -> None:

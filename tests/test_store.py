@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from purity_cli import store, tables
+from purity_cli import store
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
+from purity_cli.views import cells
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 
@@ -71,9 +72,9 @@ def test_what_is_written_is_what_is_read(largest: int, tmp_path: Path) -> None:
 def test_csv_is_read_back_by_pandas_to_the_last_digit(tmp_path: Path) -> None:
     given = result(silent=True)
     store.write(given, tmp_path)
-    rows, read = tables.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
-    assert list(read.columns) == list(tables.COLUMNS)
-    for name in tables.COLUMNS:
+    rows, read = cells.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
+    assert list(read.columns) == list(cells.COLUMNS)
+    for name in cells.COLUMNS:
         pd.testing.assert_series_equal(read[name], rows[name], check_exact=True, check_dtype=False)
     assert read["purity"].isna().sum() == 2
     assert read["purity"][0] == rows["purity"][0]

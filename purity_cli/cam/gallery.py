@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from purity_cli import cam, tables
+from purity_cli import cam
 from purity_cli.cam.panels import Cell, Heading, Row
 from purity_cli.cam.pictures import Chosen
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
 from purity_cli.run.resolving import Resolved
+from purity_cli.views import cells
 
 
 class Shown(NamedTuple):
@@ -41,19 +42,17 @@ class Heads:
     def of(self, plan: Resolved) -> list[Heading]:
         """A heading per tapped layer; PurityError where no stored result, or more than one, is of this network."""
         result = self._find(plan) if self.stored else self.score(plan)
-        rows = tables.at(tables.frame([result]), self.threshold)
-        low = set(tables.starved(rows)["layer"])
-        purity = dict(zip(rows["layer"], rows["purity"], strict=True))
-        fired = dict(zip(rows["layer"], rows["activations"], strict=True))
+        rows = {row["layer"]: row for row in cells.rows([result], self.threshold)}
         n = f"n = {result.n_images:,}" + (f" of {result.dataset}" if self.stored else "")
         headings = []
         for tap in plan.taps:
-            few = f"N = {fired[tap.module]:,} < {tables.ENOUGH} c" if fired[tap.module] else "nothing fires"
+            row = rows[tap.module]
+            few = f"N = {row['activations']:,} < {cells.ENOUGH} c" if row["activations"] else "nothing fires"
             headings.append(
                 Heading(
                     self._name(plan, f"{tap.name} {tap.module}" if tap.stage else tap.module),
-                    "F = –" if math.isnan(purity[tap.module]) else f"F = {purity[tap.module]:.3f}",
-                    f"{n}\n{few}" if tap.module in low else n,
+                    "F = –" if math.isnan(row["purity"]) else f"F = {row['purity']:.3f}",
+                    f"{n}\n{few}" if row["starved"] else n,
                 )
             )
         return headings

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 from click.core import ParameterSource
 
+from purity_cli.cli import console
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -220,7 +222,7 @@ def stored_option(about: str) -> Callable[[Any], Any]:
 
 def format_option(about: str | None = None) -> Callable[[Any], Any]:
     """`--format`, given to the command as `layout`."""
-    layouts = click.Choice(["table", "csv", "md", "json"])
+    layouts = console.formats()
     return click.option("--format", "layout", type=layouts, default="table", show_default=True, help=about)
 
 

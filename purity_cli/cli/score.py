@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from purity_cli.cli import console, options, progress, show
+from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
@@ -41,8 +41,10 @@ def command(
     Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline. A result
     that is there already, of all that decides its numbers, is kept; an unfinished one is gone on from.
     """
+    from purity_cli.views import layers
+
     results = score_all(models, settings, (threshold,), threshold, download, workers, output, cache, fresh)
-    show_results(results, threshold, layout)
+    console.show(layers.layers(results, threshold), layout)
 
 
 def score_all(
@@ -93,27 +95,3 @@ def score_all(
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
-
-
-def show_results(results: list[Result], threshold: float, layout: str) -> None:
-    """Print the tables at one threshold, and warn where too little fired."""
-    from purity_cli import tables
-
-    rows = tables.at(tables.frame(results), threshold)
-    if layout == "table":
-        details = tables.details(rows)
-        console.show(console.table(details, ("model", "stage", "layer"), show.bars(rows["purity"])))
-        for result in results:
-            click.echo(tables.summary(result, threshold))
-    else:
-        write = {"csv": tables.to_csv, "json": tables.to_json}
-        text = tables.to_markdown(results, threshold) if layout == "md" else write[layout](rows)
-        click.echo(text, nl=False)
-    low = tables.starved(rows)
-    silent = low["activations"] == 0
-    if silent.any():
-        names = ", ".join(tables.labels(low[silent]))
-        progress.warn(f"Nothing fired in {names} at the threshold {threshold:g}, so that F is NaN: try a lower one.")
-    if not silent.all():
-        names = ", ".join(tables.labels(low[~silent]))
-        progress.warn(f"F is biased low in {names}, where N < {tables.ENOUGH} c: score more images.")

@@ -18,6 +18,9 @@ from purity_cli.results import Result
 from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task, bench
 
+RECORDED = ("test_top1", "test_fingerprint", "test_images")
+"""What a training says of its accuracy, in the JSON beside a checkpoint and in the recipe there."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -27,30 +30,12 @@ class Snapshot:
     epoch: int
     about: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One checkpoint's result. `accuracy` is per cent, measured or else from its JSON; None where neither knows."""
-
-    checkpoint: Snapshot
-    result: Result
-
-    @property
-    def accuracy(self) -> float | None:
-        recorded = self.checkpoint.about.get("test_top1")
-        return self.result.top1 if self.result.top1 is not None else recorded
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether the training recorded another accuracy, by more than half a point, on these very images."""
-        recorded, recipe = self.checkpoint.about.get("test_top1"), self.checkpoint.about.get("recipe", {})
-        seen = self.result.provenance
-        same = recipe.get("test_fingerprint") == seen.get("dataset_fingerprint")
-        whole = recipe.get("test_images") == seen.get("images_scored")
-        measured = self.result.top1
-        if recorded is None or measured is None or not (same and whole):
-            return False
-        return bool(abs(recorded - measured) > 0.5)
+    def provenance(self) -> dict[str, Any]:
+        """What its result is to say of it: the epoch, the file, and what its training found of its accuracy."""
+        recipe = self.about.get("recipe", {})
+        recorded = {name: place[name] for name in RECORDED for place in (self.about, recipe) if name in place}
+        found = {"epoch": self.epoch, "checkpoint": self.path.name}
+        return {**found, "recorded": recorded} if recorded else found
 
 
 def find(given: Sequence[str]) -> list[Path]:
@@ -134,7 +119,7 @@ class Course:
         for job in jobs:
             models.load(job.model, job.weights)  # so that the last one does not fail after hours
         return [
-            Task(f"epoch{one.epoch:03}", job, about={"epoch": one.epoch})
+            Task(f"epoch{one.epoch:03}", job, about=one.provenance())
             for one, job in zip(self.checkpoints, jobs, strict=True)
         ]
 
@@ -171,7 +156,7 @@ def score(
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = lambda _: None,
     **options: Any,
-) -> list[Measured]:
+) -> list[Result]:
     """Score `job` with the weights of every checkpoint, each into its folder in `folder`.
 
     What is finished there is kept, and what is unfinished gone on from; `options` are those of `bench.Bench`.
@@ -184,4 +169,4 @@ def score(
     for one, outcome in zip(checkpoints, runs, strict=True):
         if outcome.result is None:
             raise PurityError(f"{one.path}: {outcome.error}")
-    return [Measured(one, run.result) for one, run in zip(checkpoints, runs, strict=True) if run.result]
+    return [run.result for run in runs if run.result]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from purity_cli import metrics, store
+from purity_cli import datasets, metrics, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
@@ -229,12 +229,16 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
     network, source = job.network, job.source
     classes = network.num_classes or 0
     measured = _measures(job, total, warn)
+    top1 = 100 * hits1 / labelled if known else None
+    chance = top1 is not None and datasets.chance_note(top1, labelled, classes, source.order)
+    if chance:
+        warn(chance)
     return Result(
         job=job.job,
         thresholds=job.job.thresholds,
         layers=tuple(_layer(tap, total, measured[tap.module]) for tap in job.taps),
         n_images=n_images,
-        top1=100 * hits1 / labelled if known else None,
+        top1=top1,
         top5=100 * hits5 / labelled if known and classes > 5 else None,
         model=network.name,
         source=network.source,

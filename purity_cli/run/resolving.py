@@ -81,10 +81,11 @@ def resolve(
     `source` is the Job's data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
-    source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
-    selection = select(source, job.per_class, job.limit)
+    # Before the images, which can take long to list: what is wrong with the weights is said at once.
     with code.Imports() as imports:
         network = models.load(job.model, job.weights)
+    source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
+    selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
