@@ -20,10 +20,9 @@ from scipy import stats
 
 from purity_cli import epochs, models, run, store
 from purity_cli.cli import run as run_command
-from purity_cli.cli.epochs import _recorded
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
-from purity_cli.epochs import Checkpoint, Measured
+from purity_cli.epochs import Snapshot
 from purity_cli.errors import PurityError
 from purity_cli.figures import curves, drawing
 from purity_cli.plan import Job
@@ -34,6 +33,7 @@ from purity_cli.views import epochs as view
 from purity_cli.views.epochs import Course
 
 LIMIT = 40
+JOB = Job(limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",))
 
 
 def silent(_: str) -> None:
@@ -64,9 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(folder: Path) -> list[Measured]:
+def measured(folder: Path) -> list[Result]:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return epochs.score(found, Job(limit=LIMIT, thresholds=(0.2, 0.5)), workers=1, peers=("rankme",))
+    return epochs.score(found, JOB, folder / "purity", workers=1)
 
 
 def test_patterns_and_files_are_found_once(folder: Path) -> None:
@@ -133,21 +133,21 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
         epochs.number(paths, silent)
 
 
-def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Measured]) -> None:
-    assert [one.checkpoint.epoch for one in measured] == [3, 20, 100]
-    for one in measured:
-        job = Job(limit=LIMIT, thresholds=(0.2, 0.5), weights=str(one.checkpoint.path))
+def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result], folder: Path) -> None:
+    assert [one.provenance["epoch"] for one in measured] == [3, 20, 100]
+    for one, epoch in zip(measured, (3, 20, 100), strict=True):
+        path = folder / f"net_epoch{epoch}.safetensors"
+        job = JOB.model_copy(update={"weights": str(path)})
         alone = run.score(run.resolve(job), workers=1)
-        assert one.result.job == job
-        assert one.result.top1 == alone.top1
-        assert one.result.weights == one.checkpoint.path.name
-        assert one.result.provenance["epoch"] == one.checkpoint.epoch
-        assert all(np.array_equal(a.counts, b.counts) for a, b in zip(one.result.layers, alone.layers, strict=True))
-    counts = [cells.deepest(one.result).counts for one in measured]
+        assert one.job == job
+        assert one.top1 == alone.top1
+        assert one.weights == one.provenance["checkpoint"] == path.name
+        assert all(np.array_equal(a.counts, b.counts) for a, b in zip(one.layers, alone.layers, strict=True))
+    counts = [cells.deepest(one).counts for one in measured]
     assert not np.array_equal(counts[0], counts[1])
 
 
-def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     load = ArraySource.load
 
@@ -158,7 +158,10 @@ def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    epochs.score(found, Job(limit=10, batch_size=4), workers=1, progress=lambda *done: told.append(done))
+    job = Job(limit=10, batch_size=4)
+    epochs.score(
+        found, job, tmp_path / "out", workers=1, cache=tmp_path / "cache", progress=lambda *done: told.append(done)
+    )
     # The first is opened for its size as well, whenever names are resolved.
     assert sorted(i for i in seen if i > 0) == list(range(1, 10))
     assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
@@ -185,7 +188,7 @@ def test_a_course_that_was_ended_goes_on_where_it_stopped(
     assert len(told) == 2 + 3
     whole = epochs.score(found, job, tmp_path / "other", workers=1)
     for one, other in zip(got, whole, strict=True):
-        for ours, theirs in zip(one.result.layers, other.result.layers, strict=True):
+        for ours, theirs in zip(one.layers, other.layers, strict=True):
             assert np.array_equal(ours.counts, theirs.counts)
             assert ours.measures["rankme"] == pytest.approx(theirs.measures["rankme"], rel=1e-9)
 
@@ -194,10 +197,10 @@ def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_wor
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
     good = folder / "net_epoch3.safetensors"
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors does not fit tiny_vgg_10"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
     other.write_bytes(b"no weights")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors cannot be read as safetensors"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
 
 
 def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> None:
@@ -268,35 +271,28 @@ def test_without_an_accuracy_there_is_a_choice_and_no_regret() -> None:
     assert "nan" not in " ".join(said)
 
 
-def of(measured: list[Measured]) -> list[Result]:
-    """As the command gives them to the view."""
-    return [
-        _recorded(replace(one, result=replace(one.result, provenance={**one.result.provenance}))) for one in measured
-    ]
-
-
-def test_the_table_is_the_papers_with_the_other_layers_behind(measured: list[Measured]) -> None:
-    report = view.epochs(of(measured), 0.2)
+def test_the_table_is_the_papers_with_the_other_layers_behind(measured: list[Result]) -> None:
+    report = view.epochs(measured, 0.2)
     rows = report.main.rows
     assert [row["epoch"] for row in rows] == [3, 3, 20, 20, 100, 100]
-    assert [row["checkpoint"] for row in rows[::2]] == [one.checkpoint.path.name for one in measured]
+    assert [row["checkpoint"] for row in rows[::2]] == [
+        "net_epoch3.safetensors",
+        "net_epoch20.safetensors",
+        "net_epoch100.safetensors",
+    ]
     (shown,) = (table for table in report.tables if table.key == "layout")
     assert [column.heading for column in shown.shown][:6] == ["epoch", "accuracy", "purity", "se", "C1", "Average"]
     assert "rankme" in [column.heading for column in shown.shown]
     assert [row["purity"] for row in shown.rows] == [row["purity"] for row in rows if row["stage"] == "C2"]
-    assert [row["top1"] for row in shown.rows] == [one.result.top1 for one in measured]
+    assert [row["top1"] for row in shown.rows] == [one.top1 for one in measured]
     assert not any(column.heading.startswith("paper") for column in shown.columns)
 
 
-def test_beside_the_papers_networks_stand_the_papers_values(measured: list[Measured]) -> None:
-    named = of(
-        [
-            Measured(
-                replace(one.checkpoint, epoch=epoch), replace(one.result, model="tiny_vgg", dataset="cifar10-jpeg")
-            )
-            for one, epoch in zip(measured, (5, 10, 100), strict=True)
-        ]
-    )
+def test_beside_the_papers_networks_stand_the_papers_values(measured: list[Result]) -> None:
+    named = [
+        replace(one, model="tiny_vgg", dataset="cifar10-jpeg", provenance={**one.provenance, "epoch": epoch})
+        for one, epoch in zip(measured, (5, 10, 100), strict=True)
+    ]
     report = view.epochs(named, 0.2)
     (shown,) = (table for table in report.tables if table.key == "layout")
     assert [(row["paper_top1"], row["paper"]) for row in shown.rows] == [(None, None), (81.25, 0.713), (87.5, 0.835)]
@@ -306,8 +302,8 @@ def test_beside_the_papers_networks_stand_the_papers_values(measured: list[Measu
     assert view.paper([replace(one, dataset="digits") for one in named]) == {}
 
 
-def test_results_that_are_no_course_are_refused(measured: list[Measured]) -> None:
-    one, other, _ = of(measured)
+def test_results_that_are_no_course_are_refused(measured: list[Result]) -> None:
+    one, other, _ = measured
     with pytest.raises(PurityError, match="are both of epoch 3: give one training"):
         view.epochs([one, one], 0.2)
     with pytest.raises(PurityError, match="tiny_vgg_10 and b are not of one network"):
@@ -317,7 +313,7 @@ def test_results_that_are_no_course_are_refused(measured: list[Measured]) -> Non
         view.epochs([unknown, other], 0.2)
 
 
-def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured: list[Measured]) -> None:
+def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured: list[Result]) -> None:
     def with_counts(one: Result, first: int, second: int) -> Result:
         layers = tuple(
             replace(layer, counts=np.full_like(layer.counts, 0) + (np.arange(layer.channels) < firing))
@@ -326,7 +322,7 @@ def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured:
         return replace(one, layers=layers)
 
     # 20 groups with one firing for each channel that fires: N = 20 times their number, against 5 c = 50.
-    three = of(measured)
+    three = measured
     changed = [with_counts(three[0], 0, 2), with_counts(three[1], 0, 3), with_counts(three[2], 2, 9)]
     report = view.epochs(changed, 0.2)
     assert "Nothing fires at any threshold, so that F is NaN: epoch 3: C1; epoch 20: C1." in report.notes
@@ -344,7 +340,9 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path, unlabelled: Path) -> None:
+def test_accuracies_that_cannot_be_measured_come_from_the_training(
+    folder: Path, unlabelled: Path, tmp_path: Path
+) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
     scored = epochs.score(
         found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", threshold=0.2, workers=1
@@ -354,31 +352,28 @@ def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path,
         note.startswith("Accuracies are those that the training recorded") for note in view.epochs(scored, 0.2).notes
     )
     # One without: said by name, and nothing is NaN.
-    scored[1] = Measured(
-        replace(scored[1].checkpoint, about={}),
-        replace(scored[1].result, provenance={**scored[1].result.provenance, "recorded": {}}),
-    )
-    report = view.epochs(of(scored), 0.2)
+    scored[1] = replace(scored[1], provenance={**scored[1].provenance, "recorded": {}})
+    report = view.epochs(scored, 0.2)
     assert report.notes[0].startswith("No regret can be said, for net_epoch20.safetensors has no accuracy: ")
     assert "nan" not in FORMATS["md"](report).lower()
     assert json.loads(FORMATS["json"](report))["choices"][0]["regret"] is None
 
 
-def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Measured]) -> None:
+def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Result]) -> None:
     one = measured[0]
-    recipe = {"test_fingerprint": one.result.provenance["dataset_fingerprint"], "test_images": LIMIT}
-    assert not view.disagrees(of([one])[0])
-    top1 = one.result.top1
+    recipe = {"test_fingerprint": one.provenance["dataset_fingerprint"], "test_images": LIMIT}
+    assert not view.disagrees(one)
+    top1 = one.top1
     assert top1 is not None
     for recorded, told in ((top1, False), (top1 + 0.4, False), (top1 + 3, True)):
-        checkpoint = replace(one.checkpoint, about=about(3, test_top1=recorded, recipe=recipe))
-        (result,) = of([Measured(checkpoint, one.result)])
+        snapshot = Snapshot(Path("net_epoch3.safetensors"), 3, about(3, test_top1=recorded, recipe=recipe))
+        result = replace(one, provenance={**one.provenance, **snapshot.provenance()})
         assert view.disagrees(result) is told
     assert "the pixels may not be those of its training" in view.epochs([result], 0.2).notes[0]
 
 
-def test_the_curve_is_drawn_from_the_rows(measured: list[Measured]) -> None:
-    named = [replace(one, model="tiny_vgg", dataset="cifar10") for one in of(measured)]
+def test_the_curve_is_drawn_from_the_rows(measured: list[Result]) -> None:
+    named = [replace(one, model="tiny_vgg", dataset="cifar10") for one in measured]
     report = view.epochs(named, 0.2)
     left, right = curves.training_curve(named, 0.2, report).axes
     lines = {line.get_label(): line for line in (*left.lines, *right.lines)}
@@ -406,10 +401,12 @@ def test_the_command_needs_no_more_than_a_pattern(
 ) -> None:
     if layout != "table":  # drawing takes as long as all the rest
         monkeypatch.setattr(drawing, "save", lambda figure, path: None)
+    monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
+    tmp_path = tmp_path / "out"
     given_ = ["epochs", f"{folder}/*.safetensors", "--limit", "20", "-t", "0.2", "-o", str(tmp_path)]
     code, out, err = call([*given_, "--format", layout, "--patience", "1", "--metrics", "rankme"], capsys)
     assert code == 0, err
-    files = sorted(path.name for path in tmp_path.iterdir())
+    files = sorted(path.name for path in tmp_path.iterdir() if path.name != store.LOCK)
     drawn = ["epochs.png", "epochs.svg"] if layout == "table" else []
     assert files == ["epoch003", "epoch020", "epoch100", "epochs.csv", "epochs.md", *drawn]
     assert all(Image.open(tmp_path / name).format == "PNG" for name in drawn[:1])
