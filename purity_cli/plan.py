@@ -179,7 +179,7 @@ class Job(Frozen):
     stands in the result's provenance.
     """
 
-    model: Text = "tiny_vgg_10"
+    model: Text = "resnet13_cifar"
     weights: Annotated[
         Text, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
     ] = "default"
@@ -190,7 +190,7 @@ class Job(Frozen):
             "NAME|PATH",
             "-d",
         ),
-    ] = "digits"
+    ] = "cifar10-sample"
     data_dir: Annotated[Text | None, Option("Where a named data set lies.", "DIR")] = None
     split: Annotated[Text | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
     layers: Annotated[

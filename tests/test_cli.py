@@ -45,16 +45,21 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_with_no_options_the_bundled_network_is_scored_on_the_digits(capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_no_options_the_bundled_network_is_scored_on_the_bundled_images(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert cli.run(["score"]) == 0
     out, err = capfd.readouterr()
-    result = store.read(Path("results/tiny_vgg_10_digits"))
+    result = store.read(Path("results/resnet13_cifar_cifar10-sample"))
     assert result.top1 is not None
-    assert result.top1 >= 97
+    assert result.top1 >= 85
     assert f"top-1 {result.top1:.2f} %" in out
-    assert [layer.stage for layer in result.layers] == ["C1", "C2"]
+    assert [layer.stage for layer in result.layers] == ["C1", "C2", "C3", "C4"]
     assert all(layer.module in out for layer in result.layers)
-    assert "Wrote results/tiny_vgg_10_digits" in err
+    place = result.thresholds.index(0.5)
+    assert all(layer.counts[:, place].sum() >= 5 * layer.channels for layer in result.layers)
+    assert "Warning" not in err
+    assert "Wrote results/resnet13_cifar_cifar10-sample" in err
     assert result.provenance["command"] == "purity score"
 
 
@@ -70,14 +75,17 @@ def test_every_format_prints_the_same_numbers(capfd: pytest.CaptureFixture[str])
     assert record["n_images"] == 30
     for layout in ("md", "table"):
         assert f"{record['purity']:.3f}" in printed[layout]
-    assert printed["md"] == Path("results/tiny_vgg_10_digits/purity.md").read_text()
+    assert printed["md"] == Path("results/resnet13_cifar_cifar10-sample/purity.md").read_text()
 
 
 def test_several_models_give_a_folder_each_and_one_table(capfd: pytest.CaptureFixture[str]) -> None:
     models = ["-m", "tiny_vgg_10", "-m", "tiny_vgg", "--weights", "none"]
     assert cli.run(["score", *models, *FEW, "-o", "both", "--format", "md"]) == 0
-    assert sorted(path.name for path in Path("both").iterdir()) == ["tiny_vgg_10_digits", "tiny_vgg_digits"]
-    assert "| tiny_vgg_10 " in capfd.readouterr().out.splitlines()[2]
+    assert sorted(path.name for path in Path("both").iterdir()) == [
+        "tiny_vgg_10_cifar10-sample",
+        "tiny_vgg_cifar10-sample",
+    ]
+    assert "| tiny_vgg_10" in capfd.readouterr().out.splitlines()[0]
 
 
 def test_every_option_reaches_the_result() -> None:
@@ -171,7 +179,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     "misspelt data set": (["-d", "digts"], 1, "No data set 'digts'.*Did you mean digits", None),
     "no such folder": (["-d", "not/there"], 1, "No data set 'not/there', and no such file or folder", None),
     "empty folder": (["-d", "empty"], 1, "empty", lambda: Path("empty").mkdir()),
-    "unknown stage": (["-l", "C7"], 1, r"tiny_vgg_10 has no stage C7: it has C1\.\.C2", None),
+    "unknown stage": (["-l", "C7"], 1, r"resnet13_cifar has no stage C7: it has C1\.\.C4", None),
     "unknown layer": (["-l", "features.99"], 1, "no layer 'features.99'.*purity layers", None),
     "wrong weights file": (["-w", "w.pth"], 1, "w.pth is damaged or no PyTorch", _no_weights),
     "weights of other classes": (

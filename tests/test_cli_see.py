@@ -25,7 +25,8 @@ from purity_cli.figures.charts import correlation
 from purity_cli.views import cells, sweep
 from tests import made
 
-FEW = ["--limit", "40", "--device", "cpu"]
+FEW = ["-d", "digits", "--limit", "40", "--device", "cpu"]
+TINY = ["-m", "tiny_vgg_10", *FEW]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def shown(*arguments: str, capfd: pytest.CaptureFixture[str]) -> str:
 def test_a_sweep_from_stored_counts_equals_a_fresh_one_to_the_last_digit(capfd: pytest.CaptureFixture[str]) -> None:
     for layout in ("csv", "md"):
         grid = ["--thresholds", "0.05:0.95:0.1", "--format", layout]
-        fresh = shown("sweep-threshold", *FEW, *grid, "-o", "out", "--suggest", capfd=capfd)
+        fresh = shown("sweep-threshold", *TINY, *grid, "-o", "out", "--suggest", capfd=capfd)
         assert shown("sweep-threshold", "--from", "out", *grid, "--suggest", capfd=capfd) == fresh
     rows = list(csv.DictReader(io.StringIO(shown("sweep-threshold", "--from", "out", "--format", "csv", capfd=capfd))))
     result = store.read(Path("out"))
@@ -221,9 +222,9 @@ def test_the_correlation_has_its_interval_and_n_and_is_silent_on_significance_be
 
 
 def test_cam_heads_columns_with_the_purity_that_score_finds(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["score", *FEW, "-o", "out"]) == 0
-    assert cli.run(["cam", *FEW, "-i", "2", "-o", "a.svg"]) == 0
-    assert cli.run(["cam", *FEW, "-i", "2", "-o", "b.svg", "--from", "out"]) == 0
+    assert cli.run(["score", *TINY, "-o", "out"]) == 0
+    assert cli.run(["cam", *TINY, "-i", "2", "-o", "a.svg"]) == 0
+    assert cli.run(["cam", *TINY, "-i", "2", "-o", "b.svg", "--from", "out"]) == 0
     rows = cells.rows([store.read(Path("out"))], 0.5)
     for file, n in (("a.svg", "n = 40"), ("b.svg", "n = 40 of digits")):
         words = "\n".join(ElementTree.parse(file).getroot().itertext())
@@ -243,7 +244,7 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     for i in range(2):
         shutil.copy(Path(cli.__file__).parents[1] / "assets" / "tiny_vgg_10.safetensors", f"epoch{i}.safetensors")
     weights = ["-w", "epoch0.safetensors", "-w", "epoch1.safetensors"]
-    assert cli.run(["cam", *FEW, *weights, "-c", "7", "-o", "epochs.svg"]) == 0
+    assert cli.run(["cam", *TINY, *weights, "-c", "7", "-o", "epochs.svg"]) == 0
     words = "\n".join(ElementTree.parse("epochs.svg").getroot().itertext())
     assert "epoch0" in words
     assert "epoch1" in words
@@ -251,7 +252,11 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     assert cli.run(["cam", *FEW, *models, "-c", "7", "-o", "models.svg"]) == 0
     words = "\n".join(ElementTree.parse("models.svg").getroot().itertext())
     assert re.findall(r"^tiny_vgg.*$", words, re.MULTILINE) == ["tiny_vgg_10", "tiny_vgg"]
-    assert cli.run(["cam", "--per-class", "4", "-c", "7", "--channels", "3", "-t", "0.2", "-o", "channels.svg"]) == 0
+    tiny = ["-m", "tiny_vgg_10", "-d", "digits"]
+    assert (
+        cli.run(["cam", *tiny, "--per-class", "4", "-c", "7", "--channels", "3", "-t", "0.2", "-o", "channels.svg"])
+        == 0
+    )
     words = "\n".join(ElementTree.parse("channels.svg").getroot().itertext())
     assert re.search(r"channel \d", words)
     assert "of 4" in words
@@ -298,13 +303,15 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
     "plot of a layer that was not scored": (["plot", "twice/a", "-l", "C9"], 1, "No layer 'C9' was scored", _twice),
     "cam of an unreadable image": (["cam", "-i", "bad.jpg"], 1, "bad.jpg cannot be read", _unreadable),
     "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no picture none.jpg", None),
-    "cam of an unknown class": (["cam", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None),
+    "cam of an unknown class": (
+        ["cam", "-d", "digits", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None,
+    ),
     "cam of 500 images": (["cam", "-i", "500"], 1, "room for 16 rows, not for 500", None),
     "cam of 0 images": (["cam", "-i", "0"], 2, "--images 0 shows nothing", None),
     "cam of too many layers": (
         ["cam", "-m", "efficientnet_lite0", "-w", "none", "-l", "blocks.*"], 1, "room for 12 columns, not for", None,
     ),
-    "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of features", _twice),
+    "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of layer1", _twice),
     "cam from nothing": (["cam", "--from", "nowhere"], 1, "nowhere is not there", None),
     "cam of models that do not pair": (
         ["cam", "-m", "a", "-m", "b", "-w", "c", "-w", "d", "-w", "e"], 2, "2 --model and 3 --weights do not", None,

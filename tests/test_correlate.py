@@ -387,7 +387,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     place = tmp_path_factory.mktemp("results")
     written = []
     for i, (layer, limit) in enumerate([("C1", 40), ("C2", 50), ("features.6", 60)]):
-        job = Job(layers=(layer, "last"), limit=limit, thresholds=(0.1,))
+        job = Job(model="tiny_vgg_10", dataset="digits", layers=(layer, "last"), limit=limit, thresholds=(0.1,))
         one = replace(run.score(run.resolve(job), workers=1), model=f"net{i}", top1=90.0 + i**2)
         one = replace(one, layers=one.layers[-1:])
         store.write(one, place / str(i), 0.1)

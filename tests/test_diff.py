@@ -351,7 +351,7 @@ def test_two_nights_of_a_suite(tmp_path: Path, purity: Purity, monkeypatch: pyte
     weights = tmp_path / "mine.safetensors"
     shutil.copy(Path(str(resources.files("purity_cli") / "assets" / "tiny_vgg_10.safetensors")), weights)
     suite.write_text(f"""
-defaults: {{model: tiny_vgg_10, limit: 60, device: cpu}}
+defaults: {{model: tiny_vgg_10, dataset: digits, limit: 60, device: cpu}}
 models: [{{}}, {{weights: {weights}}}]
 """)
     for date, scored, moved in (("2024-04-30", 0, 0), ("2024-05-01", 0, 0), ("2024-05-02", 3, 4)):
@@ -368,7 +368,7 @@ models: [{{}}, {{weights: {weights}}}]
 
 def test_the_nightly_suite_is_one() -> None:
     tasks = suites.read(Path(__file__).resolve().parents[1] / "configs" / "nightly.yaml").tasks()
-    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["tiny_vgg_10"]
+    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["resnet13_cifar"]
     assert all(task.job.batch_size != "auto" for task in tasks)
 
 

@@ -33,7 +33,6 @@ from purity_cli.views import epochs as view
 from purity_cli.views.epochs import Course
 
 LIMIT = 40
-JOB = Job(limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",))
 
 
 def silent(_: str) -> None:
@@ -64,9 +63,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(folder: Path) -> list[Result]:
+def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return epochs.score(found, JOB, folder / "purity", workers=1)
+    return epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",)),
+        tmp_path_factory.mktemp("scored"),
+        workers=1,
+    )
 
 
 def test_patterns_and_files_are_found_once(folder: Path) -> None:
@@ -133,15 +137,13 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
         epochs.number(paths, silent)
 
 
-def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result], folder: Path) -> None:
+def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result]) -> None:
     assert [one.provenance["epoch"] for one in measured] == [3, 20, 100]
-    for one, epoch in zip(measured, (3, 20, 100), strict=True):
-        path = folder / f"net_epoch{epoch}.safetensors"
-        job = JOB.model_copy(update={"weights": str(path)})
+    for one in measured:
+        job = one.job.model_copy(update={"metrics": ()})
         alone = run.score(run.resolve(job), workers=1)
-        assert one.job == job
         assert one.top1 == alone.top1
-        assert one.weights == one.provenance["checkpoint"] == path.name
+        assert one.weights == one.provenance["checkpoint"]
         assert all(np.array_equal(a.counts, b.counts) for a, b in zip(one.layers, alone.layers, strict=True))
     counts = [cells.deepest(one).counts for one in measured]
     assert not np.array_equal(counts[0], counts[1])
@@ -158,9 +160,13 @@ def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    job = Job(limit=10, batch_size=4)
     epochs.score(
-        found, job, tmp_path / "out", workers=1, cache=tmp_path / "cache", progress=lambda *done: told.append(done)
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4),
+        tmp_path / "out",
+        workers=1,
+        cache=tmp_path / "cache",
+        progress=lambda *done: told.append(done),
     )
     # The first is opened for its size as well, whenever names are resolved.
     assert sorted(i for i in seen if i > 0) == list(range(1, 10))
@@ -171,7 +177,7 @@ def test_a_course_that_was_ended_goes_on_where_it_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    job = Job(limit=10, batch_size=4, metrics=("rankme",))
+    job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4, metrics=("rankme",))
 
     def stop(done: int, total: int) -> None:
         if done >= 14:
@@ -195,12 +201,12 @@ def test_a_course_that_was_ended_goes_on_where_it_stopped(
 
 def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_work(folder: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
-    good = folder / "net_epoch3.safetensors"
+    good, job = folder / "net_epoch3.safetensors", Job(model="tiny_vgg_10", dataset="nowhere")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors does not fit tiny_vgg_10"):
-        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], job, tmp_path / "out", workers=1)
     other.write_bytes(b"no weights")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors cannot be read as safetensors"):
-        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], Job(dataset="nowhere"), tmp_path / "out", workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], job, tmp_path / "out", workers=1)
 
 
 def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> None:
@@ -210,7 +216,7 @@ def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> No
     bad = Snapshot(tmp_path / "net_epoch4.safetensors", 4)
     good = Snapshot(folder / "net_epoch3.safetensors", 3)
     with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        epochs.score([good, bad], Job(limit=5), tmp_path / "out", workers=1)
+        epochs.score([good, bad], Job(model="tiny_vgg_10", dataset="digits", limit=5), tmp_path / "out", workers=1)
     assert store.read(tmp_path / "out" / "epoch003").n_images == 5
 
 
@@ -275,11 +281,7 @@ def test_the_table_is_the_papers_with_the_other_layers_behind(measured: list[Res
     report = view.epochs(measured, 0.2)
     rows = report.main.rows
     assert [row["epoch"] for row in rows] == [3, 3, 20, 20, 100, 100]
-    assert [row["checkpoint"] for row in rows[::2]] == [
-        "net_epoch3.safetensors",
-        "net_epoch20.safetensors",
-        "net_epoch100.safetensors",
-    ]
+    assert [row["checkpoint"] for row in rows[::2]] == [one.provenance["checkpoint"] for one in measured]
     (shown,) = (table for table in report.tables if table.key == "layout")
     assert [column.heading for column in shown.shown][:6] == ["epoch", "accuracy", "purity", "se", "C1", "Average"]
     assert "rankme" in [column.heading for column in shown.shown]
@@ -345,7 +347,11 @@ def test_accuracies_that_cannot_be_measured_come_from_the_training(
 ) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
     scored = epochs.score(
-        found, Job(dataset=str(unlabelled), thresholds=(0.2,)), tmp_path / "out", threshold=0.2, workers=1
+        found,
+        Job(model="tiny_vgg_10", dataset=str(unlabelled), thresholds=(0.2,)),
+        tmp_path / "out",
+        threshold=0.2,
+        workers=1,
     )
     assert [view.accuracy(one) for one in scored] == [50.75, 55.0, 75.0]
     assert any(
@@ -366,8 +372,8 @@ def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Result]) -> 
     top1 = one.top1
     assert top1 is not None
     for recorded, told in ((top1, False), (top1 + 0.4, False), (top1 + 3, True)):
-        snapshot = Snapshot(Path("net_epoch3.safetensors"), 3, about(3, test_top1=recorded, recipe=recipe))
-        result = replace(one, provenance={**one.provenance, **snapshot.provenance()})
+        said = Snapshot(Path("x"), 3, about(3, test_top1=recorded, recipe=recipe)).provenance()
+        result = replace(one, provenance={**one.provenance, **said})
         assert view.disagrees(result) is told
     assert "the pixels may not be those of its training" in view.epochs([result], 0.2).notes[0]
 
@@ -401,12 +407,10 @@ def test_the_command_needs_no_more_than_a_pattern(
 ) -> None:
     if layout != "table":  # drawing takes as long as all the rest
         monkeypatch.setattr(drawing, "save", lambda figure, path: None)
-    monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
-    tmp_path = tmp_path / "out"
     given_ = ["epochs", f"{folder}/*.safetensors", "--limit", "20", "-t", "0.2", "-o", str(tmp_path)]
     code, out, err = call([*given_, "--format", layout, "--patience", "1", "--metrics", "rankme"], capsys)
     assert code == 0, err
-    files = sorted(path.name for path in tmp_path.iterdir() if path.name != store.LOCK)
+    files = sorted(path.name for path in tmp_path.iterdir())
     drawn = ["epochs.png", "epochs.svg"] if layout == "table" else []
     assert files == ["epoch003", "epoch020", "epoch100", "epochs.csv", "epochs.md", *drawn]
     assert all(Image.open(tmp_path / name).format == "PNG" for name in drawn[:1])

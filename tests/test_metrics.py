@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from purity_cli import cli, metrics, run, store, tables
+from purity_cli import cli, metrics, run, store
 from purity_cli.engine import Engine
 from purity_cli.errors import PurityError
 from purity_cli.metrics import METRICS, Measure, Parameter
@@ -31,6 +31,7 @@ from purity_cli.plan import Job
 from purity_cli.purity import MapStatistics
 from purity_cli.results import Result
 from purity_cli.taps import Taps
+from purity_cli.views import cells
 from tests import test_engine
 
 Floats = NDArray[np.float64]
@@ -368,14 +369,16 @@ def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored:
     stored = store.read(tmp_path)
     for a, b in zip(stored.layers, scored.layers, strict=True):
         assert close(a.measures, b.measures, 0)
-    rows = tables.at(tables.frame([scored]), 0.5)
-    assert list(rows.columns[-5:]) == metrics.columns()
+    rows = cells.frame([scored], 0.5)
     assert rows["rankme"].notna().all()
     back = pd.read_csv(tmp_path / "purity.csv")
-    assert tables.at(back, 0.5)["saturation"].tolist() == pytest.approx(rows["saturation"].tolist(), rel=1e-12)
-    assert "rankme" in tables.details(rows).columns
+    assert list(back.columns[-5:]) == metrics.columns()
+    back = back[back["threshold"] == 0.5]
+    assert back["saturation"].tolist() == pytest.approx(rows["saturation"].tolist(), rel=1e-12)
+    assert "rankme" in (tmp_path / "purity.md").read_text()
     plain = replace(scored, layers=tuple(replace(layer, measures={}) for layer in scored.layers))
-    assert tuple(tables.frame([plain]).columns) == tables.COLUMNS
+    store.write(plain, tmp_path / "plain")
+    assert tuple(pd.read_csv(tmp_path / "plain" / "purity.csv").columns) == cells.COLUMNS
 
 
 def test_the_record_names_the_convention(tmp_path: Path) -> None:

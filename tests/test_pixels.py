@@ -212,6 +212,8 @@ def test_a_part_resized_alone_is_the_part_of_the_whole(interpolation: str, monke
 
 LONG = """
 import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+
 from PIL import Image
 from purity_cli.datasets import open_dataset
 from purity_cli.pixels import Pixels

@@ -106,7 +106,7 @@ def differs(): return Differs()
 """
 
 SUITE = """
-defaults: {weights: none, limit: 100, batch_size: 8}
+defaults: {weights: none, dataset: digits, limit: 100, batch_size: 8}
 models:
   - {model: tiny_vgg_10, metrics: "rankme,alpha-req,participation-ratio,stable-rank,saturation"}
   - {model: "nets.py:fails", layers: conv, weights: default, limit: 200, batch_size: 2}
@@ -142,10 +142,8 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
 
 
 def test_more_processes_than_blocks(tmp_path: Path) -> None:
-    arguments = (
-        "score",
-        "--weights",
-        "none",
+    names = ("-m", "tiny_vgg_10", "-d", "digits", "-w", "none")
+    options = (
         "--limit",
         "15",
         "--batch-size",
@@ -157,11 +155,10 @@ def test_more_processes_than_blocks(tmp_path: Path) -> None:
         "--format",
         "csv",
     )
-    ran = torchrun(3, *arguments, folder=tmp_path)
+    ran = torchrun(3, "score", *names, *options, folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    alone = run.score(
-        run.resolve(Job.of(weights="none", limit=15, batch_size=8, metrics="rankme,stable-rank")), workers=1
-    )
+    settings = {"model": "tiny_vgg_10", "dataset": "digits", "weights": "none", "metrics": "rankme,stable-rank"}
+    alone = run.score(run.resolve(Job.of(**settings, limit=15, batch_size=8)), workers=1)
     assert_equal(store.read(tmp_path / "out"), alone)
     assert len(ran.stdout.splitlines()) == 3
     assert ran.stderr.count("Wrote out") == 1

@@ -40,7 +40,8 @@ LAYERS = ("features.3", "features.8")
 
 @pytest.fixture(scope="module")
 def plan() -> Resolved:
-    return run.resolve(Job.of(weights="none", limit=IMAGES, batch_size=BATCH, metrics=MEASURES))
+    named = {"model": "tiny_vgg_10", "dataset": "digits", "weights": "none"}
+    return run.resolve(Job.of(**named, limit=IMAGES, batch_size=BATCH, metrics=MEASURES))
 
 
 @pytest.fixture(scope="module")

