@@ -120,7 +120,7 @@ def test_else_from_the_order_given_and_that_is_said(names: list[str], tmp_path: 
     found = epochs.number([tmp_path / name for name in names], said.append)
     assert [(one.epoch, one.path.name) for one in found] == list(enumerate(names, 1))
     assert len(said) == 1
-    assert "numbered in the order given" in said[0]
+    assert "numbered as given" in said[0]
 
 
 def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None:

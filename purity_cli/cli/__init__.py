@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import sysconfig
 import traceback
 from importlib import import_module, metadata
 from pathlib import Path
@@ -151,6 +152,12 @@ def _answer(error: BaseException, debug: bool) -> int:
     return 1
 
 
+def _is_users(file: str) -> bool:
+    """Whether code stands in a file of the user's: in none of Python's, of a library's or of this package's."""
+    ours = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]), "<")
+    return not file.startswith(ours) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
 def sentence(error: BaseException) -> str:
     """What to say of an error, in one line, with the way out."""
     if isinstance(error, PurityError):
@@ -158,11 +165,15 @@ def sentence(error: BaseException) -> str:
     text = first_line(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    if own:
+        where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+        return f"{where}, failed with {type(error).__name__}: {text[:200]}. --debug shows how it came to that."
     if isinstance(error, OSError):
         place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
         return f"{place} cannot be used ({error.strerror or text}): mend that, or give another place."
     if isinstance(error, SystemExit):
         return f"Code that this ran wanted to end the program (exit code {error.code}): it must not."
-    frames = traceback.extract_tb(error.__traceback__)
     place = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
     return f"unexpected {type(error).__name__}: {text[:200]}{place}. --debug shows all of it, and is worth a report."

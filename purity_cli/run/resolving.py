@@ -82,14 +82,17 @@ def resolve(
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
-    with code.Imports() as imports:
-        network = models.load(job.model, job.weights)
+    network = models.load(job.model, job.weights)
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
     size = picture_size(source, selection, preprocessing) or network.input_size
+    batch_size = resolve_batch_size(job.batch_size, device, size)
+    network = models.tried(network, size, batch_size=batch_size)
+    for sentence in network.notes:
+        warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     classifies = predicts_classes(network)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
@@ -103,7 +106,7 @@ def resolve(
         selection=selection,
         preprocessing=preprocessing,
         device=device,
-        batch_size=resolve_batch_size(job.batch_size, device, size),
+        batch_size=network.largest_batch or batch_size,
         label_note=note,
         classifies=classifies,
         identity={
@@ -111,7 +114,7 @@ def resolve(
             "model": f"{network.source}:{network.name}",
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,
-            "network_sha256": code.network_sha256(network, job.model, imports.files),
+            "network_sha256": code.network_sha256(network),
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
             "selection": _digest(selection),
