@@ -157,6 +157,7 @@ def score_into(
         if ranks.first and (kept or fresh):
             Share(job, folder, 0, ranks).unfinished.clear()
         if kept:
+            kept.provenance.update(about or {})
             store.write_tables(kept, folder, threshold)
         return kept is not None
 
