@@ -58,8 +58,8 @@ class Timm(Source):
         if cfg.get("num_classes") == 0:
             full = f"{name}.{tag}" if tag else name
             headless = (
-                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights, and "
-                "--metrics measures that need none, such as rankme."
+                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights; "
+                "or ask for --metrics that need none, such as rankme."
             )
         return Recipe(partial(build, name, tag), preprocessing, _file(cfg), note, headless=headless)
 
