@@ -112,13 +112,6 @@ def cli() -> None:
     """What have the layers of a pretrained CNN learned? Feature purity answers without labels."""
 
 
-def main() -> None:
-    """The entry point of scripts that were installed before it moved."""
-    from purity_cli.__main__ import main as moved
-
-    moved()
-
-
 def run(arguments: list[str]) -> int:
     """The exit code for these arguments. With `--debug` an error is raised instead."""
     if COMPLETE in os.environ:

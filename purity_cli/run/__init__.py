@@ -231,7 +231,8 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
     classes = network.num_classes or 0
     measured = _measures(job, total, warn)
     top1 = 100 * hits1 / labelled if known else None
-    chance = top1 is not None and datasets.chance_note(top1, labelled, classes, source.order)
+    trained = top1 is not None and network.weights != "none"
+    chance = datasets.chance_note(top1, labelled, classes, source.order) if top1 is not None and trained else None
     if chance:
         warn(chance)
     return Result(
