@@ -5,7 +5,7 @@ FORMAT ?= table
 
 .PHONY: demo test attack lint docs benchmark tables-offline nightly gpu-check clean
 
-demo: .venv/demo  ## install, and score the bundled network on the digits
+demo: .venv/demo  ## install, and score the bundled network on the bundled images
 	$(BIN)/purity score
 
 test: .venv/test  ## everything that tests need, and all of them
@@ -20,7 +20,7 @@ lint: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/test  ## the README's command reference, from the commands
+docs: .venv/test  ## docs/commands.md and the README's example, from the commands
 	$(BIN)/python -m tests.reference
 
 tables-offline: .venv/test  ## a suite of what is at hand, beside values known of it; two minutes on two cores

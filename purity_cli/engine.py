@@ -1,22 +1,26 @@
-"""The one loop: blocks of pixels -> counts per tapped layer, in one forward and one backward pass per batch."""
+"""The one loop: blocks of pixels -> every tap's accumulators, in one forward and one backward pass per batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
-from purity_cli.peers import FeatureSpectrum
-from purity_cli.purity import MapStatistics, activation, firings, map_statistics
+from purity_cli.metrics import METRICS
+from purity_cli.metrics.accumulators import Accumulator, Seen
+from purity_cli.purity import FeaturePurity, MapStatistics, map_statistics
 from purity_cli.taps import Reading, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NEVER = torch.iinfo(torch.int64).max
+ROOM = 2**30
+"""Bytes that a job's accumulators may take beside those of purity; while a batch is added they take twice that."""
 
 
 class Images(Protocol):
@@ -43,15 +47,16 @@ class NonFinite(PurityError):
 
 
 class Engine:
-    """Counts, accuracy and nothing else, for one network and its taps; a context manager, since it holds hooks.
+    """Every tap's accumulators, accuracy and nothing else, for one network; a context manager, since it holds hooks.
 
-    All states are integers that add. They stay on the device: no batch waits for the host, but for the CPU itself.
-    When the device runs out of memory the batch is halved and goes on; a batch counts only when all of it is done, so
-    no image counts twice.
+    All states add. They stay on the device: no batch waits for the host, but for the CPU itself. When the device runs
+    out of memory the batch is halved and goes on; a batch counts only when all of it is done, so no image counts twice.
 
-    `normalise` turns uint8 pixels into the network's input on the pixels' own device. `pooled` is one of `modules`
-    whose spatial means also go into `spectrum`; None for none. `memory_format` is that of weights, images and maps,
-    and `statistics` what reduces a map as `map_statistics` does: neither changes more than rounding.
+    `normalise` turns uint8 pixels into the network's input on the pixels' own device. `metrics` are the measures of
+    `METRICS` to be taken of every tap; where none of them needs gradients there is no backward pass, and the network
+    need not predict classes. Accumulators for which there is no `ROOM` stand in `left_out`, by tap and name.
+    `memory_format` is that of weights, images and maps, and `statistics` what reduces a map as `map_statistics` does:
+    neither changes more than rounding.
     """
 
     def __init__(
@@ -65,24 +70,24 @@ class Engine:
         device: torch.device,
         precision: str = "fp32",
         batch_size: int,
-        pooled: str | None = None,
+        metrics: Sequence[str] = ("purity",),
         memory_format: torch.memory_format = torch.channels_last,
         statistics: Callable[[Tensor], MapStatistics] = map_statistics,
     ) -> None:
         self.net = net.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         self.normalise, self.memory_format = normalise, memory_format
-        self.groups = groups
-        self._levels = torch.tensor(thresholds, dtype=torch.float32, device=device)
+        self.thresholds, self.groups = tuple(thresholds), groups
         self.device, self.precision = device, precision
         self.batch_size = batch_size
         self.shapes: dict[str, tuple[int, int, int]] = {}
-        self._counts: dict[str, Tensor] = {}
-        self.pooled = pooled
-        self.spectrum: FeatureSpectrum | None = None
+        self.left_out: list[tuple[str, str]] = []
+        self._kinds = list(dict.fromkeys(METRICS[name].accumulator() for name in metrics))
+        self._accumulators: dict[tuple[str, str], Accumulator] = {}
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
         self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
-        self._taps = Taps(self.net, modules, statistics)
+        self._gradients = any(METRICS[name].gradient for name in metrics)
+        self._taps = Taps(self.net, modules, statistics, gradients=self._gradients)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -127,48 +132,61 @@ class Engine:
 
     def check(self) -> None:
         """Raise NonFinite for the first bad image seen so far. On CUDA this waits for the device."""
-        names = ["the logits", *(f"layer {name}" for name in self._taps.modules)]
+        names = ["the logits" if self._gradients else "the output", *(f"layer {name}" for name in self._taps.modules)]
         for where, position in zip(names, self._first_bad.tolist(), strict=True):
             if position != NEVER:
                 raise NonFinite(where, position)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All states on the host, as `tap/accumulator/state`. On CUDA this waits for the device."""
+        return {
+            f"{module}/{kind}/{name}": array
+            for (module, kind), accumulator in self._accumulators.items()
+            for name, array in accumulator.arrays().items()
+        }
+
     def counts(self, module: str) -> Tensor:
         """Firings of one tapped layer on the host, int64 (G, T, c)."""
-        return self._counts[module].cpu()
+        purity = self._accumulators[module, FeaturePurity.name]
+        assert isinstance(purity, FeaturePurity)
+        return purity.counts.cpu()
 
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
         with self._autocast():
             images = self.normalise(pixels).contiguous(memory_format=self.memory_format)
-            if not self._counts:
+            if not self.shapes:
                 self._prepare(images[:1])
             reading = self._taps(images)
-        finite = torch.stack([reading.logits.isfinite().all(1), *(_finite(reading, name) for name in self.shapes)])
-        fired = {
-            name: firings(activation(maps, reading.gradients[name]), positions, self._levels, self.groups)
-            for name, maps in reading.maps.items()
-        }
-        ranked = reading.logits.float().topk(min(5, reading.logits.shape[1])).indices == labels.unsqueeze(1)
-        hits = torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+        finite = torch.stack([_finite_output(reading.logits, images), *(_finite(reading, n) for n in self.shapes)])
+        seen = {name: Seen(maps, reading.gradients.get(name), positions, labels) for name, maps in reading.maps.items()}
+        increments = [(one, one.increments(seen[module])) for (module, _), one in self._accumulators.items()]
         bad, labelled = torch.where(finite, NEVER, positions).amin(1), (labels >= 0).sum()
-        if self.spectrum is not None and self.pooled:
-            maps = reading.maps[self.pooled]
-            self.spectrum.update(maps.mean_positive - maps.mean_negative)
+        hits = self._hits(reading.logits, labels) if self._gradients else torch.zeros_like(self.tally[2:])
         # From here on nothing needs memory: either all of the batch counts or none of it.
         torch.minimum(self._first_bad, bad, out=self._first_bad)
-        for name, counts in fired.items():
-            self._counts[name] += counts
+        for accumulator, increment in increments:
+            accumulator.add(increment)
         self.tally[0] += len(positions)
         self.tally[1] += labelled
         self.tally[2:] += hits
 
+    @staticmethod
+    def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+        ranked = logits.float().topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
+        return torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+
     def _prepare(self, images: Tensor) -> None:
-        self.shapes = self._taps.shapes(images)
-        for name, (channels, _, _) in self.shapes.items():
-            shape = (self.groups, len(self._levels), channels)
-            self._counts[name] = torch.zeros(shape, dtype=torch.int64, device=self.device)
-        if self.pooled:
-            self.spectrum = FeatureSpectrum(self.shapes[self.pooled][0]).to(self.device)
+        shapes, taken, self.left_out = self._taps.shapes(images), 0, []
+        for module, (channels, _, _) in shapes.items():
+            for kind in self._kinds:
+                size = 0 if kind is FeaturePurity else kind.bytes(channels, self.thresholds, self.groups)
+                if taken + size > ROOM:
+                    self.left_out.append((module, kind.name))
+                    continue
+                taken += size
+                self._accumulators[module, kind.name] = kind(channels, self.thresholds, self.groups).to(self.device)
+        self.shapes = shapes
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision in HALF:
@@ -176,6 +194,14 @@ class Engine:
         return nullcontext()
 
 
+def _finite_output(output: Any, images: Tensor) -> Tensor:
+    """Which images have a finite output, bool (n,); all where it is no tensor with a row per image."""
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(images):
+        return torch.ones(len(images), dtype=torch.bool, device=images.device)
+    return output.isfinite().flatten(1).all(1)
+
+
 def _finite(reading: Reading[MapStatistics], name: str) -> Tensor:
-    values = torch.stack([*reading.maps[name], reading.gradients[name]])
+    gradients = [reading.gradients[name]] if name in reading.gradients else []
+    values = torch.stack([*reading.maps[name], *gradients])
     return values.isfinite().all(2).all(0)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from purity_cli import stages
@@ -60,14 +61,33 @@ class PurityMonitor:
             with self._taps as taps:
                 reading = taps(images)
             for name, statistics in reading.maps.items():
-                values = activation(statistics, reading.gradients[name])
-                if name not in self.metrics:
-                    self.metrics[name] = FeaturePurity(values.shape[1], (self.threshold,)).to(values.device)
-                self.metrics[name].update(values)
+                self._count(name, activation(statistics, reading.gradients[name]))
 
     def compute(self) -> dict[str, float]:
-        """`{"purity/<module>": F}` of all images since the last reset; NaN where nothing fired."""
+        """`{"purity/<module>": F}` of all images since the last reset; NaN where nothing fired.
+
+        Every process must call this, also one that saw no batch.
+        """
+        self._agree()
         return {f"purity/{name}": float(metric.compute()) for name, metric in self.metrics.items()}
+
+    def _count(self, name: str, activations: Tensor) -> None:
+        if name not in self.metrics:
+            self.metrics[name] = FeaturePurity(activations.shape[1], (self.threshold,)).to(activations.device)
+        self.metrics[name].update(activations)
+
+    def _agree(self) -> None:
+        """Have the same metrics, in the same order, on every process: the sums wait for all of them."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        everybody: list[dict[str, int]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everybody, {name: metric.counts.shape[2] for name, metric in self.metrics.items()})
+        known = {name: channels for theirs in everybody for name, channels in theirs.items()}
+        device = next((tensor.device for tensor in (*self.net.parameters(), *self.net.buffers())), torch.device("cpu"))
+        with torch.inference_mode(False):
+            for name in known.keys() - self.metrics.keys():
+                self._count(name, torch.zeros(0, known[name], device=device))
+        self.metrics = {name: self.metrics[name] for name in known}
 
     def reset(self) -> None:
         """Forget all images."""

@@ -1,11 +1,12 @@
 """The networks of the paper's Table 3, and the one whose weights ship with this package.
 
-All take float RGB pictures (n, 3, 32, 32) in 0..1, without normalisation, and give logits (n, num_classes). Every ReLU
+All take float RGB images (n, 3, 32, 32) in 0..1, without normalisation, and give logits (n, num_classes). Every ReLU
 is a module of its own and runs once, so that each can be tapped.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class _Block(BasicBlock):  # type: ignore[misc]
 
 
 def resnet18_cifar(num_classes: int = 10) -> nn.Module:
-    """ResNet18 for small pictures: a 3x3 stem of 64 without maxpool, then stages of 64, 128, 256, 512 channels.
+    """ResNet18 for small images: a 3x3 stem of 64 without maxpool, then stages of 64, 128, 256, 512 channels.
 
     Modules are named, and weights initialised, as torchvision's; its average pool gets 4x4 maps. Stages C1..C4 are
     layer1..layer4: the stem keeps its resolution.
@@ -36,6 +37,32 @@ def resnet18_cifar(num_classes: int = 10) -> nn.Module:
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
     return net  # type: ignore[no-any-return]
+
+
+def resnet13_cifar(num_classes: int = 10) -> nn.Module:
+    """A small ResNet whose four stages fire: the one that is scored where no other is named.
+
+    Each of layer1..layer4 is a 3x3 convolution to 32, 64, 80, 96 channels with BN and ReLU, a maxpool of 3 with stride
+    2 and one basic block, after DAWNBench's ResNet-9 (Page 2018, github.com/davidcpage/cifar10-fast); then the mean and
+    a fully connected layer. Initialised as torchvision's with `zero_init_residual`. Maps are 16x16, 8x8, 4x4 and 2x2.
+    """
+    layers: dict[str, nn.Module] = {}
+    c_in = 3
+    for number, c in enumerate((32, 64, 80, 96), 1):
+        convolution = nn.Conv2d(c_in, c, 3, padding=1, bias=False)
+        parts = convolution, nn.BatchNorm2d(c), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1), _Block(c, c)
+        layers[f"layer{number}"] = nn.Sequential(*parts)
+        c_in = c
+    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(c_in, num_classes)}
+    net = nn.Sequential(OrderedDict({**layers, **head}))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, _Block):
+            # A block begins as the identity, and its maps stay those of the maxpool for long: flatter, so that more of
+            # them exceed t = 0.5.
+            nn.init.zeros_(module.bn2.weight)
+    return net
 
 
 class _TinyVgg(nn.Module):
@@ -99,7 +126,7 @@ def tiny_vgg_10(num_classes: int = 10) -> nn.Module:
 
     As there: four 3x3 convolutions of 10 filters with bias and without padding, a ReLU after each, a maxpool of 2 after
     the second and the fourth, one fully connected layer, no BN; Keras' initialisation of weights (Glorot uniform,
-    biases 0). Unlike there: pictures of 32x32 instead of 64x64, so that the last maps are 10x10 and the fully connected
+    biases 0). Unlike there: images of 32x32 instead of 64x64, so that the last maps are 10x10 and the fully connected
     layer has 250 inputs; logits instead of softmax.
     """
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from purity_cli import metrics as measures
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import shown
 
@@ -64,6 +66,10 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
+            if start > stop and step > 0:
+                raise PurityError(
+                    f"The thresholds {text} start above where they stop: write {stop:g}:{start:g}:{step:g}."
+                )
             values = [start + i * step for i in range(math.floor((stop - start) / step + 1e-6) + 1)]
         else:
             values = [float(part) for part in text.split(",")]
@@ -97,8 +103,42 @@ def _specs(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _metrics(value: Any) -> Any:
+    try:
+        return measures.parse(value)
+    except (PurityError, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def parse_size(value: Any) -> Any:
+    """`224`, `240x320` (height x width) or `none`, as an option and YAML write them."""
+    if not isinstance(value, str) or value == "none":
+        return value
+    parts = value.split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{value!r} is no size: write 224, 240x320 (height x width) or none.")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
 def _square(value: Any) -> Any:
+    value = parse_size(value)
     return (value, value) if isinstance(value, int) else value
+
+
+def _colour(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        red, green, blue = (float(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError(f"{value!r} is no colour: write three numbers, e.g. 0.485,0.456,0.406.") from None
+    return red, green, blue
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto" and not (value.isdecimal() and int(value) > 0):
+        raise ValueError(f"{value!r} is no batch size: write a positive number or auto.")
+    return value
 
 
 DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
@@ -112,41 +152,109 @@ def complaint(error: ValidationError, known: Iterable[str]) -> str:
         return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), known)}"
     cause = first.get("ctx", {}).get("error")
     text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {first['input']!r})."
-    return text if text.endswith(".") else f"{text}."
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+@dataclass(frozen=True)
+class Option:
+    """That a field is an option of every command that makes a Job; `metavar` is None where the values are few."""
+
+    help: str | Callable[[], str]
+    metavar: str | None = None
+    short: str | None = None
+
+
+def _metrics_help() -> str:
+    known = ", ".join(measures.names())
+    return f"Other measures than purity, of every layer: {known}; with a parameter as in rankme:epsilon=1e-5."
+
+
+Colour = Annotated[tuple[float, float, float] | None, BeforeValidator(_colour)]
 
 
 class Job(Frozen):
-    """One network over one set of images: everything that decides a count.
+    """One network over one set of images: everything that decides a number.
 
     Names are kept as the user wrote them; what they resolved to (weight file, modules, preprocessing, images)
     stands in the result's provenance.
     """
 
-    model: Text = "tiny_vgg_10"
-    weights: Text = "default"
-    dataset: Text = "digits"
-    data_dir: Text | None = None
-    split: Text | None = None
-    layers: Annotated[tuple[str, ...], BeforeValidator(_specs), Field(min_length=1)] = ("C1..last",)
-    preprocess: Literal["weights", "paper"] = "weights"
-    resize: Positive | Size | Literal["none"] | None = None
-    crop: Annotated[Size | Literal["none"] | None, BeforeValidator(_square)] = None
-    interpolation: Interpolation | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    per_class: Positive | None = None
-    limit: Positive | None = None
-    batch_size: Positive | Literal["auto"] = "auto"
-    device: str = "auto"
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    on_bad_image: Literal["skip", "fail"] = "skip"
+    model: Text = "resnet13_cifar"
+    weights: Annotated[
+        Text, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
+    ] = "default"
+    dataset: Annotated[
+        Text,
+        Option(
+            "Images by name or path: see `purity datasets` for what is known, and how a path is read.",
+            "NAME|PATH",
+            "-d",
+        ),
+    ] = "cifar10-sample"
+    data_dir: Annotated[Text | None, Option("Where a named data set lies.", "DIR")] = None
+    split: Annotated[Text | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
+    layers: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_specs),
+        Field(min_length=1),
+        Option(
+            "Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each that there "
+            "is), module paths or globs: see `purity layers MODEL`.",
+            "SPEC,...",
+            "-l",
+        ),
+    ] = ("C1..last",)
+    preprocess: Annotated[
+        Literal["weights", "paper"], Option("Pixels as the weights declare them, or as in the paper.")
+    ] = "weights"
+    resize: Annotated[
+        Positive | Size | Literal["none"] | None,
+        BeforeValidator(parse_size),
+        Option("Short side or exact size, instead of what was declared.", "N|HxW|none"),
+    ] = None
+    crop: Annotated[
+        Size | Literal["none"] | None,
+        BeforeValidator(_square),
+        Option("Central crop, instead of what was declared.", "N|HxW|none"),
+    ] = None
+    interpolation: Annotated[Interpolation | None, Option("Of the resize.")] = None
+    mean: Annotated[Colour, Option("Per channel, on a scale of 0 to 1.", "R,G,B")] = None
+    std: Annotated[Colour, Option("Per channel, on a scale of 0 to 1.", "R,G,B")] = None
+    per_class: Annotated[Positive | None, Option("Only the first N images of each class.", "N")] = None
+    limit: Annotated[Positive | None, Option("Only the first N images.", "N")] = None
+    batch_size: Annotated[
+        Positive | Literal["auto"], BeforeValidator(_count), Option("Images to a pass.", "auto|N", "-b")
+    ] = "auto"
+    device: Annotated[str, Option("Where the network runs.", "auto|cpu|cuda[:i]")] = "auto"
+    precision: Annotated[Literal["fp32", "tf32", "bf16", "fp16"], Option("In which the network computes.")] = "fp32"
+    on_bad_image: Annotated[Literal["skip", "fail"], Option("Leave unreadable images out and name them, or stop.")] = (
+        "skip"
+    )
     thresholds: Grid = DEFAULT_GRID
     groups: Annotated[int, Field(ge=2)] = 20
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_metrics), Option(_metrics_help, "NAME,...")] = ()
+
+    LATER: ClassVar[tuple[str, ...]] = ("metrics",)
+    """Fields that came after results had been stored: they are part of the key only where they are set."""
+    RESOLVED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "model", "weights", "dataset", "data_dir", "split", "layers", "preprocess", "resize", "crop",
+            "interpolation", "mean", "std", "per_class", "limit",
+        }
+    )  # fmt: skip
+    """Fields that are names of something else, which then decides the numbers in their stead."""
 
     @model_validator(mode="after")
-    def _std_is_positive(self) -> Self:
+    def _pixels_are_scaled(self) -> Self:
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive in every channel.")
+        for name, most in (("mean", 1), ("std", 10)):
+            values = getattr(self, name)
+            if values is not None and max(values) > most:
+                scaled = ",".join(f"{value / 255:.3g}" for value in values)
+                raise ValueError(
+                    f"{name} is on a scale of 0 to 1, not 0 to 255: divide it by 255, as in {name} {scaled}."
+                )
         return self
 
     @classmethod
@@ -155,9 +263,15 @@ class Job(Frozen):
         try:
             return cls(**settings)
         except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "settings"
-            raise PurityError(f"{where}: {complaint(error, cls.model_fields)}") from None
+            where = error.errors()[0]["loc"]
+            said = complaint(error, cls.model_fields)
+            raise PurityError(f"{where[0]}: {said}" if where else said) from None
 
     def key(self) -> str:
-        """SHA-256 over every field, so that two jobs share a key only where they must share every count."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 over what was asked for, so that two jobs share a key only where they must share every number."""
+        unset = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
+
+    def direct(self) -> dict[str, Any]:
+        """The fields that decide numbers as they are, as JSON."""
+        return self.model_dump(mode="json", exclude=set(self.RESOLVED))

@@ -7,13 +7,13 @@ except where said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from purity_cli.metrics.accumulators import Accumulator, Seen
 from purity_cli.stats import feature_purity
 
 
@@ -75,33 +75,39 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     return at_least[:, 1:]
 
 
-class FeaturePurity(Metric):
+class FeaturePurity(Accumulator):
     """Feature purity of one layer, accumulated batch by batch; states add over batches, ranks and runs.
 
     `update` takes M (n, c) from `activation`; `compute` gives F at each threshold, float64 (T,), NaN where nothing
     fired. `counts` is int64 (G, T, c).
     """
 
-    is_differentiable = False
+    name = "purity"
     higher_is_better = True
-    full_state_update = False
     counts: Tensor
     images: Tensor
+    thresholds: Tensor
 
     def __init__(self, channels: int, thresholds: Sequence[float] = (0.5,), groups: int = 20, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.thresholds = torch.tensor(thresholds, dtype=torch.float32)
+        super().__init__(channels, thresholds, groups, **kwargs)
+        self.register_buffer("thresholds", torch.tensor(thresholds, dtype=torch.float32), persistent=False)
         self.groups = groups
-        zeros = torch.zeros(groups, len(thresholds), channels, dtype=torch.int64)
-        self.add_state("counts", default=zeros, dist_reduce_fx="sum")
-        self.add_state("images", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sum("counts", groups, len(thresholds), channels, dtype=torch.int64)
+        self.add_sum("images", dtype=torch.int64)
 
-    def update(self, activations: Tensor, positions: Tensor | None = None) -> None:
+    def increments(self, seen: Seen) -> Mapping[str, Tensor | int]:
+        assert seen.beta is not None
+        return self._increments(activation(seen.maps, seen.beta), seen.positions)
+
+    def update(self, activations: Tensor, positions: Tensor | None = None) -> None:  # type: ignore[override]
         """Count the firings of M (n, c). `positions` (n,) default to the images' order of arrival."""
         if positions is None:
             positions = self.images + torch.arange(len(activations), device=self.device)
-        self.counts += firings(activations, positions, self.thresholds.to(self.device), self.groups)
-        self.images += len(activations)
+        self.add(self._increments(activations, positions))
+
+    def _increments(self, activations: Tensor, positions: Tensor) -> Mapping[str, Tensor | int]:
+        fired = firings(activations, positions, self.thresholds, self.groups)
+        return {"counts": fired, "images": len(activations)}
 
     def compute(self) -> Tensor:
         """F at each threshold, float64 (T,)."""

@@ -1,4 +1,4 @@
-"""What a run leaves: integer counts per layer, and everything that must stand beside them."""
+"""What a run leaves: a row per layer, and everything that must stand beside them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from purity_cli.plan import Job
-
-
-PEERS = {"rankme": "rankme", "alpha-req": "alpha_req"}
-"""Other measures of a layer than purity: as `--metrics` names them, and the columns where they stand."""
+    from purity_cli.states import States
 
 
 READINGS = ("activation", "conv", "block", "pool")
@@ -68,11 +65,7 @@ class Result:
     dataset: str
     preprocessing: str
     provenance: dict[str, Any]
-
-    @property
-    def deepest(self) -> Layer:
-        """The last stage in its activation, else in the last reading; else the last layer."""
-        return max(
-            reversed(self.layers),
-            key=lambda layer: (layer.name == layer.stage, int(layer.stage[1:]) if layer.stage else 0),
-        )
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that decided the numbers, as JSON: a result is that of another run only where these are equal."""
+    states: States | None = None
+    """The sums that all this was computed from; None where a folder was read, for they may be large."""

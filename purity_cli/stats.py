@@ -5,7 +5,7 @@ Shapes: G jackknife groups, T thresholds, c channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,3 +59,9 @@ def jackknife_of_mean(layers: Sequence[NDArray[np.int64]], images: int) -> Jackk
     mean = without.mean(0)
     se = np.sqrt((groups - 1) / groups * ((without - mean) ** 2).sum(0))
     return Jackknife(purity, se, groups * purity - (groups - 1) * mean)
+
+
+def measure(arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, Floats]:
+    """Purity as `metrics.METRICS` takes it: of `counts` (G, T, c) and `images`, each column float64 (T,)."""
+    purity, se, corrected = jackknife(arrays["counts"], int(arrays["images"]))
+    return {"purity": purity, "se": se, "purity_jk": corrected}

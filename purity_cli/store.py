@@ -1,36 +1,39 @@
-"""The only code that touches a results folder: `write` and `read` one Result, every file atomically.
+"""The only code that touches a results folder: finished results, unfinished ones, and the lock; every file atomically.
 
-`counts.safetensors` alone holds all of a Result; `run.json`, `purity.csv` and `purity.md` are views of it for people
-and other programs.
+`states.safetensors` alone holds all of a Result; `run.json`, `purity.csv` and `purity.md` are views of it for people
+and other programs. What an unfinished job has so far lies in `partial-*.safetensors`, in the same form.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, TextIO
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
-from purity_cli import tables
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
+from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
+from purity_cli.states import States, Unusable, describe, finite, unpack
+from purity_cli.views import layers
 
-COUNTS, RUN, CSV, MARKDOWN = "counts.safetensors", "run.json", "purity.csv", "purity.md"
+STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "purity.md"
+BEFORE = "counts.safetensors"
+"""What versions up to 0.1 called it, in another form."""
+PARTIAL = "partial*.safetensors"
 LOCK = ".lock"
 LEFTOVERS = ".*.[0-9]*.tmp"
 """What `write_bytes` leaves where it is killed; a folder that users name may hold temporary files of others."""
-FORMAT = "purity counts 1"
-"""Changes when files of before can no longer be read."""
 
-UNSIGNED = (np.uint8, np.uint16, np.uint32)
+
+class Held(PurityError):
+    """Another process writes into the folder."""
 
 
 def prepare(folder: Path) -> Path:
@@ -44,70 +47,195 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def claim(folder: Path, command: str) -> TextIO:
-    """Let no second process of `command` write into `folder`, until the file returned is closed or this process ends.
+def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
+    """Let no second process write into `folder`, until the file returned is closed or this process ends.
 
-    What a killed process was just writing there is cleared away. PurityError where another one holds the folder.
+    What a killed process was just writing there is cleared away. Raises Held where another one holds the folder, or
+    waits for it; `command` is what this one is called.
     """
     handle = (prepare(folder) / LOCK).open("a+")
     try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
+        handle.seek(0)
+        holder = handle.read().partition("\n")[0] or command
         handle.close()
-        raise PurityError(f"Another `{command}` is writing into {folder}: wait for it, or give --output.") from None
+        raise Held(f"Another `{holder}` is writing into {folder}: wait for it, or give --output.") from None
     except (ImportError, OSError):
         pass  # a system or a file system without locks
+    handle.truncate(0)
+    handle.write(f"{command}\n")
+    handle.flush()
     for leftover in folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
     return handle
 
 
-def occupant(folder: Path) -> Job | None:
-    """The Job whose results a folder holds, None where it holds none that can be read."""
-    try:
-        return read(folder).job
-    except PurityError:
-        return None
-
-
 def write(result: Result, folder: Path, threshold: float = 0.5) -> None:
     """Write the four files; the tables in `purity.md` are those at `threshold`.
 
-    Each file appears whole or not at all, the counts last, so that a folder with counts is complete.
+    Each file appears whole or not at all, the states last, so that a folder with states is complete.
     """
     prepare(folder)
-    frame = tables.frame([result])
     record = {"key": result.job.key(), **result.provenance, "job": result.job.model_dump(mode="json")}
-    write_text(folder / RUN, json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-    write_text(folder / CSV, tables.to_csv(frame))
-    write_text(folder / MARKDOWN, tables.to_markdown([result], threshold))
-    write_bytes(folder / COUNTS, _pack(result))
+    write_text(folder / RUN, json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
+    write_tables(result, folder, threshold)
+    write_bytes(folder / STATES, _pack(result))
+    (folder / BEFORE).unlink(missing_ok=True)
+
+
+def write_tables(result: Result, folder: Path, threshold: float) -> None:
+    """Write what people read of a result: every threshold as CSV, and one as Markdown."""
+    rows, page = layers.stored(result, threshold)
+    write_text(folder / CSV, FORMATS["csv"](rows))
+    write_text(folder / MARKDOWN, FORMATS["md"](page))
 
 
 def read(folder: Path) -> Result:
-    """The Result in a folder that `write` filled; PurityError where there is none, or one of another version."""
-    path = folder / COUNTS if folder.name != COUNTS else folder
+    """The Result in a folder that `write` filled, without its states; PurityError where there is none."""
+    path = folder / STATES if folder.name != STATES else folder
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise PurityError(
-                    f"{path} holds {metadata.get('format', 'no counts of this tool')}, and this version reads "
-                    f"{FORMAT!r}: score these images again."
-                )
-            described = json.loads(metadata["result"])
-            arrays = {layer["module"]: file.get_tensor(layer["module"]) for layer in described["layers"]}
+        states, about = unpack(path, lambda name: name.endswith("/purity/counts"))
+        return _result(states, about)
     except FileNotFoundError:
+        if path.with_name(BEFORE).exists():
+            raise PurityError(f"{folder} holds results of an older version: score these images again.") from None
         raise PurityError(
-            f"{folder} holds no results: give a folder that `purity score` has written, with {COUNTS} in it."
+            f"{folder} holds no results: give a folder that `purity score` has written, with {STATES} in it."
         ) from None
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except Unusable as error:
+        raise PurityError(f"{path} cannot be used, for {error}: score these images again.") from None
+    except (KeyError, TypeError, ValueError) as error:
         raise PurityError(f"{path} is damaged ({error}): score these images again.") from None
-    layers = tuple(_layer(layer, arrays[layer["module"]]) for layer in described.pop("layers"))
-    job = Job.of(**described.pop("job"))
-    return Result(**{**described, "thresholds": tuple(described["thresholds"])}, job=job, layers=layers)
+
+
+def kept(folder: Path, identity: Mapping[str, Any]) -> tuple[Result | None, str | None]:
+    """The folder's result if it is of this identity; else None, and why it is not, None where there is no result."""
+    try:
+        stored = describe(folder / STATES).get("identity") or {}
+    except FileNotFoundError:
+        return None, None
+    except Unusable as error:
+        return None, f"{folder / STATES} cannot be used, for {error}"
+    if why := unlike(stored, identity):
+        return None, why
+    return read(folder), None
+
+
+SHOWN_AS = {
+    "dataset_fingerprint": "images",
+    "selection": "choice of images",
+    "weights_sha256": "weights",
+    "network_sha256": "network",
+}
+"""What parts of an identity are called in sentences."""
+
+
+def unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what two identities differ, in a few words; empty where they are equal."""
+    fields = Job.model_fields
+    said = []
+    for name in {**before, **now}:
+        # A setting that there was not yet had what has become its default.
+        default = fields[name].get_default() if name in fields else None
+        a, b = (json.loads(json.dumps(one.get(name, default))) for one in (before, now))
+        if a != b:
+            plain = all(isinstance(value, (str, int, float, type(None))) and len(str(value)) < 40 for value in (a, b))
+            called = SHOWN_AS.get(name, name.replace("_", " "))
+            said.append(f"{called} {_plain(a)}, now {_plain(b)}" if plain else f"another {called}")
+    return "; ".join(said[:3]) + ("; and more" if len(said) > 3 else "")
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+class Unfinished:
+    """An unfinished job's states in its folder: a file of each process, each written whole or not at all.
+
+    `identity` is everything that decides the numbers, and what the images of each block are: `images` has a digest of
+    every block. A process saves at most every `every` seconds. Without a folder nothing is kept. Files of other jobs
+    stay as they are: their names differ.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        images: Sequence[str],
+        *,
+        rank: int = 0,
+        every: float = 60.0,
+    ) -> None:
+        self.folder, self.every, self.images = folder, every, images
+        self.identity = json.loads(json.dumps(identity))
+        self.stem = f"partial-{hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]}"
+        self.name = f"{self.stem}.safetensors" if rank == 0 else f"{self.stem}-{rank}.safetensors"
+        self._saved = monotonic()
+
+    def restore(self, empty: States, warn: Callable[[str], None]) -> States:
+        """What earlier runs left, of one process or of several, in one file; `empty` if nothing. For rank 0 alone.
+
+        A run over other images counts as far as its blocks are among this one's. Files that cannot be read are removed,
+        after a warning; of those of other jobs one sentence says why they are not used.
+        """
+        if self.folder is None:
+            return empty
+        found, others = list[States](), dict[str, str]()
+        for path in sorted(self.folder.glob(PARTIAL)):
+            states, why = self._read(path, warn)
+            if states:
+                found.append(states)
+            elif why:
+                others[path.name] = why
+        total = empty
+        # The whole of some parts may lie beside them: a kill can come before they are removed.
+        for states in sorted(found, key=lambda states: -len(states.blocks)):
+            if not states.blocks & total.blocks:
+                total += states
+        mine = [path for path in self.folder.glob(f"{self.stem}*") if path.suffix == ".safetensors"]
+        if total.blocks and [path.name for path in mine] != [self.name]:
+            self.save(total)
+            for path in mine:
+                if path.name != self.name:
+                    path.unlink(missing_ok=True)
+        if others and not total.blocks:
+            name, why = next(iter(others.items()))
+            more = f", and {len(others) - 1} more," if len(others) > 1 else ""
+            warn(f"{self.folder / name}{more} stays as it is, for it is of another run ({why}); this one starts anew.")
+        return total
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.folder is not None and monotonic() - self._saved >= self.every
+
+    def save(self, states: States) -> None:
+        """Replace what this process has saved."""
+        if self.folder is None:
+            return
+        images = {number: self.images[number] for number in sorted(states.blocks)}
+        write_bytes(self.folder / self.name, states.pack(identity=self.identity, images=images))
+        self._saved = monotonic()
+
+    def clear(self) -> None:
+        """Remove what this job left, once its result is there."""
+        for path in self.folder.glob(f"{self.stem}*.safetensors") if self.folder else ():
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path, warn: Callable[[str], None]) -> tuple[States | None, str | None]:
+        try:
+            about = describe(path)
+            why = unlike({**about["identity"], "selection": 0}, {**self.identity, "selection": 0})
+            here = dict(enumerate(self.images))
+            if not why and any(here.get(int(number)) != digest for number, digest in about["images"].items()):
+                why = "other images"
+            return (None, why) if why else (unpack(path)[0], None)
+        except (Unusable, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            path.unlink(missing_ok=True)
+            warn(f"{path} is removed, for {error if isinstance(error, Unusable) else 'it is damaged'}.")
+            return None, None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -131,33 +259,36 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from None
 
 
+APART = ("job", "layers", "identity", "states")
+"""What of a Result does not stand in `result` of a file's metadata as it is."""
+
+
 def _pack(result: Result) -> bytes:
+    counts = {f"{layer.module}/purity/counts": layer.counts for layer in result.layers if layer.counts is not None}
+    states = result.states or States(
+        batch_size=0, arrays=counts, shapes={layer.module: _shape(layer) for layer in result.layers}
+    )
     described = {
-        **{name: value for name, value in vars(result).items() if name not in ("job", "layers")},
-        "job": result.job.model_dump(mode="json"),
+        **{name: value for name, value in vars(result).items() if name not in APART},
         "layers": [{name: value for name, value in vars(layer).items() if name != "counts"} for layer in result.layers],
     }
-    arrays = {layer.module: _smallest(layer.counts) for layer in result.layers}
-    metadata = {"format": FORMAT, "result": json.dumps(_finite(described), allow_nan=False)}
-    return safetensors.numpy.save(arrays, metadata)
+    return states.pack(identity=result.identity, job=result.job.model_dump(mode="json"), result=described)
 
 
-def _layer(described: dict[str, Any], counts: np.ndarray[Any, Any]) -> Layer:
-    measures = {name: math.nan if value is None else value for name, value in described.pop("measures", {}).items()}
-    return Layer(**described, counts=counts.astype(np.int64), measures=measures)
+def _shape(layer: Layer) -> tuple[int, int, int]:
+    return layer.channels, layer.height, layer.width
 
 
-def _smallest(counts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
-    """Counts are small numbers in large arrays: the narrowest type that holds them is an eighth of the size."""
-    largest = counts.max(initial=0)
-    kind = next((kind for kind in UNSIGNED if largest <= np.iinfo(kind).max), np.int64)
-    return np.ascontiguousarray(counts, dtype=kind)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _result(states: States, about: dict[str, Any]) -> Result:
+    described = about["result"]
+    layers = []
+    for layer in described.pop("layers"):
+        measures = {name: math.nan if value is None else value for name, value in layer.pop("measures").items()}
+        counts = states.arrays.get(f"{layer['module']}/purity/counts")
+        layers.append(Layer(**layer, counts=counts, measures=measures))  # type: ignore[arg-type]
+    return Result(
+        **{**described, "thresholds": tuple(described["thresholds"])},
+        job=Job.of(**about["job"]),
+        layers=tuple(layers),
+        identity=about["identity"],
+    )

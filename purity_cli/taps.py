@@ -19,9 +19,12 @@ M = TypeVar("M")
 
 class Reading(NamedTuple, Generic[M]):
     """What one batch gave: logits (n, classes), and per tap what `read_map` made of B, and the spatial sums of
-    dy_m / dB, float32 (n, c)."""
+    dy_m / dB, float32 (n, c).
 
-    logits: Tensor
+    Without gradients there are none of these, and `logits` is whatever the network returned.
+    """
+
+    logits: Any
     maps: Mapping[str, M]
     gradients: Mapping[str, Tensor]
 
@@ -37,15 +40,19 @@ class Taps(Generic[M]):
     the network is in eval mode with its parameters frozen, so that autograd starts at the shallowest tap and records
     nothing before it; leaving the block, also by an error, removes every hook and restores both.
 
+    With `gradients=False` there is no backward pass, and the network may return anything.
+
     Raises UnsuitableLayer where a module does not give exactly one (n, c, h, w) tensor per pass, or does not
     influence the logits.
     """
 
-    def __init__(self, net: nn.Module, modules: Sequence[str], read_map: Callable[[Tensor], M]) -> None:
+    def __init__(
+        self, net: nn.Module, modules: Sequence[str], read_map: Callable[[Tensor], M], *, gradients: bool = True
+    ) -> None:
         known = dict(net.named_modules())
         self.net = net
         self.modules = {name: known[name] for name in modules}
-        self.read_map = read_map
+        self.read_map, self.backward = read_map, gradients
         self._shapes: dict[str, tuple[int, int, int]] = {}
         self._probes: dict[str, Tensor] = {}
         self._maps: dict[str, M] = {}
@@ -71,6 +78,9 @@ class Taps(Generic[M]):
     def __call__(self, images: Tensor) -> Reading[M]:
         """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
         try:
+            if not self.backward:
+                with torch.no_grad():
+                    return Reading(self._forward(images), self._maps, {})
             with torch.enable_grad(), _FrozenBatchNorm():
                 logits = self._forward(images)
             # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
@@ -104,13 +114,13 @@ class Taps(Generic[M]):
     def _forget(self) -> None:
         self._shapes, self._probes, self._maps = {}, {}, {}
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor) -> Any:
         self._forget()
         logits = self.net(images)
         silent = [name for name in self.modules if name not in self._shapes]
         if silent:
             raise UnsuitableLayer(f"{', '.join(silent)} did not run in the forward pass: choose another layer.")
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        if self.backward and (not isinstance(logits, Tensor) or logits.ndim != 2):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise PurityError(f"The network must return logits (n, classes), but it returned {got}: tap a classifier.")
         return logits
@@ -125,6 +135,8 @@ class Taps(Generic[M]):
             channels, height, width = output.shape[1:]
             self._shapes[name] = (channels, height, width)
             if not torch.is_grad_enabled():
+                if not self.backward:
+                    self._maps[name] = self.read_map(output)
                 return None
             self._maps[name] = self.read_map(output.detach())
             self._probes[name] = output.new_zeros(*output.shape[:2], 1, 1).requires_grad_()

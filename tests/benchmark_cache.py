@@ -31,6 +31,7 @@ from purity_cli.results import Result
 from purity_cli.run.resolving import PAPER
 from purity_cli.suite import Suite, Task
 from purity_cli.suite.bench import Bench, Outcome, Unwatched
+from tests import given
 from tests.conftest import SHARED
 
 MODELS = ("alexnet", "resnet18", "timm:resnet10t", "timm:mobilenetv3_small_050")
@@ -132,7 +133,7 @@ class Beside(Unwatched):
         with clock() as whole:
             plan = run.resolve(task.job)
             with clock() as engine:
-                self.results.append(run.score(plan, workers=WORKERS, blocks=self.blocks))
+                self.results.append(given.score(plan, self.blocks))
         self.engines.append(engine)
         self.loading += whole.wall - engine.wall
         self.aside.wall += whole.wall
@@ -147,7 +148,7 @@ def suite(images: str, limit: int | None, rounds: int) -> None:
     ratios = []
     for i in range(rounds):
         with clock() as decode:
-            blocks = list(run.read(plan, workers=WORKERS))
+            blocks = list(run.pixels_of(plan, workers=WORKERS).blocks())
         beside = Beside(blocks, first=i % 2 == 0)
         with tempfile.TemporaryDirectory() as folder, counted() as loads, clock() as whole:
             Bench(

@@ -5,7 +5,7 @@
 
 Bare is: forward, loss, backward and step, on batches that are augmented and normalised beforehand. Both sides run in
 one process in turn, since absolute times differ between machines and from minute to minute; the medians count, of the
-time on the wall and of the processor's, which other programs disturb less. The pictures are noise: speed does not
+time on the wall and of the processor's, which other programs disturb less. The images are noise: speed does not
 depend on them.
 """
 
@@ -29,8 +29,8 @@ from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
 from purity_cli.train import Training
 from purity_cli.train.folder import Folder
+from purity_cli.train.images import Draws, Images, augment
 from purity_cli.train.loop import Loop, numerics
-from purity_cli.train.pictures import Draws, Pictures, augment
 from purity_cli.train.settings import BATCH_SIZE
 
 
@@ -59,10 +59,10 @@ def main(model: str, batches: int, rounds: int) -> None:
     network, training = models.load(model, "none"), Training(model=model, dataset="cifar10")
     n = size * batches
     pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    pictures = Pictures(pixels, torch.randint(0, 10, (n,)))
+    images = Images(pixels, torch.randint(0, 10, (n,)))
     draws = Draws.of(n, training.augmentation())
     ready = [
-        (normalise(augment(pictures, chosen, draws, 4), network.preprocessing), pictures.labels[chosen])
+        (normalise(augment(images, chosen, draws, 4), network.preprocessing), images.labels[chosen])
         for chosen in draws.order.split(size)
     ]
     net = copy.deepcopy(network.module).requires_grad_(True).train()
@@ -74,7 +74,7 @@ def main(model: str, batches: int, rounds: int) -> None:
         folder = Folder(Path(name), network.name, {})
         for number in range(1, rounds + 2):
             plain = clock(partial(bare, net, optimizer, ready))
-            epoch = clock(partial(loop.epoch, number, pictures, lambda done: None))
+            epoch = clock(partial(loop.epoch, number, images, lambda done: None))
             stored = clock(partial(folder.write_resume, number, loop.state()))
             times.append([plain, epoch, stored])
             print(
@@ -87,7 +87,7 @@ def main(model: str, batches: int, rounds: int) -> None:
     for kind, part, all_of_it in zip(("wall", "processor"), epoch / plain, (epoch + whole) / plain, strict=True):
         print(
             f"{kind} time, epoch / bare: {np.median(part):.3f} (median of {rounds} rounds, {part.min():.3f} to "
-            f"{part.max():.3f}); with the resume file, for 50,000 pictures: {np.median(all_of_it):.3f}"
+            f"{part.max():.3f}); with the resume file, for 50,000 images: {np.median(all_of_it):.3f}"
         )
 
 

@@ -96,7 +96,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
                 struck += 1
                 partial = len(list((wild / "results").glob("*/partial*.safetensors")))
                 unfinished += partial
-                finished = len(list((wild / "results").glob("*/counts.safetensors")))
+                finished = len(list((wild / "results").glob("*/states.safetensors")))
                 print(f"kill {struck}: {finished} jobs finished, {partial} unfinished", flush=True)
                 continue
             assert code == 0, code

@@ -599,7 +599,7 @@ def test_build_list_clear(
     assert "Warning: 1 images could not be read, the first cat/3.jpg (not an image" in err
     assert "4 images of photos are cached in" in err
     assert build("--per-class", "4", "--resize", "36")[0] == 0
-    assert purity("build", "--weights", "none", "--limit", "9")[0] == 0
+    assert purity("build", "--dataset", "digits", "--weights", "none", "--limit", "9")[0] == 0
     found = json.loads(purity("list", "--format", "json")[1])
     assert [(entry["dataset"], entry["present"], entry["images"]) for entry in found] == [
         ("digits", 9, 540), ("photos", 7, 12), ("photos", 4, 12),
@@ -656,7 +656,7 @@ def test_a_build_that_does_not_fit_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purity: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.setattr(caching, "LEFT_FREE", 2**62)
-    code, _, err = purity("build", "--weights", "none", "--limit", "9", "--cache", str(tmp_path))
+    code, _, err = purity("build", "--dataset", "digits", "--weights", "none", "--limit", "9", "--cache", str(tmp_path))
     assert code == 1
     assert "Warning: The pixels of digits are not cached, for they take 27.6 KB" in err
     assert "Error: The pixels of digits are not all cached." in err

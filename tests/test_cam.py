@@ -24,7 +24,7 @@ from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.purity import activation, map_statistics
 from purity_cli.results import Result
-from purity_cli.run.resolving import Plan, resolve
+from purity_cli.run.resolving import Resolved, resolve
 from tests import made, oracle
 
 # Names and layers: one that a following in-place ReLU overwrites, ReLUs, sums, concatenations.
@@ -49,13 +49,13 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan_of(model: str, layers: list[str], dataset: str, **settings: object) -> Plan:
+def plan_of(model: str, layers: list[str], dataset: str, **settings: object) -> Resolved:
     weights = "default" if model == "tiny_vgg_10" else "none"
     job = Job.of(model=model, weights=weights, dataset=dataset, layers=tuple(layers), device="cpu", **settings)
     return resolve(job)
 
 
-def pixels(plan: Plan, i: int) -> torch.Tensor:
+def pixels(plan: Resolved, i: int) -> torch.Tensor:
     """The network's input (1, 3, h, w) by torchvision's transforms."""
     image, p = plan.source.load(i), plan.preprocessing
     if isinstance(p.resize, int):

@@ -45,16 +45,21 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_with_no_options_the_bundled_network_is_scored_on_the_digits(capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_no_options_the_bundled_network_is_scored_on_the_bundled_images(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert cli.run(["score"]) == 0
     out, err = capfd.readouterr()
-    result = store.read(Path("results/tiny_vgg_10_digits"))
+    result = store.read(Path("results/resnet13_cifar_cifar10-sample"))
     assert result.top1 is not None
-    assert result.top1 >= 97
+    assert result.top1 >= 85
     assert f"top-1 {result.top1:.2f} %" in out
-    assert [layer.stage for layer in result.layers] == ["C1", "C2"]
+    assert [layer.stage for layer in result.layers] == ["C1", "C2", "C3", "C4"]
     assert all(layer.module in out for layer in result.layers)
-    assert "Wrote results/tiny_vgg_10_digits" in err
+    place = result.thresholds.index(0.5)
+    assert all(layer.counts[:, place].sum() >= 5 * layer.channels for layer in result.layers)
+    assert "Warning" not in err
+    assert "Wrote results/resnet13_cifar_cifar10-sample" in err
     assert result.provenance["command"] == "purity score"
 
 
@@ -64,19 +69,22 @@ def test_every_format_prints_the_same_numbers(capfd: pytest.CaptureFixture[str])
         assert cli.run(["score", *FEW, "--layers", "last", "-t", "0.42", "--format", layout]) == 0
         printed[layout] = capfd.readouterr().out
     (row,) = csv.DictReader(io.StringIO(printed["csv"]))
-    (record,) = json.loads(printed["json"])
+    (record,) = json.loads(printed["json"])["layers"]
     assert float(row["purity"]) == record["purity"]
     assert record["threshold"] == 0.42
     assert record["n_images"] == 30
     for layout in ("md", "table"):
         assert f"{record['purity']:.3f}" in printed[layout]
-    assert printed["md"] == Path("results/tiny_vgg_10_digits/purity.md").read_text()
+    assert printed["md"] == Path("results/resnet13_cifar_cifar10-sample/purity.md").read_text()
 
 
 def test_several_models_give_a_folder_each_and_one_table(capfd: pytest.CaptureFixture[str]) -> None:
     models = ["-m", "tiny_vgg_10", "-m", "tiny_vgg", "--weights", "none"]
     assert cli.run(["score", *models, *FEW, "-o", "both", "--format", "md"]) == 0
-    assert sorted(path.name for path in Path("both").iterdir()) == ["tiny_vgg_10_digits", "tiny_vgg_digits"]
+    assert sorted(path.name for path in Path("both").iterdir()) == [
+        "tiny_vgg_10_cifar10-sample",
+        "tiny_vgg_cifar10-sample",
+    ]
     assert "| tiny_vgg_10" in capfd.readouterr().out.splitlines()[0]
 
 
@@ -104,6 +112,30 @@ def test_the_batch_suits_the_pictures_that_there_are(photos: Path) -> None:
     )
     assert store.read(Path("o")).provenance["batch_size"] == 512
     assert store.read(Path("o")).layers[0].height < 32
+
+
+def test_a_finished_result_is_kept_and_read_at_any_threshold(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score", *FEW, "-t", "0.2"]) == 0
+    first = Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes()
+    capfd.readouterr()
+    assert cli.run(["score", *FEW, "-t", "0.3"]) == 0
+    out, err = capfd.readouterr()
+    assert "Kept results/tiny_vgg_10_digits: it holds this very result; --fresh scores it again." in err
+    assert "threshold 0.3" in out
+    assert "threshold 0.3" in Path("results/tiny_vgg_10_digits/purity.md").read_text()
+    assert Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes() == first
+    for arguments, why in ((["--fresh"], None), (["--limit", "31"], "another choice of images")):
+        assert cli.run(["score", *FEW, *arguments]) == 0
+        err = capfd.readouterr().err
+        assert "Wrote results/tiny_vgg_10_digits" in err
+        assert why is None or f"holds another result, which this one replaces ({why}): --output keeps both" in err
+        assert Path("results/tiny_vgg_10_digits/states.safetensors").read_bytes() != first
+
+
+def test_accuracy_needs_as_many_classes_as_the_network_has(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["score", "-d", str(photos), "-o", "out"]) == 0
+    assert "No accuracy" in capfd.readouterr().err
+    assert store.read(Path("out")).top1 is None
 
 
 def test_unreadable_images_are_counted_named_and_shown(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +179,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     "misspelt data set": (["-d", "digts"], 1, "No data set 'digts'.*Did you mean digits", None),
     "no such folder": (["-d", "not/there"], 1, "No data set 'not/there', and no such file or folder", None),
     "empty folder": (["-d", "empty"], 1, "empty", lambda: Path("empty").mkdir()),
-    "unknown stage": (["-l", "C7"], 1, r"tiny_vgg_10 has no stage C7: it has C1\.\.C2", None),
+    "unknown stage": (["-l", "C7"], 1, r"resnet13_cifar has no stage C7: it has C1\.\.C4", None),
     "unknown layer": (["-l", "features.99"], 1, "no layer 'features.99'.*purity layers", None),
     "wrong weights file": (["-w", "w.pth"], 1, "w.pth is damaged or no PyTorch", _no_weights),
     "weights of other classes": (
@@ -160,6 +192,11 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     "no number": (["--limit", "many"], 2, "'many' is not a valid integer", None),
     "no size": (["--crop", "big"], 2, "'big' is no size", None),
     "crop above resize": (["--resize", "20", "--crop", "32"], 1, "crop of 32 does not fit .* 20", None),
+    "mean of 0 to 255": (["--mean", "127,127,127"], 1, r"mean is on a scale of 0 to 1.*divide it by 255.*0\.498", None),
+    "std of 0 to 255": (["--std", "58,57,57"], 1, r"std is on a scale of 0 to 1, not 0 to 255", None),
+    "no colour": (["--mean", "1,2"], 2, "'1,2' is no colour: write three numbers", None),
+    "no batch size": (["--batch-size", "0"], 2, "'0' is no batch size: write a positive number or auto", None),
+    "no metric": (["--metrics", "rankm"], 2, "No metric 'rankm'.*Did you mean rankme", None),
     "std of nought": (["--std", "0,1,1"], 1, "std must be positive", None),
     "no such device": (["--device", "tpu"], 1, "--device tpu is not supported: use auto, cpu, cuda", None),
     "half precision on CPU": (["--device", "cpu", "--precision", "fp16"], 1, "fp16 needs a CUDA device", None),
@@ -200,9 +237,11 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_help_is_light_and_every_command_has_it() -> None:
-    heavy = "{'torch', 'torchvision', 'timm', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich', 'pydantic', 'yaml'}"
+    heavy = {"torch", "torchvision", "timm", "pandas", "numpy", "scipy", "matplotlib", "rich", "yaml"}
     for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
-        code = f"import sys; from purity_cli.cli import run; run({arguments}); print({heavy} & set(sys.modules))"
+        # Options of a Job are made of its fields, by commands that are asked for theirs.
+        loaded = heavy | {"pydantic"} if arguments == ["--help"] else heavy
+        code = f"import sys; from purity_cli.cli import run; run({arguments}); print({loaded} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_checkout())
         assert done.stdout.splitlines()[-1] == "set()", arguments
         assert "--help" in done.stdout

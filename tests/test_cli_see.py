@@ -20,12 +20,13 @@ import safetensors.numpy
 import scipy.stats
 from PIL import Image
 
-from purity_cli import cli, store, sweep, tables
-from purity_cli.cli import show
-from purity_cli.cli.plot import correlation
+from purity_cli import cli, store
+from purity_cli.figures.charts import correlation
+from purity_cli.views import cells, sweep
 from tests import made
 
-FEW = ["--limit", "40", "--device", "cpu"]
+FEW = ["-d", "digits", "--limit", "40", "--device", "cpu"]
+TINY = ["-m", "tiny_vgg_10", *FEW]
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +54,13 @@ def shown(*arguments: str, capfd: pytest.CaptureFixture[str]) -> str:
 def test_a_sweep_from_stored_counts_equals_a_fresh_one_to_the_last_digit(capfd: pytest.CaptureFixture[str]) -> None:
     for layout in ("csv", "md"):
         grid = ["--thresholds", "0.05:0.95:0.1", "--format", layout]
-        fresh = shown("sweep-threshold", *FEW, *grid, "-o", "out", "--suggest", capfd=capfd)
+        fresh = shown("sweep-threshold", *TINY, *grid, "-o", "out", "--suggest", capfd=capfd)
         assert shown("sweep-threshold", "--from", "out", *grid, "--suggest", capfd=capfd) == fresh
     rows = list(csv.DictReader(io.StringIO(shown("sweep-threshold", "--from", "out", "--format", "csv", capfd=capfd))))
     result = store.read(Path("out"))
     assert len(rows) == len(result.thresholds) * 2
-    for row, expected in zip(rows, tables.frame([result]).to_dict("records"), strict=True):
-        assert np.array_equal(float(row["purity"]), expected["purity"], equal_nan=True)
+    for row, expected in zip(rows, cells.rows([result]), strict=True):
+        assert np.array_equal(float(row["purity"]), expected["purity"], equal_nan=True)  # NaN is NaN
 
 
 def test_the_table_has_a_column_per_layer_and_marks_what_is_biased_or_silent(
@@ -67,13 +68,16 @@ def test_the_table_has_a_column_per_layer_and_marks_what_is_biased_or_silent(
 ) -> None:
     lines = shown("sweep-threshold", "--from", two[0], capfd=capfd).splitlines()
     assert lines[0].split() == ["t", "C1", "C2", "C3"]
-    rows = tables.frame([store.read(Path(two[0]))])
-    for line in (line.split() for line in lines[2:] if line.strip()[0] == "0"):
-        for layer, cell in zip(("layer1", "layer2", "layer3"), line[1:], strict=True):
-            (row,) = rows[(rows["layer"] == layer) & np.isclose(rows["threshold"], float(line[0]))].to_dict("records")
+    rows = cells.rows([store.read(Path(two[0]))])
+    grid = [line.split() for line in lines[2:] if line.strip().startswith("0")]
+    assert len(grid) == 19
+    for line in grid:
+        for layer, shown_ in zip(("layer1", "layer2", "layer3"), line[1:], strict=True):
+            (row,) = (r for r in rows if r["layer"] == layer and r["threshold"] == float(line[0]))
             fired = row["activations"]
-            assert cell == ("–" if not fired else f"{'*' if fired < 5 * 24 else ''}{row['purity']:.3f}")
-    assert lines[-1].startswith("netA (file, weights w.pth) on 400 images of photos: top-1 70.00 %")
+            assert shown_ == ("NaN" if not fired else f"{row['purity']:.3f}{'*' if fired < 5 * 24 else ''}")
+    assert "netA (file, weights w.pth) on 400 images of photos: top-1 70.00 %; no resize, not normalised." in lines
+    assert any(line.startswith("netA: every layer has N >= 5 c up to the threshold 0.") for line in lines)
 
 
 def test_suggest_names_a_threshold_for_each_result_and_leaves_stdout_to_the_format(
@@ -82,12 +86,14 @@ def test_suggest_names_a_threshold_for_each_result_and_leaves_stdout_to_the_form
     assert cli.run(["sweep-threshold", "--from", "stored", "--suggest"]) == 0
     words = [line for line in capfd.readouterr().out.splitlines() if line.startswith("Suggested")]
     for name, line in zip(two, words, strict=True):
-        found = sweep.suggest(tables.frame([store.read(Path(name))]))
+        found = sweep.suggest(store.read(Path(name)))
         assert line.startswith(f"Suggested threshold for {Path(name).name}: {found.threshold:g}")
     assert cli.run(["sweep-threshold", "--from", "stored", "--suggest", "--format", "json"]) == 0
     captured = capfd.readouterr()
-    assert len(json.loads(captured.out)) == 2 * 3 * 19
-    assert captured.err.count("Suggested threshold") == 2
+    found_ = json.loads(captured.out)
+    assert len(found_["rows"]) == 2 * 3 * 19
+    assert sum(note.startswith("Suggested threshold") for note in found_["notes"]) == 2
+    assert captured.err == ""
 
 
 def test_stored_counts_are_swept_and_drawn_without_torch_or_a_network(two: list[str]) -> None:
@@ -130,31 +136,54 @@ class Terminal(io.StringIO):
 def test_bars_are_drawn_on_a_terminal_only(
     two: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert show.bars([0.5]) is None
     assert "█" not in shown("sweep-threshold", "--from", two[0], capfd=capfd)
     terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "100")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         assert cli.run(["sweep-threshold", "--from", two[0]]) == 0
         assert "█" in terminal.getvalue()
+        assert "░" in terminal.getvalue()  # where N < 5 c
         terminal.truncate(0)
         assert cli.run(["sweep-threshold", "--from", two[0], "--format", "csv"]) == 0
         assert "█" not in terminal.getvalue()
-        patch.setattr(Terminal, "encoding", "ascii")
-        assert show.bars([0.5]) is None
 
 
-def test_a_bar_is_as_long_as_its_purity(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
+# show
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    drawn = show.bars([0.0, 0.5, 1.0, float("nan")], width=8)
-    assert drawn is not None
-    console = Console(file=io.StringIO(), width=20)
-    with console.capture() as captured:
-        for bar in drawn:
-            console.print(bar)
-    assert [line.rstrip() for line in captured.get().split("\n")[:4]] == ["", "█" * 4, "█" * 8, ""]
+
+def test_show_prints_what_score_printed_at_any_threshold_in_every_format(capfd: pytest.CaptureFixture[str]) -> None:
+    for layout in ("table", "csv", "md", "json"):
+        said = shown("score", *FEW, "-o", "out", "-t", "0.3", "--format", layout, capfd=capfd)
+        assert shown("show", "out", "-t", "0.3", "--format", layout, capfd=capfd) == said
+    other = json.loads(shown("show", "out", "-t", "0.1", "--format", "json", capfd=capfd))
+    assert {row["threshold"] for row in other["layers"]} == {0.1}
+    assert shown("show", "out", "-l", "C2", "--format", "csv", capfd=capfd).count("\n") == 2
+
+
+def test_show_has_the_other_views_and_the_papers_values(two: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert shown("show", *two, "--view", "sweep", capfd=capfd) == shown(
+        "sweep-threshold", *(part for one in two for part in ("--from", one)), capfd=capfd
+    )
+    assert cli.run(["show", *two, "--view", "correlation"]) == 1
+    assert "2 results cannot be correlated" in capfd.readouterr().err
+    Path("own.csv").write_text("model,top1,purity\nnetA,70,0.5\nnetB,70,0.5\n")
+    out = shown("show", *two, "--reference", "own.csv", capfd=capfd)
+    assert "mean absolute difference" in out
+    assert cli.run(["show", *two, "--reference", "table9"]) == 1
+    assert "The reference table9 is not there: write table1, table2, table3, figure4" in capfd.readouterr().err
+
+
+def test_folders_without_results_are_left_out_of_several_and_said(
+    two: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("stored/figures").mkdir()
+    for command in (["show"], ["plot", "--figure", "heatmap"]):
+        assert cli.run([*command, *two, "stored/figures"]) == 0
+        assert capfd.readouterr().err.splitlines()[0] == "No results in stored/figures: left out."
+    assert cli.run(["show", "stored/figures"]) == 1
+    assert "stored/figures holds no results" in capfd.readouterr().err
+    assert cli.run(["show", "stored/figures", "nowhere"]) == 1
 
 
 # plot
@@ -193,13 +222,13 @@ def test_the_correlation_has_its_interval_and_n_and_is_silent_on_significance_be
 
 
 def test_cam_heads_columns_with_the_purity_that_score_finds(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["score", *FEW, "-o", "out"]) == 0
-    assert cli.run(["cam", *FEW, "-i", "2", "-o", "a.svg"]) == 0
-    assert cli.run(["cam", *FEW, "-i", "2", "-o", "b.svg", "--from", "out"]) == 0
-    rows = tables.at(tables.frame([store.read(Path("out"))]), 0.5)
+    assert cli.run(["score", *TINY, "-o", "out"]) == 0
+    assert cli.run(["cam", *TINY, "-i", "2", "-o", "a.svg"]) == 0
+    assert cli.run(["cam", *TINY, "-i", "2", "-o", "b.svg", "--from", "out"]) == 0
+    rows = cells.rows([store.read(Path("out"))], 0.5)
     for file, n in (("a.svg", "n = 40"), ("b.svg", "n = 40 of digits")):
         words = "\n".join(ElementTree.parse(file).getroot().itertext())
-        for label, purity in zip(tables.labels(rows), rows["purity"], strict=True):
+        for label, purity in ((row["label"], row["purity"]) for row in rows):
             assert label in words
             assert ("F = –" if np.isnan(purity) else f"F = {purity:.3f}") in words
         assert n in words
@@ -215,7 +244,7 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     for i in range(2):
         shutil.copy(Path(cli.__file__).parents[1] / "assets" / "tiny_vgg_10.safetensors", f"epoch{i}.safetensors")
     weights = ["-w", "epoch0.safetensors", "-w", "epoch1.safetensors"]
-    assert cli.run(["cam", *FEW, *weights, "-c", "7", "-o", "epochs.svg"]) == 0
+    assert cli.run(["cam", *TINY, *weights, "-c", "7", "-o", "epochs.svg"]) == 0
     words = "\n".join(ElementTree.parse("epochs.svg").getroot().itertext())
     assert "epoch0" in words
     assert "epoch1" in words
@@ -223,7 +252,11 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     assert cli.run(["cam", *FEW, *models, "-c", "7", "-o", "models.svg"]) == 0
     words = "\n".join(ElementTree.parse("models.svg").getroot().itertext())
     assert re.findall(r"^tiny_vgg.*$", words, re.MULTILINE) == ["tiny_vgg_10", "tiny_vgg"]
-    assert cli.run(["cam", "--per-class", "4", "-c", "7", "--channels", "3", "-t", "0.2", "-o", "channels.svg"]) == 0
+    tiny = ["-m", "tiny_vgg_10", "-d", "digits"]
+    assert (
+        cli.run(["cam", *tiny, "--per-class", "4", "-c", "7", "--channels", "3", "-t", "0.2", "-o", "channels.svg"])
+        == 0
+    )
     words = "\n".join(ElementTree.parse("channels.svg").getroot().itertext())
     assert re.search(r"channel \d", words)
     assert "of 4" in words
@@ -235,7 +268,7 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
 def _other_version() -> None:
     Path("other").mkdir()
     array = {"x": np.zeros(1, np.uint8)}
-    Path("other/counts.safetensors").write_bytes(safetensors.numpy.save(array, {"format": "purity counts 99"}))
+    Path("other/states.safetensors").write_bytes(safetensors.numpy.save(array, {"format": "purity counts 99"}))
 
 
 def _twice() -> None:
@@ -253,7 +286,7 @@ def _flat() -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
-    "sweep of nothing": (["sweep-threshold", "--from", "nowhere"], 1, "nowhere holds no results: give a folder", None),
+    "sweep of nothing": (["sweep-threshold", "--from", "nowhere"], 1, "nowhere is not there: give", None),
     "sweep of another version": (
         ["sweep-threshold", "--from", "other"], 1, "purity counts 99, and this version reads", _other_version,
     ),
@@ -261,21 +294,25 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
     "bad grid": (["sweep-threshold", "--thresholds", "0.1-0.9"], 2, "write them as start:stop:step", None),
     "grid above 1": (["sweep-threshold", "--thresholds", "0.5:1.5:0.5"], 2, r"must lie in \[0, 1\), not 1", None),
     "bad ending": (["sweep-threshold", "--plot", "f.docx"], 1, "must end in .png, .svg, .pdf", None),
-    "plot of nothing": (["plot", "nowhere"], 1, "nowhere holds no results", None),
+    "plot of nothing": (["plot", "nowhere"], 1, "nowhere is not there", None),
     "plot of another version": (["plot", "other"], 1, "purity counts 99", _other_version),
     "plot of the same twice": (["plot", "twice"], 1, "twice/a and twice/b both hold net", _twice),
-    "plot of a threshold that was not counted": (["plot", "twice/a", "-t", "0.33"], 1, "no counts at .* 0.33", _twice),
+    "plot of a threshold that was not counted": (
+        ["plot", "twice/a", "-t", "0.33"], 1, "no counts of net at .* 0.33", _twice,
+    ),
     "plot of a layer that was not scored": (["plot", "twice/a", "-l", "C9"], 1, "No layer 'C9' was scored", _twice),
     "cam of an unreadable image": (["cam", "-i", "bad.jpg"], 1, "bad.jpg cannot be read", _unreadable),
     "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no picture none.jpg", None),
-    "cam of an unknown class": (["cam", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None),
+    "cam of an unknown class": (
+        ["cam", "-d", "digits", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None,
+    ),
     "cam of 500 images": (["cam", "-i", "500"], 1, "room for 16 rows, not for 500", None),
     "cam of 0 images": (["cam", "-i", "0"], 2, "--images 0 shows nothing", None),
     "cam of too many layers": (
         ["cam", "-m", "efficientnet_lite0", "-w", "none", "-l", "blocks.*"], 1, "room for 12 columns, not for", None,
     ),
-    "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of features", _twice),
-    "cam from nothing": (["cam", "--from", "nowhere"], 1, "nowhere holds no results", None),
+    "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of layer1", _twice),
+    "cam from nothing": (["cam", "--from", "nowhere"], 1, "nowhere is not there", None),
     "cam of models that do not pair": (
         ["cam", "-m", "a", "-m", "b", "-w", "c", "-w", "d", "-w", "e"], 2, "2 --model and 3 --weights do not", None,
     ),

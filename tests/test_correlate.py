@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import purity_cli
-from purity_cli import correlate, run, store
+from purity_cli import run, store
 from purity_cli.cli import run as run_command
-from purity_cli.correlate.correlations import DRAWS, STATISTICS, all_orders, least_p
-from purity_cli.correlate.correlations import correlate as correlations
+from purity_cli.correlations import DRAWS, STATISTICS, all_orders, least_p
+from purity_cli.correlations import correlate as correlations
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
 from purity_cli.stats import feature_purity
+from purity_cli.views import correlation as correlate
 
 Floats = NDArray[np.float64]
 SCIPY: dict[str, Callable[[Floats, Floats], Any]] = {
@@ -210,26 +211,37 @@ def five() -> list[Result]:
     ]
 
 
+def sizes(found: correlate.Study) -> dict[str, int]:
+    """The n of each quantity."""
+    return {row["quantity"]: row["n"] for row in found.rows}
+
+
+def _unknown(found: correlate.Study) -> list[Any]:
+    return [row for row in found.rows if row["value"] is None or math.isnan(row["value"])]
+
+
 def test_points_hold_stages_average_last_and_baselines() -> None:
     data = correlate.points(five(), 0.5)
-    second = data.rows.iloc[1]
+    second = data.rows[1]
     expected = [feature_purity(layer.counts[:, 0].sum(0)).item() for layer in five()[1].layers]
-    assert list(second[["C1", "C2", "average", "last"]]) == pytest.approx([*expected, np.mean(expected), expected[1]])
-    assert list(second[["parameters", "map h x w", "channels"]]) == [2000, 16 * 16, 16]
-    assert data.rows["accuracy"].tolist() == [50, 61, 70, 75, 72]
+    assert [second[name] for name in ("C1", "C2", "Average", "last")] == pytest.approx(
+        [*expected, np.mean(expected), expected[1]]
+    )
+    assert [second[name] for name in ("parameters", "map h x w", "channels")] == [2000, 16 * 16, 16]
+    assert [row["accuracy"] for row in data.rows] == [50, 61, 70, 75, 72]
     assert list(data.kinds.values()) == ["purity"] * 4 + ["baseline"] * 3
 
 
 def test_a_study_is_scipys_numbers_with_words_beside() -> None:
     found = correlate.study(correlate.points(five(), 0.5))
     rows = correlate.points(five(), 0.5).rows
-    x, y = rows["last"].to_numpy(float), rows["accuracy"].to_numpy(float)
-    last = found.table[found.table["quantity"] == "last"].set_index("statistic")
+    x, y = (np.array([row[name] for row in rows]) for name in ("last", "accuracy"))
+    last = {row["statistic"]: row for row in found.rows if row["quantity"] == "last"}
     for name, scipys in SCIPY.items():
-        assert last.loc[name, "value"] == pytest.approx(scipys(x, y).statistic, abs=1e-12)
-    assert last.loc["kendall", "p"] == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue)
-    assert set(found.table["quantity"]) == {"C1", "C2", "average", "last", "parameters"}
-    assert not found.table.isna().any(axis=None)
+        assert last[name]["value"] == pytest.approx(scipys(x, y).statistic, abs=1e-12)
+    assert last["kendall"]["p"] == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue)
+    assert set(sizes(found)) == {"C1", "C2", "Average", "last", "parameters"}
+    assert not _unknown(found)
     assert "Left out: map h x w (map h x w is 256 in all 5 results that have both)." in found.notes
     assert "Left out: channels (channels is 16 in all 5 results that have both)." in found.notes
     assert any("20 correlations stand here" in note for note in found.notes)
@@ -239,11 +251,11 @@ def test_a_study_is_scipys_numbers_with_words_beside() -> None:
 def test_stages_that_not_all_have_are_of_those_that_do() -> None:
     results = [*five(), result("f", [0.2, 0.4, 0.9], 60.0), result("g", [0.3, 0.6, 0.8], 65.0)]
     found = correlate.study(correlate.points(results, 0.5))
-    n = found.table.drop_duplicates("quantity").set_index("quantity")["n"]
+    n = sizes(found)
     assert n["C2"] == n["last"] == 7
     assert "Left out: C3 (known of 2 of 7 results, too few)." in found.notes
     data = correlate.points(results, 0.5)
-    assert data.rows["last"].tolist()[-2:] == data.rows["C3"].tolist()[-2:]
+    assert [row["last"] for row in data.rows[-2:]] == [row["C3"] for row in data.rows[-2:]]
 
 
 def test_what_fired_nowhere_is_left_out_and_not_nan() -> None:
@@ -251,10 +263,10 @@ def test_what_fired_nowhere_is_left_out_and_not_nan() -> None:
     silent = replace(results[0].layers[0], counts=np.zeros((20, 1, 16), dtype=np.int64))
     results[0] = replace(results[0], layers=(silent, results[0].layers[1]))
     found = correlate.study(correlate.points(results, 0.5))
-    n = found.table.drop_duplicates("quantity").set_index("quantity")["n"]
-    assert (n["C1"], n["average"], n["last"]) == (4, 4, 5)
+    n = sizes(found)
+    assert (n["C1"], n["Average"], n["last"]) == (4, 4, 5)
     assert sum(note.startswith("n = ") for note in found.notes) == 2
-    assert not found.table.isna().any(axis=None)
+    assert not _unknown(found)
 
 
 def test_peers_and_random_networks_stand_beside() -> None:
@@ -267,8 +279,31 @@ def test_peers_and_random_networks_stand_beside() -> None:
     kinds = {"purity": 4, "peer": 2, "baseline": 3, "random": 4}
     assert [kind for kind, many in kinds.items() for _ in range(many)] == list(data.kinds.values())
     found = correlate.study(data)
-    assert {"rankme", "random last", "random C1", "random average"} <= set(found.table["quantity"])
+    assert {"rankme", "random last", "random C1", "random Average"} <= set(sizes(found))
     assert any(note.startswith("Left out: alpha_req (alpha_req is 1 in all") for note in found.notes)
+
+
+def test_measures_of_every_layer_are_asked_for() -> None:
+    results = []
+    for i, one in enumerate(five()):
+        layers = tuple(replace(layer, measures={"rankme": 3.0 + i * k}) for k, layer in enumerate(one.layers, 1))
+        results.append(replace(one, layers=layers))
+    kinds = correlate.points(results, 0.5).kinds
+    assert [name for name, kind in kinds.items() if kind == "peer"] == ["rankme"]
+    data = correlate.points(results, 0.5, every_layer=True)
+    peers = [name for name, kind in data.kinds.items() if kind == "peer"]
+    assert peers == ["rankme", "C1 rankme", "C2 rankme"]
+    assert [data.rows[1][name] for name in peers] == [5.0, 4.0, 5.0]
+
+
+def test_networks_without_a_classifier_are_correlated_by_their_other_measures() -> None:
+    results = []
+    for i, one in enumerate(five()):
+        layer = replace(one.layers[1], counts=None, measures={"rankme": 3.0 + i})  # type: ignore[arg-type]
+        results.append(replace(one, layers=(layer,)))
+    found = correlate.study(correlate.points(results, 0.5))
+    assert set(sizes(found)) == {"rankme", "parameters"}
+    assert "Left out: last (known of 0 of 5 results, too few)." in found.notes
 
 
 def test_results_that_differ_or_depend_on_each_other_are_told() -> None:
@@ -314,8 +349,8 @@ def test_against_is_joined_on_model_and_on_weights(tmp_path: Path) -> None:
     path.write_text("model,weights,loss\neeeee,w,5\nbb,w,2\nccc,w,3\na,w,1\ndddd,w,4\ndddd,other,9\nz,w,7\n")
     assert correlate.read_against(f"{path}:loss", five()) == ([1, 2, 3, 4, 5], "loss of own.csv")
     data = correlate.points(five(), 0.5, against=correlate.read_against(f"{path}:loss", five()))
-    assert data.rows["loss of own.csv"].tolist() == [1, 2, 3, 4, 5]
-    assert set(correlate.study(data).table["against"]) == {"loss of own.csv"}
+    assert [row["loss of own.csv"] for row in data.rows] == [1, 2, 3, 4, 5]
+    assert {row["against"] for row in correlate.study(data).rows} == {"loss of own.csv"}
 
 
 def test_the_papers_own_table_can_be_the_target() -> None:
@@ -352,7 +387,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     place = tmp_path_factory.mktemp("results")
     written = []
     for i, (layer, limit) in enumerate([("C1", 40), ("C2", 50), ("features.6", 60)]):
-        job = Job(layers=(layer, "last"), limit=limit, thresholds=(0.1,))
+        job = Job(model="tiny_vgg_10", dataset="digits", layers=(layer, "last"), limit=limit, thresholds=(0.1,))
         one = replace(run.score(run.resolve(job), workers=1), model=f"net{i}", top1=90.0 + i**2)
         one = replace(one, layers=one.layers[-1:])
         store.write(one, place / str(i), 0.1)
@@ -375,7 +410,18 @@ def test_the_command_in_every_format(layout: str, folders: list[str], capsys: py
     assert "no two-sided tau can be significant" in whole
     if layout == "csv":
         table = pd.read_csv(io.StringIO(out))
-        assert list(table.columns) == list(correlate.COLUMNS)
+        assert list(table.columns) == [
+            "quantity",
+            "kind",
+            "against",
+            "n",
+            "statistic",
+            "value",
+            "p",
+            "p_of",
+            "low",
+            "high",
+        ]
         assert set(table["statistic"]) == set(SCIPY)
     elif layout == "json":
         found = json.loads(out)
@@ -390,7 +436,7 @@ def test_the_command_refuses_in_one_sentence(folders: list[str], capsys: pytest.
     assert call(["correlate", *folders[:2]], capsys)[0] == 1
     code, _, err = call(["correlate", *folders, "-t", "0.3"], capsys)
     assert code == 1
-    assert err.startswith("Error: There are no counts at the threshold 0.3")
+    assert err.startswith("Error: There are no counts of net0 at the threshold 0.3")
     assert call(["correlate"], capsys)[0] == 2
 
 

@@ -388,7 +388,7 @@ def test_unknown_names(name: str, expected: str, tmp_path: Path, monkeypatch: py
 def test_what_does_not_go_together(classes: Path) -> None:
     with pytest.raises(PurityError, match="itself the place of the images: leave out --data-dir"):
         open_dataset(str(classes), data_dir="elsewhere")
-    with pytest.raises(PurityError, match="digits comes with scikit-learn: leave out --data-dir"):
+    with pytest.raises(PurityError, match="digits comes with this package: leave out --data-dir"):
         open_dataset("digits", data_dir="elsewhere")
     for name in ("imagenet", "cifar10"):
         with pytest.raises(PurityError, match=f"{name} needs --data-dir"):

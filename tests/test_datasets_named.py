@@ -395,6 +395,26 @@ def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         open_dataset("digits", split="val")
 
 
+# The sample of CIFAR-10 that ships
+
+
+def test_the_sample_is_the_first_hundred_of_each_class(shared: Path) -> None:
+    source = open_dataset("cifar10-sample")
+    with tarfile.open(shared / "data" / "cifar10-jpeg.tar.xz") as tar:
+        there = {m.name: m for m in tar if m.isfile() and "test/" in m.name}
+        names = sorted(name for name in there if int(Path(name).stem) < 100)
+        assert [name.split("test/")[1] for name in names] == list(source.paths)
+        for i in range(0, 1000, 37):
+            theirs = Image.open(tar.extractfile(there[names[i]])).convert("RGB")  # type: ignore[arg-type]
+            assert np.array_equal(np.asarray(source.load(i)), np.asarray(theirs))
+    assert source.labels == [i // 100 for i in range(1000)]
+    assert source.class_names == sorted({Path(name).parent.name for name in names})
+    with pytest.raises(PurityError, match="cifar10-sample has no split 'train': it has test"):
+        open_dataset("cifar10-sample", split="train")
+    with pytest.raises(PurityError, match="cifar10-sample comes with this package: leave out --data-dir"):
+        open_dataset("cifar10-sample", data_dir="elsewhere")
+
+
 # CIFAR-10
 
 
@@ -493,15 +513,15 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_lists_what_can_be_opened() -> None:
     table, as_json, as_csv = (CliRunner().invoke(command, ["--format", kind]) for kind in ("table", "json", "csv"))
     assert {result.exit_code for result in (table, as_json, as_csv)} == {0}
-    names = ["imagenet", "cifar10", "digits", "shards:PATH", "parquet:PATH", "folder:PATH"]
+    names = ["imagenet", "cifar10", "cifar10-sample", "digits", "shards:PATH", "parquet:PATH", "folder:PATH"]
     entries = json.loads(as_json.output)
     assert [entry["name"] for entry in entries] == names == [family.name for family in FAMILIES.values()]
     rows = list(csv.DictReader(io.StringIO(as_csv.output)))
     assert [row["name"] for row in rows] == names
-    assert [row["classes"] for row in rows] == ["1000", "10", "10", "", "", ""]
+    assert [row["classes"] for row in rows] == ["1000", "10", "10", "10", "", "", ""]
     assert [line for line in table.output.splitlines() if not line.startswith(" ")] == names
-    digits = next(entry for entry in entries if entry["name"] == "digits")
-    for split in digits["splits"]:
-        source = open_dataset("digits", split=split)
-        assert len(source.class_names or ()) == digits["classes"]
-        assert f"{len(source):,} {split}" in digits["about"]
+    for bundled in (entry for entry in entries if entry["needs"].startswith("nothing")):
+        for split in bundled["splits"]:
+            source = open_dataset(bundled["name"], split=split)
+            assert len(source.class_names or ()) == bundled["classes"]
+            assert f"{len(source):,} {split}" in bundled["about"]

@@ -19,10 +19,13 @@ from scipy.stats import entropy
 
 from purity_cli import cli, store
 from purity_cli import suite as suites
-from purity_cli.diff import FAILED, diff, pairs
+from purity_cli.cli import stored
+from purity_cli.cli.stored import FAILED
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
+from purity_cli.views import diff as view
+from purity_cli.views.diff import Diff, Found
 
 GRID = (0.25, 0.5)
 GROUPS, CHANNELS = 20, 8
@@ -65,6 +68,10 @@ def silence(counts: np.ndarray) -> None:
     counts[:, 1] = 0
 
 
+def diff(old: Path, new: Path, **options: Any) -> Diff:
+    return view.diff(stored.find(old), stored.find(new), **options)
+
+
 def save(folder: Path, *results: Result) -> Path:
     for number, one in enumerate(results):
         store.write(one, folder / f"job{number}")
@@ -96,16 +103,16 @@ def purity(capfd: pytest.CaptureFixture[str]) -> Purity:
 def test_values_differences_and_errors(t: int, tmp_path: Path) -> None:
     old, new = result(seed=0), result(seed=1)
     found = diff(save(tmp_path / "old", old), save(tmp_path / "new", new), threshold=GRID[t])
-    assert list(found.cells["layer"]) == ["conv1", "layer4"]
-    assert found.cells["stage"].fillna("").tolist() == ["", "C5"]
-    for row, a, b in zip(found.cells.itertuples(), old.layers, new.layers, strict=True):
+    assert [row["layer"] for row in found.cells] == ["conv1", "layer4"]
+    assert [row["stage"] for row in found.cells] == [None, "C5"]
+    for row, a, b in zip(found.cells, old.layers, new.layers, strict=True):
         before, after = a.counts[:, t], b.counts[:, t]
         se = math.hypot(se_of(before), se_of(after))
-        assert row.old == pytest.approx(purity_of(before), abs=1e-12)
-        assert row.new == pytest.approx(purity_of(after), abs=1e-12)
-        assert row.difference == pytest.approx(purity_of(after) - purity_of(before), abs=1e-12)
-        assert row.se == pytest.approx(se, rel=1e-9)
-        assert row.in_se == pytest.approx((purity_of(after) - purity_of(before)) / se, rel=1e-9)
+        assert row["old"] == pytest.approx(purity_of(before), abs=1e-12)
+        assert row["new"] == pytest.approx(purity_of(after), abs=1e-12)
+        assert row["difference"] == pytest.approx(purity_of(after) - purity_of(before), abs=1e-12)
+        assert row["se"] == pytest.approx(se, rel=1e-9)
+        assert row["in_se"] == pytest.approx((purity_of(after) - purity_of(before)) / se, rel=1e-9)
 
 
 def test_the_same_results_have_not_moved(tmp_path: Path, purity: Purity) -> None:
@@ -117,7 +124,7 @@ def test_the_same_results_have_not_moved(tmp_path: Path, purity: Purity) -> None
     assert "In what else" not in out
     # A folder with one result may stand against a suite that has it.
     assert purity(tmp_path / "a" / "job0", tmp_path / "b")[0] == 0
-    assert purity(tmp_path / "a" / "job0" / store.COUNTS, tmp_path / "b" / "job0")[0] == 0
+    assert purity(tmp_path / "a" / "job0" / store.STATES, tmp_path / "b" / "job0")[0] == 0
 
 
 def test_a_cell_moves_where_it_differs_by_more_than_the_tolerance(tmp_path: Path, purity: Purity) -> None:
@@ -135,7 +142,7 @@ def test_a_cell_moves_where_it_differs_by_more_than_the_tolerance(tmp_path: Path
     assert purity(tmp_path / "a", tmp_path / "b", "--tolerance", abs(moved))[0] == 0
     assert purity(tmp_path / "b", tmp_path / "a", "--tolerance", abs(moved))[0] == 0
     found = diff(tmp_path / "a", tmp_path / "b")
-    assert found.cells["status"].tolist() == ["", "moved"]
+    assert [row["status"] for row in found.cells] == ["", "moved"]
 
 
 @pytest.mark.parametrize(("old", "new", "code"), [(0, 1, 4), (1, 0, 4), (1, 1, 0), (0, 0, 0)])
@@ -157,10 +164,10 @@ def test_jobs_and_layers_that_vanish_and_appear(tmp_path: Path, purity: Purity) 
     assert code == 4
     assert "None of 2 cells moved by more than 0.005; 1 job vanished (two)." in out
     found = diff(tmp_path / "a", tmp_path / "b")
-    assert found.cells[["job", "status"]].to_numpy().tolist() == [
+    assert [[row["job"], row["status"]] for row in found.cells] == [
         ["one", ""], ["one", ""], ["three", "new"], ["three", "new"], ["two", "vanished"], ["two", "vanished"],
     ]  # fmt: skip
-    assert found.cells["difference"].isna().tolist() == [False, False, True, True, True, True]
+    assert [row["difference"] is None for row in found.cells] == [False, False, True, True, True, True]
     # What is only new is no regression.
     shutil.rmtree(tmp_path / "a" / "job1")
     assert purity(tmp_path / "a", tmp_path / "b")[0] == 0
@@ -184,16 +191,19 @@ def test_results_of_something_else_are_not_compared(field: str, tmp_path: Path, 
 
 def test_several_results_of_one_thing_are_told_apart_by_their_jobs(tmp_path: Path) -> None:
     few, many, half = (result(seed=n, job={"limit": n}) for n in (100, 400, 200))
-    old = pairs.find(save(tmp_path / "a", few, many))
+    old = stored.find(save(tmp_path / "a", few, many))
 
     def names(*new: Result) -> list[tuple[int | None, int | None]]:
-        found = pairs.find(save(tmp_path / f"b{len(list(tmp_path.iterdir()))}", *new))
-        return [tuple(one and one.result.job.limit for one in pair) for pair in pairs.match(old, found)]  # type: ignore[misc]
+        found = stored.find(save(tmp_path / f"b{len(list(tmp_path.iterdir()))}", *new))
+        return [tuple(one and one.result.job.limit for one in pair) for pair in view.match(old, found)]  # type: ignore[misc]
 
     assert names(many, few) == [(400, 400), (100, 100)]
     assert names(half, many) == [(400, 400), (100, 200)]
     assert names(many) == [(400, 400), (100, None)]
-    assert sorted(diff(tmp_path / "a", tmp_path / "a").cells["job"].unique()) == ["net limit 100", "net limit 400"]
+    assert sorted({row["job"] for row in diff(tmp_path / "a", tmp_path / "a").cells}) == [
+        "net limit 100",
+        "net limit 400",
+    ]
 
 
 def test_what_else_differs_is_named_once_for_all_jobs(tmp_path: Path, purity: Purity) -> None:
@@ -212,7 +222,7 @@ def test_what_else_differs_is_named_once_for_all_jobs(tmp_path: Path, purity: Pu
     )
     found = diff(tmp_path / "a", tmp_path / "b")
     assert not found.regressed
-    assert sorted(map(tuple, found.changes.to_numpy().tolist())) == [
+    assert sorted(tuple(change.values()) for change in found.changes) == [
         ("images skipped", "none", "1 (cat/3.jpg, ...)", "two"),
         ("limit", "none", "9", "two"),
         ("top1", "50.00 %", "48.12 %", "two"),
@@ -246,25 +256,65 @@ def test_formats_hold_the_same_cells(tmp_path: Path, purity: Purity) -> None:
     save(tmp_path / "b", with_counts(result("one"), silence))
     found = diff(tmp_path / "a", tmp_path / "b")
     code, out, err = purity(tmp_path / "a", tmp_path / "b", "--format", "csv")
-    assert (code, err.strip()) == (4, found.verdict())
-    read = pd.read_csv(io.StringIO(out), keep_default_na=False, na_values=["NaN"], float_precision="round_trip")
+    assert (code, err.splitlines()) == (4, [found.verdict(), found.caution()])
+    read = pd.read_csv(io.StringIO(out), keep_default_na=False, dtype=str)
     for name in ("old", "new", "difference", "se", "in_se"):
-        np.testing.assert_array_equal(read[name].astype(float), found.cells[name])
+        assert [value == "" for value in read[name]] == [row[name] is None for row in found.cells]
+        back = [float(value) for value in read[name] if value]
+        np.testing.assert_array_equal(back, [row[name] for row in found.cells if row[name] is not None])
     assert read["stage"].tolist() == ["", "C5", "", "C5"]
     assert read["status"].tolist() == ["", "moved", "vanished", "vanished"]
     code, out, _ = purity(tmp_path / "a", tmp_path / "b", "--format", "json")
     data = json.loads(out, parse_constant=pytest.fail)
     assert (code, data["regressed"], data["vanished"], len(data["cells"])) == (4, True, ["two"], 4)
     assert data["cells"][1]["new"] is None
-    assert data["cells"][0]["old"] == found.cells["old"][0]
+    assert data["cells"][0]["old"] == found.cells[0]["old"]
     _, out, _ = purity(tmp_path / "a", tmp_path / "b", "--format", "md")
     assert out.startswith("### Purity: regression\n\n1 of 2 cells moved")
-    (row,) = (line for line in out.splitlines() if "| moved" in line)
+    (row,) = (line for line in out.splitlines() if "| moved" in line and "layer4" in line)
     assert [part.strip() for part in row.split("|")[1:-1]] == [
-        "one", "C5", "layer4", f"{found.cells['old'][1]:.4f}", "NaN", "", "", "", "moved",
+        "one", "C5", "layer4", f"{found.cells[1]['old']:.4f}", "NaN", "NaN", "NaN", "NaN", "moved",
     ]  # fmt: skip
     _, out, _ = purity(tmp_path / "a", tmp_path / "a", "--format", "md")
     assert out.startswith("### Purity: no regression\n\nNone of 4 cells moved")
+
+
+def test_other_measures_move_by_a_share_of_their_value(tmp_path: Path, purity: Purity) -> None:
+    def measured(rankme: float) -> Result:
+        one = result()
+        return replace(one, layers=(one.layers[0], replace(one.layers[1], measures={"rankme": rankme})))
+
+    save(tmp_path / "a", measured(200.0))
+    for value, tolerance, moved in (
+        (201.0, 0.005, False),
+        (201.1, 0.005, True),
+        (math.nan, 1, True),
+        (100.0, 0.5, False),
+    ):
+        save(tmp_path / "b", measured(value))
+        found = diff(tmp_path / "a", tmp_path / "b", tolerance=tolerance)
+        (row,) = (row for row in found.cells if row["measure"] == "rankme")
+        assert (row["status"] == "moved", found.regressed, row["se"]) == (moved, moved, None)
+        assert len(found.cells) == 3
+    assert "| rankme " in purity(tmp_path / "a", tmp_path / "b", "--format", "md")[1]
+
+
+def test_readings_of_one_module_are_cells_of_their_own() -> None:
+    one = result()
+    block = replace(one.layers[1], reading="block")
+    both = replace(one, layers=(*one.layers, block))
+
+    def against(new: Result, old: Result = both) -> Diff:
+        return view.diff([Found(Path("old"), old)], [Found(Path("new"), new)])
+
+    found = against(with_counts(both, silence, layer=2))
+    assert [(row["row"], row["status"]) for row in found.cells] == [(None, ""), ("C5", ""), ("block:C5", "moved")]
+    assert [(row["row"], row["status"]) for row in found.averages] == [("Average", ""), ("block:Average", "moved")]
+    assert found.verdict() == "1 of 3 cells moved by more than 0.005."
+    assert against(one).verdict() == "None of 2 cells moved by more than 0.005; 1 layer vanished (net block:C5 layer4)."
+    # An activation may be called so, or nothing, as before there were readings.
+    said = replace(one, layers=(one.layers[0], replace(one.layers[1], reading="activation")))
+    assert not against(said, one).regressed
 
 
 def test_nights(tmp_path: Path, purity: Purity) -> None:
@@ -301,7 +351,7 @@ def test_two_nights_of_a_suite(tmp_path: Path, purity: Purity, monkeypatch: pyte
     weights = tmp_path / "mine.safetensors"
     shutil.copy(Path(str(resources.files("purity_cli") / "assets" / "tiny_vgg_10.safetensors")), weights)
     suite.write_text(f"""
-defaults: {{model: tiny_vgg_10, limit: 60, device: cpu}}
+defaults: {{model: tiny_vgg_10, dataset: digits, limit: 60, device: cpu}}
 models: [{{}}, {{weights: {weights}}}]
 """)
     for date, scored, moved in (("2024-04-30", 0, 0), ("2024-05-01", 0, 0), ("2024-05-02", 3, 4)):
@@ -318,7 +368,7 @@ models: [{{}}, {{weights: {weights}}}]
 
 def test_the_nightly_suite_is_one() -> None:
     tasks = suites.read(Path(__file__).resolve().parents[1] / "configs" / "nightly.yaml").tasks()
-    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["tiny_vgg_10"]
+    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["resnet13_cifar"]
     assert all(task.job.batch_size != "auto" for task in tasks)
 
 
@@ -326,7 +376,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, purity: Purity) -> None:
     good = save(tmp_path / "good", result())
     (tmp_path / "empty").mkdir()
     save(tmp_path / "twice", result(), result())
-    damaged = save(tmp_path / "damaged", result()) / "job0" / store.COUNTS
+    damaged = save(tmp_path / "damaged", result()) / "job0" / store.STATES
     damaged.write_bytes(damaged.read_bytes()[:100])
     for bad, words in (
         ("missing", "missing is not there: give a folder that `purity score` or `purity bench` has written"),
@@ -341,7 +391,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, purity: Purity) -> None:
             assert (code, out, err.count("\n")) == (1, "", 1)
     code, _, err = purity(good, good, "--threshold", 0.3)
     assert code == 1
-    assert "good/job0 has no counts at the threshold 0.3, only at 0.25, 0.5." in err
+    assert "good/job0: There are no counts of net at the threshold 0.3, only at 0.25, 0.5." in err
     assert purity("--nightly", tmp_path / "missing")[0] == 1
     for wrong in ((), (good,), (good, good, "--nightly", good), (good, good, "--tolerance", "-1")):
         assert purity(*wrong)[0] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_memory_that_runs_out_while_counting_counts_nothing_twice(monkeypatch: p
             raise torch.OutOfMemoryError("out of memory")
         return firings(*arguments)
 
-    monkeypatch.setattr("purity_cli.engine.firings", scarce)
+    monkeypatch.setattr("purity_cli.purity.firings", scarce)
     with engine(make_net(), 10) as run:
         run.run(blocks(batch, 10))
     assert run.batch_size == 5
@@ -198,6 +199,32 @@ def test_half_precision_stays_close() -> None:
             run.run(blocks(batch, 64))
         counts[precision] = run.counts("features.2").sum((0, 2)).double()
     assert torch.allclose(counts["bf16"], counts["fp32"], rtol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("before", ["ieee", "tf32", "none"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_process_says_of_float32_is_as_before_afterwards(
+    precision: str, before: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    outer = [backend.fp32_precision for backend in backends]
+    run = Engine(
+        make_net(largest=0 if fails else 100), ["features.2"], normalise=scale, thresholds=GRID, groups=4, device=CPU,
+        precision=precision, batch_size=4,
+    )  # fmt: skip
+    try:
+        for backend in backends:
+            backend.fp32_precision = before
+        during: list[list[str]] = []
+        with suppress(PurityError), run:
+            during.append([backend.fp32_precision for backend in backends])
+            run.run([images(4)])
+        assert during == [["ieee" if precision == "fp32" else "tf32"] * 2]
+        assert [backend.fp32_precision for backend in backends] == [before] * 2
+    finally:
+        for backend, value in zip(backends, outer, strict=True):
+            backend.fp32_precision = value
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])

@@ -22,11 +22,15 @@ from purity_cli import epochs, models, run, store
 from purity_cli.cli import run as run_command
 from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
-from purity_cli.epochs import Checkpoint, Measured, choice, table3
-from purity_cli.epochs.choice import Course
+from purity_cli.epochs import Snapshot
 from purity_cli.errors import PurityError
 from purity_cli.figures import curves, drawing
 from purity_cli.plan import Job
+from purity_cli.report import FORMATS
+from purity_cli.results import Result
+from purity_cli.views import cells, comparison
+from purity_cli.views import epochs as view
+from purity_cli.views.epochs import Course
 
 LIMIT = 40
 
@@ -46,7 +50,7 @@ def save(path: Path, seed: int, about: dict[str, Any] | None = None, model: str 
 
 def about(epoch: int, **changes: Any) -> dict[str, Any]:
     recipe = {"model": "bundled:tiny_vgg_10", "dataset": "digits"}
-    return {"model": "tiny_vgg_10", "epoch": epoch, "test_top1": 50.0 + epoch, "recipe": recipe} | changes
+    return {"model": "tiny_vgg_10", "epoch": epoch, "test_top1": 50.0 + epoch / 4, "recipe": recipe} | changes
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +63,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(folder: Path) -> list[Measured]:
+def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return epochs.score(found, Job(limit=LIMIT, thresholds=(0.2, 0.5)), workers=1, peers=("rankme",))
+    return epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",)),
+        tmp_path_factory.mktemp("scored"),
+        workers=1,
+    )
 
 
 def test_patterns_and_files_are_found_once(folder: Path) -> None:
     found = epochs.find([f"{folder}/net_epoch3.safetensors", f"{folder}/*.safetensors"])
     assert epochs.find([f"{folder}/*"]) == epochs.find([f"{folder}/*.safetensors"])
-    assert [path.name for path in found] == [f"net_epoch{epoch}.safetensors" for epoch in (3, 100, 20)]
+    assert [path.name for path in found] == [f"net_epoch{epoch}.safetensors" for epoch in (3, 20, 100)]
     with pytest.raises(PurityError, match=r"is a folder: give the weight files in it, e.g. '.*/\*.safetensors'"):
         epochs.find([str(folder)])
     with pytest.raises(PurityError, match=r"There is no checkpoint .*nothing\*: give weight files, or a pattern"):
@@ -128,21 +137,19 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
         epochs.number(paths, silent)
 
 
-def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Measured]) -> None:
-    assert [one.checkpoint.epoch for one in measured] == [3, 20, 100]
+def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result]) -> None:
+    assert [one.provenance["epoch"] for one in measured] == [3, 20, 100]
     for one in measured:
-        job = Job(limit=LIMIT, thresholds=(0.2, 0.5), weights=str(one.checkpoint.path))
+        job = one.job.model_copy(update={"metrics": ()})
         alone = run.score(run.resolve(job), workers=1)
-        assert one.result.job == job
-        assert one.result.top1 == alone.top1
-        assert one.result.weights == one.checkpoint.path.name
-        assert one.result.provenance["epoch"] == one.checkpoint.epoch
-        assert all(np.array_equal(a.counts, b.counts) for a, b in zip(one.result.layers, alone.layers, strict=True))
-    counts = [one.result.deepest.counts for one in measured]
+        assert one.top1 == alone.top1
+        assert one.weights == one.provenance["checkpoint"]
+        assert all(np.array_equal(a.counts, b.counts) for a, b in zip(one.layers, alone.layers, strict=True))
+    counts = [cells.deepest(one).counts for one in measured]
     assert not np.array_equal(counts[0], counts[1])
 
 
-def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     load = ArraySource.load
 
@@ -153,29 +160,64 @@ def test_pixels_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    epochs.score(found, Job(limit=10, batch_size=4), workers=1, progress=lambda *done: told.append(done))
+    epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4),
+        tmp_path / "out",
+        workers=1,
+        cache=tmp_path / "cache",
+        progress=lambda *done: told.append(done),
+    )
     # The first is opened for its size as well, whenever names are resolved.
     assert sorted(i for i in seen if i > 0) == list(range(1, 10))
     assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
 
 
+def test_a_course_that_was_ended_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4, metrics=("rankme",))
+
+    def stop(done: int, total: int) -> None:
+        if done >= 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        epochs.score(found, job, tmp_path / "out", workers=1, progress=stop)
+    (unfinished,) = (tmp_path / "out").glob("*/partial-*.safetensors")
+    assert unfinished.parent.name == "epoch020"
+    before = (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns
+    told: list[tuple[int, int]] = []
+    got = epochs.score(found, job, tmp_path / "out", workers=1, progress=lambda *done: told.append(done))
+    assert (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns == before
+    assert len(told) == 2 + 3
+    whole = epochs.score(found, job, tmp_path / "other", workers=1)
+    for one, other in zip(got, whole, strict=True):
+        for ours, theirs in zip(one.layers, other.layers, strict=True):
+            assert np.array_equal(ours.counts, theirs.counts)
+            assert ours.measures["rankme"] == pytest.approx(theirs.measures["rankme"], rel=1e-9)
+
+
 def test_another_architecture_and_a_damaged_file_are_one_sentence_before_any_work(folder: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "net_epoch200.safetensors", 0, model="tiny_vgg")
-    good = folder / "net_epoch3.safetensors"
+    good, job = folder / "net_epoch3.safetensors", Job(model="tiny_vgg_10", dataset="nowhere")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors does not fit tiny_vgg_10"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], job, tmp_path / "out", workers=1)
     other.write_bytes(b"no weights")
     with pytest.raises(PurityError, match=r"net_epoch200.safetensors cannot be read as safetensors"):
-        epochs.score([Checkpoint(good, 3), Checkpoint(other, 200)], Job(dataset="nowhere"), workers=1)
+        epochs.score([Snapshot(good, 3), Snapshot(other, 200)], job, tmp_path / "out", workers=1)
 
 
 def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> None:
     state = safetensors.torch.load_file(folder / "net_epoch3.safetensors")
     state["features.2.bias"][:] = float("nan")
     safetensors.torch.save_file(state, tmp_path / "net_epoch4.safetensors")
-    bad = Checkpoint(tmp_path / "net_epoch4.safetensors", 4)
-    with pytest.raises(PurityError, match=r"net_epoch4.safetensors: .*holds a NaN"):
-        epochs.score([Checkpoint(folder / "net_epoch3.safetensors", 3), bad], Job(limit=5), workers=1)
+    bad = Snapshot(tmp_path / "net_epoch4.safetensors", 4)
+    good = Snapshot(folder / "net_epoch3.safetensors", 3)
+    with pytest.raises(PurityError, match=r"holds a NaN .*weights: net_epoch4\.safetensors"):
+        epochs.score([good, bad], Job(model="tiny_vgg_10", dataset="digits", limit=5), tmp_path / "out", workers=1)
+    assert store.read(tmp_path / "out" / "epoch003").n_images == 5
 
 
 values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, max_size=12)
@@ -184,13 +226,13 @@ values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, 
 @given(values, st.integers(1, 4))
 def test_keeping_is_the_argmax_of_what_was_looked_at(given_values: list[float], patience: int) -> None:
     known = np.where(np.isnan(given_values), -1.0, given_values)
-    best, seen = choice.keep(given_values)
+    best, seen = view.keep(given_values)
     assert seen == len(known) - 1
     assert best == (None if known.max() < 0 else int(known.argmax()))
     # Stopped at the first place that lies `patience` behind the best until there.
     behind = [t - int(known[: t + 1].argmax()) if known[: t + 1].max() >= 0 else 0 for t in range(len(known))]
     stop = next((t for t, places in enumerate(behind) if places >= patience), len(known) - 1)
-    best, seen = choice.keep(given_values, patience)
+    best, seen = view.keep(given_values, patience)
     assert seen == stop
     assert best == (None if known[: stop + 1].max() < 0 else int(known[: stop + 1].argmax()))
 
@@ -202,7 +244,7 @@ def course(purity: list[float], accuracy: list[float], images: int = 200) -> Cou
 def test_choices_and_their_regret() -> None:
     nan = math.nan
     one = course([0.5, 0.7, 0.6, 0.65, 0.9], [40.0, 61.0, 72.5, 80.0, 79.0])
-    found = {each.rule: (each.epoch, each.seen, each.accuracy, each.regret) for each in choice.choices(one, 2)}
+    found = {each.rule: (each.epoch, each.seen, each.accuracy, each.regret) for each in view.choices(one, 2)}
     assert found == {
         "highest purity of C2": (20, 20, 79.0, 1.0),
         "purity of C2, patience 2": (2, 10, 61.0, 19.0),
@@ -210,77 +252,85 @@ def test_choices_and_their_regret() -> None:
         "accuracy, patience 2": (10, 20, 80.0, 0.0),
         "last checkpoint": (20, 20, 79.0, 1.0),
     }
-    said = choice.words(one, choice.choices(one, 2))
+    said = view.words(one, view.choices(one, 2))
     assert said[0] == "By highest purity of C2, epoch 20 is kept: 79.00 %, a regret of 1.00 points (2 of 200 images)."
     tau = stats.kendalltau(one.purity, one.accuracy)
     assert f"with accuracy: {tau.statistic:.3f}, two-sided p {tau.pvalue:.2g}, n = 5." in said[3]
     assert "One image is 0.5 points" in said[-1]
     silent_course = course([nan, nan, nan], [40.0, 50.0, 60.0])
-    assert choice.choices(silent_course, 2)[0].epoch is None
-    assert (
-        "no checkpoint can be kept: nothing fired" in choice.words(silent_course, choice.choices(silent_course, 2))[0]
-    )
-    assert all("nan" not in sentence for sentence in choice.words(silent_course, choice.choices(silent_course, 2)))
+    assert view.choices(silent_course, 2)[0].epoch is None
+    assert "no checkpoint can be kept: nothing fired" in view.words(silent_course, view.choices(silent_course, 2))[0]
+    assert all("nan" not in sentence for sentence in view.words(silent_course, view.choices(silent_course, 2)))
 
 
 def test_without_an_accuracy_there_is_a_choice_and_no_regret() -> None:
     one = course([0.5, 0.7, 0.6], [40.0, math.nan, 60.0])
-    found = choice.choices(one, 2)
+    found = view.choices(one, 2)
     assert [(each.rule, each.epoch, each.regret) for each in found] == [
         ("highest purity of C2", 2, None),
         ("purity of C2, patience 2", 2, None),
         ("last checkpoint", 5, None),
     ]
-    said = choice.words(one, found)
+    said = view.words(one, found)
     assert said[0] == "By highest purity of C2, epoch 2 is kept."
     assert "with accuracy: none, for 2 checkpoints have both." in said[3]
     assert "nan" not in " ".join(said)
 
 
-def test_the_table_is_the_papers_with_the_other_layers_behind(measured: list[Measured]) -> None:
-    rows = table3.frame(measured, 0.2)
-    assert rows["epoch"].tolist() == [3, 3, 20, 20, 100, 100]
-    last = rows[rows["stage"] == "C2"]
-    shown = table3.layout(measured, 0.2)
-    assert list(shown.columns[:7]) == ["model", "epoch", "accuracy", "purity", "se", "C1", "Average"]
-    assert "rankme" in shown.columns
-    assert shown["purity"].tolist() == [f"{value:.3f}" for value in last["purity"]]
-    assert shown["accuracy"].tolist() == [f"{one.result.top1:.2f}" for one in measured]
-    assert not any(name.startswith("paper") for name in shown.columns)
+def test_the_table_is_the_papers_with_the_other_layers_behind(measured: list[Result]) -> None:
+    report = view.epochs(measured, 0.2)
+    rows = report.main.rows
+    assert [row["epoch"] for row in rows] == [3, 3, 20, 20, 100, 100]
+    assert [row["checkpoint"] for row in rows[::2]] == [one.provenance["checkpoint"] for one in measured]
+    (shown,) = (table for table in report.tables if table.key == "layout")
+    assert [column.heading for column in shown.shown][:6] == ["epoch", "accuracy", "purity", "se", "C1", "Average"]
+    assert "rankme" in [column.heading for column in shown.shown]
+    assert [row["purity"] for row in shown.rows] == [row["purity"] for row in rows if row["stage"] == "C2"]
+    assert [row["top1"] for row in shown.rows] == [one.top1 for one in measured]
+    assert not any(column.heading.startswith("paper") for column in shown.columns)
 
 
-def test_beside_the_papers_networks_stand_the_papers_values(measured: list[Measured]) -> None:
+def test_beside_the_papers_networks_stand_the_papers_values(measured: list[Result]) -> None:
     named = [
-        Measured(
-            replace(one.checkpoint, epoch=epoch),
-            replace(one.result, model="tiny_vgg", dataset="cifar10-jpeg"),
-        )
+        replace(one, model="tiny_vgg", dataset="cifar10-jpeg", provenance={**one.provenance, "epoch": epoch})
         for one, epoch in zip(measured, (5, 10, 100), strict=True)
     ]
-    shown = table3.layout(named, 0.2)
-    assert shown["paper accuracy"].tolist() == ["", "81.25", "87.50"]
-    assert shown["paper purity"].tolist() == ["", "0.713", "0.835"]
-    theirs = table3.paper(named)
-    assert theirs is not None
-    assert theirs["epoch"].tolist() == [10, 20, 50, 100]
-    assert table3.paper([Measured(named[0].checkpoint, replace(named[0].result, source="file"))]) is None
+    report = view.epochs(named, 0.2)
+    (shown,) = (table for table in report.tables if table.key == "layout")
+    assert [(row["paper_top1"], row["paper"]) for row in shown.rows] == [(None, None), (81.25, 0.713), (87.5, 0.835)]
+    assert list(view.paper(named)) == [10, 20, 50, 100]
+    assert comparison.ABOUT["table3"] in report.notes
+    assert "The paper's values are of CIFAR-10 as it was published, these of cifar10-jpeg." in report.notes
+    assert view.paper([replace(one, dataset="digits") for one in named]) == {}
 
 
-def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured: list[Measured]) -> None:
-    def with_counts(one: Measured, first: int, second: int) -> Measured:
+def test_results_that_are_no_course_are_refused(measured: list[Result]) -> None:
+    one, other, _ = measured
+    with pytest.raises(PurityError, match="are both of epoch 3: give one training"):
+        view.epochs([one, one], 0.2)
+    with pytest.raises(PurityError, match="tiny_vgg_10 and b are not of one network"):
+        view.epochs([one, replace(other, model="b")], 0.2)
+    unknown = replace(one, provenance={}, job=one.job.model_copy(update={"weights": "default"}))
+    with pytest.raises(PurityError, match="is of no known epoch: leave it out"):
+        view.epochs([unknown, other], 0.2)
+
+
+def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured: list[Result]) -> None:
+    def with_counts(one: Result, first: int, second: int) -> Result:
         layers = tuple(
             replace(layer, counts=np.full_like(layer.counts, 0) + (np.arange(layer.channels) < firing))
-            for layer, firing in zip(one.result.layers, (first, second), strict=True)
+            for layer, firing in zip(one.layers, (first, second), strict=True)
         )
-        return Measured(one.checkpoint, replace(one.result, layers=layers))
+        return replace(one, layers=layers)
 
     # 20 groups with one firing for each channel that fires: N = 20 times their number, against 5 c = 50.
-    changed = [with_counts(measured[0], 0, 2), with_counts(measured[1], 0, 3), with_counts(measured[2], 2, 9)]
-    said = table3.sentences(changed, 0.2, choice.choices(table3.course(changed, 0.2), 3))
-    assert said[-2:] == [
-        "Nothing fired, so that F is NaN: C1 at epochs 3, 20.",
-        "F is biased low, for N < 5 c: C2 at epoch 3; C1 at epoch 100.",
-    ]
+    three = measured
+    changed = [with_counts(three[0], 0, 2), with_counts(three[1], 0, 3), with_counts(three[2], 2, 9)]
+    report = view.epochs(changed, 0.2)
+    assert "Nothing fires at any threshold, so that F is NaN: epoch 3: C1; epoch 20: C1." in report.notes
+    assert "N < 5 c where a * stands, so that F is biased low: epoch 3: C2; epoch 100: C1." in report.notes
+    (shown,) = (table for table in report.tables if table.key == "layout")
+    assert shown.marks == {(0, "purity"): "starved", (2, "C1"): "starved"}
 
 
 @pytest.fixture(scope="module")
@@ -292,43 +342,51 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_accuracies_that_cannot_be_measured_come_from_the_training(folder: Path, unlabelled: Path) -> None:
+def test_accuracies_that_cannot_be_measured_come_from_the_training(
+    folder: Path, unlabelled: Path, tmp_path: Path
+) -> None:
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    scored = epochs.score(found, Job(dataset=str(unlabelled), thresholds=(0.2,)), workers=1)
-    assert [one.accuracy for one in scored] == [53.0, 70.0, 150.0]
-    assert table3.notes(scored)[0].startswith("Accuracies are those that the training recorded")
+    scored = epochs.score(
+        found,
+        Job(model="tiny_vgg_10", dataset=str(unlabelled), thresholds=(0.2,)),
+        tmp_path / "out",
+        threshold=0.2,
+        workers=1,
+    )
+    assert [view.accuracy(one) for one in scored] == [50.75, 55.0, 75.0]
+    assert any(
+        note.startswith("Accuracies are those that the training recorded") for note in view.epochs(scored, 0.2).notes
+    )
     # One without: said by name, and nothing is NaN.
-    scored[1] = Measured(replace(scored[1].checkpoint, about={}), scored[1].result)
-    picked = choice.choices(table3.course(scored, 0.2), 3)
-    said = table3.sentences(scored, 0.2, picked)
-    assert said[0].startswith("No regret can be said, for net_epoch20.safetensors has no accuracy: ")
-    text = table3.to_markdown(scored, 0.2, picked)
-    assert "nan" not in text.lower()
-    assert json.loads(table3.to_json(scored, 0.2, picked))["choices"][0]["regret"] is None
+    scored[1] = replace(scored[1], provenance={**scored[1].provenance, "recorded": {}})
+    report = view.epochs(scored, 0.2)
+    assert report.notes[0].startswith("No regret can be said, for net_epoch20.safetensors has no accuracy: ")
+    assert "nan" not in FORMATS["md"](report).lower()
+    assert json.loads(FORMATS["json"](report))["choices"][0]["regret"] is None
 
 
-def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Measured]) -> None:
+def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Result]) -> None:
     one = measured[0]
-    recipe = {"test_fingerprint": one.result.provenance["dataset_fingerprint"], "test_images": LIMIT}
-    assert not one.disagrees
-    top1 = one.result.top1
+    recipe = {"test_fingerprint": one.provenance["dataset_fingerprint"], "test_images": LIMIT}
+    assert not view.disagrees(one)
+    top1 = one.top1
     assert top1 is not None
     for recorded, told in ((top1, False), (top1 + 0.4, False), (top1 + 3, True)):
-        checkpoint = replace(one.checkpoint, about=about(3, test_top1=recorded, recipe=recipe))
-        assert Measured(checkpoint, one.result).disagrees is told
-    assert "the pixels may not be those of its training" in table3.notes([Measured(checkpoint, one.result)])[0]
+        said = Snapshot(Path("x"), 3, about(3, test_top1=recorded, recipe=recipe)).provenance()
+        result = replace(one, provenance={**one.provenance, **said})
+        assert view.disagrees(result) is told
+    assert "the pixels may not be those of its training" in view.epochs([result], 0.2).notes[0]
 
 
-def test_the_curve_is_drawn_from_the_rows(measured: list[Measured]) -> None:
-    rows = table3.frame(measured, 0.2)
-    picked = choice.choices(table3.course(measured, 0.2), 3)
-    paper = pd.DataFrame({"epoch": [10], "top1": [80.0], "purity": [0.7]})
-    left, right = curves.training_curve(rows, [each for each in picked if each.rule.startswith("highest")], paper).axes
+def test_the_curve_is_drawn_from_the_rows(measured: list[Result]) -> None:
+    named = [replace(one, model="tiny_vgg", dataset="cifar10") for one in measured]
+    report = view.epochs(named, 0.2)
+    left, right = curves.training_curve(named, 0.2, report).axes
     lines = {line.get_label(): line for line in (*left.lines, *right.lines)}
-    last = rows[rows["stage"] == "C2"]
-    assert np.asarray(lines["C2"].get_ydata()).tolist() == last["purity"].tolist()
+    last = [row["purity"] for row in report.main.rows if row["stage"] == "C2"]
+    assert np.asarray(lines["C2"].get_ydata()).tolist() == last
     assert np.asarray(lines["accuracy"].get_xdata()).tolist() == [3, 20, 100]
-    assert np.asarray(lines["paper, last layer"].get_ydata()).tolist() == [0.7]
+    assert np.asarray(lines["paper, last layer"].get_ydata()).tolist() == [0.713, 0.756, 0.823, 0.835]
     assert sum(str(name).startswith("highest") for name in lines) == 2
     assert left.get_xscale() == "log"
 
@@ -359,7 +417,8 @@ def test_the_command_needs_no_more_than_a_pattern(
     stored = store.read(tmp_path / "epoch020")
     assert stored.provenance["epoch"] == 20
     assert stored.provenance["command"].startswith("purity epochs")
-    assert (tmp_path / "epochs.csv").read_text() == table3.to_csv(_again(tmp_path, folder), 0.2)
+    again = [store.read(tmp_path / f"epoch{epoch:03}") for epoch in (100, 3, 20)]
+    assert (tmp_path / "epochs.csv").read_text() == FORMATS["csv"](view.epochs(again, 0.2))
     if layout == "csv":
         assert pd.read_csv(io.StringIO(out))["epoch"].tolist() == [3, 3, 20, 20, 100, 100]
     elif layout == "json":
@@ -368,11 +427,6 @@ def test_the_command_needs_no_more_than_a_pattern(
         assert "highest purity of C2" in out
     if layout == "md":
         assert (tmp_path / "epochs.md").read_text().startswith(out)
-
-
-def _again(results: Path, folder: Path) -> list[Measured]:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
-    return [Measured(one, store.read(results / f"epoch{one.epoch:03}")) for one in found]
 
 
 def test_what_the_command_cannot_know_it_asks_for(

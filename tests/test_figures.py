@@ -20,11 +20,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
-from purity_cli import figures, tables
 from purity_cli.errors import PurityError
-from purity_cli.figures import drawing
+from purity_cli.figures import charts, drawing
 from purity_cli.plan import DEFAULT_GRID
 from purity_cli.results import Layer, Result
+from purity_cli.views import cells
 from tests import made, oracle
 
 
@@ -54,8 +54,17 @@ def xy(line: Line2D) -> tuple[list[float], list[float]]:
     return np.asarray(line.get_xdata(), float).tolist(), np.asarray(line.get_ydata(), float).tolist()
 
 
+def filled(ax: Axes) -> list[Line2D]:
+    """The lines without the markers that are hollow."""
+    return [line for line in ax.lines if line.get_label() != "_low"]
+
+
+def hollow_points(ax: Axes) -> list[tuple[float, float]]:
+    return [point for line in ax.lines if line.get_label() == "_low" for point in zip(*xy(line), strict=True)]
+
+
 def rows_at(results: list[Result], threshold: float = 0.5) -> pd.DataFrame:
-    return tables.at(tables.frame(results), threshold)
+    return cells.frame(results, threshold)
 
 
 def words(figure: Figure) -> Iterator[Text]:
@@ -83,9 +92,9 @@ def nothing_overlaps(figure: Figure) -> None:
 
 def test_a_sweep_draws_the_oracles_purity_with_one_standard_error_and_leaves_out_what_never_fires() -> None:
     net = made.result("net", [*made.stages(3, silent=(2,)), made.layer("conv9", seed=9)])
-    (ax,) = figures.threshold_sweep(tables.frame([net])).axes
+    (ax,) = charts.threshold_sweep(cells.frame([net])).axes
     names = ("C1 (layer1)", "C2 (layer2)", "C3 (layer3)", "conv9")
-    for layer, name, line, band, label in zip(net.layers, names, ax.lines, ax.collections, legend(ax), strict=True):
+    for layer, name, line, band, label in zip(net.layers, names, filled(ax), ax.collections, legend(ax), strict=True):
         points = expected(layer)
         assert xy(line)[0] == list(points)
         assert xy(line)[1] == pytest.approx(list(points.values()), abs=1e-12)
@@ -98,27 +107,71 @@ def test_a_sweep_draws_the_oracles_purity_with_one_standard_error_and_leaves_out
             at_half = sorted(corners[corners[:, 0] == 0.5, 1])
             se = jackknife_se(layer, 0.5)
             assert at_half == pytest.approx([points[0.5] - se, points[0.5] + se], abs=1e-12)
+    fired = {t: f for one in net.layers for t, f in expected(one).items() if _n(one, t) < 5 * 24}
+    assert fired
+    assert {t for t, _ in hollow_points(ax)} == set(fired)
+    assert len(hollow_points(ax)) == sum(_n(one, t) < 5 * 24 for one in net.layers for t in expected(one))
+
+
+def _n(layer: Layer, t: float) -> int:
+    """N at a threshold."""
+    return int(layer.counts[:, DEFAULT_GRID.index(t)].sum())
+
+
+def test_error_bars_stop_at_0_and_1() -> None:
+    counts = np.zeros((20, len(DEFAULT_GRID), 24), dtype=np.int64)
+    counts[0, :, 0], counts[1, :, 1] = 1, 1  # two images decide: F has a large error
+    wide = made.result("wide", [Layer("x", "C1", 24, 7, 7, counts)])
+    (row,) = cells.rows([wide], 0.5)
+    assert row["purity"] - 1.96 * row["se"] < 0
+    (ax,) = charts.stage_curve(rows_at([wide])).axes
+    (drawn,) = ax.containers
+    assert isinstance(drawn, ErrorbarContainer)
+    (bars,) = drawn.lines[2]
+    low, high = bars.get_segments()[0][:, 1]
+    assert low == pytest.approx(0)
+    assert high == pytest.approx(min(1, row["purity"] + 1.96 * row["se"]))
+    assert drawing.within([0.5, 0.9, np.nan], [0.1, 0.3, np.nan]).tolist() == [
+        [0.1, 0.3, 0],
+        pytest.approx([0.1, 0.1, 0]),
+    ]
+
+
+def test_what_is_biased_low_is_hollow_or_hatched_and_the_caption_says_so() -> None:
+    results = [made.result("a", [made.layer("x", "C1", n=12)]), made.result("b", made.stages(1))]
+    rows = rows_at(results, 0.3)
+    assert rows["starved"].tolist() == [True, False]
+    (ax,) = charts.stage_curve(rows).axes
+    assert hollow_points(ax) == [(0.0, rows["purity"][0])]
+    figure = charts.heatmap(rows)
+    (patch,) = figure.axes[0].patches
+    assert (patch.get_hatch(), patch.get_path().get_extents(patch.get_patch_transform()).bounds) == (
+        "////", (-0.5, -0.5, 1, 1),
+    )  # fmt: skip
+    assert "hatched: N < 5 c" in figure.get_supxlabel()
+    assert "hatched" not in charts.heatmap(rows_at(results[1:], 0.3)).get_supxlabel()
+    assert hollow_points(charts.against_accuracy(rows).axes[0]) == [(70.0, rows["purity"][0])]
 
 
 def test_a_layer_of_one_channel_is_not_called_silent() -> None:
     counts = np.ones((20, len(DEFAULT_GRID), 1), dtype=np.int64)
-    (ax,) = figures.threshold_sweep(tables.frame([made.result("net", [Layer("x", None, 1, 7, 7, counts)])])).axes
+    (ax,) = charts.threshold_sweep(cells.frame([made.result("net", [Layer("x", None, 1, 7, 7, counts)])])).axes
     assert legend(ax) == ["x, one channel and so no F"]
 
 
 def test_every_result_has_its_panel_and_every_line_its_own_look() -> None:
     results = [made.result(name, made.long_names(12)) for name in ("a", "b", "c")]
-    axes = figures.threshold_sweep(tables.frame(results)).axes
+    axes = charts.threshold_sweep(cells.frame(results)).axes
     assert [ax.get_title() for ax in axes] == ["a", "b", "c"]
-    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes[0].lines}
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in filled(axes[0])}
     assert len(looks) == 12
-    in_grey = {(line.get_linestyle(), line.get_marker()) for line in axes[0].lines}
+    in_grey = {(line.get_linestyle(), line.get_marker()) for line in filled(axes[0])}
     assert len(in_grey) == 12
 
 
 def test_a_stage_curve_has_95_percent_intervals_and_a_gap_where_nothing_fires() -> None:
     results = [made.result("a", made.stages(5, silent=(3,))), made.result("_b", made.stages(3, seed=1))]
-    (ax,) = figures.stage_curve(rows_at(results, 0.3)).axes
+    (ax,) = charts.stage_curve(rows_at(results, 0.3)).axes
     for result, drawn in zip(results, ax.containers, strict=True):
         assert isinstance(drawn, ErrorbarContainer)
         line, _, (bars,) = drawn.lines
@@ -140,7 +193,7 @@ def test_a_stage_curve_has_95_percent_intervals_and_a_gap_where_nothing_fires() 
 def test_stages_of_several_results_keep_each_ones_order() -> None:
     first = made.result("a", [made.layer("conv1"), *made.stages(2), made.layer("head")])
     second = made.result("b", [*made.stages(4), made.layer("head")])
-    (ax,) = figures.stage_curve(rows_at([first, second], 0.3)).axes
+    (ax,) = charts.stage_curve(rows_at([first, second], 0.3)).axes
     names = [text.get_text() for text in ax.get_xticklabels()]
     assert sorted(names) == ["C1", "C2", "C3", "C4", "conv1", "head"]
     for order in (["conv1", "C1", "C2", "head"], ["C1", "C2", "C3", "C4"]):
@@ -149,7 +202,7 @@ def test_stages_of_several_results_keep_each_ones_order() -> None:
 
 def test_a_heatmap_holds_the_purities_a_dash_where_nothing_fires_and_nothing_where_there_is_no_stage() -> None:
     results = [made.result("a", made.stages(3, silent=(2,))), made.result("b", made.stages(2, seed=1))]
-    ax = figures.heatmap(rows_at(results, 0.3)).axes[0]
+    ax = charts.heatmap(rows_at(results, 0.3)).axes[0]
     (drawn,) = ax.images
     f = [[expected(layer).get(0.3, np.nan) for layer in result.layers] for result in results]
     assert np.ma.filled(np.ma.asarray(drawn.get_array()), np.nan) == pytest.approx(
@@ -171,7 +224,7 @@ def test_shades_of_the_heatmap_grow_evenly_lighter() -> None:
 def test_purity_against_accuracy_has_the_least_squares_line() -> None:
     results = [made.result(f"net{i}", made.stages(1, seed=i), top1=60.0 + i * i) for i in range(6)]
     rows = rows_at(results, 0.3)
-    (ax,) = figures.against_accuracy(rows, "r = 1").axes
+    (ax,) = charts.against_accuracy(rows).axes
     x = [result.top1 for result in results]
     y = [expected(result.layers[0])[0.3] for result in results]
     points, line = ax.lines[0], ax.lines[-1]
@@ -180,15 +233,17 @@ def test_purity_against_accuracy_has_the_least_squares_line() -> None:
     fit = scipy.stats.linregress(x, y)
     assert xy(line)[1] == pytest.approx([fit.intercept + fit.slope * end for end in (60, 85)])
     assert {text.get_text() for text in ax.texts} == {result.model for result in results}
-    assert legend(ax) == ["least squares", "last layer; r = 1"]
+    r = scipy.stats.pearsonr(x, y).statistic
+    assert legend(ax)[0] == "least squares"
+    assert legend(ax)[1].startswith(f"last layer; Pearson's r = {r:.2f}, 95 % interval ")
     assert ax.get_xlabel() == "top-1 accuracy / %"
 
 
 @pytest.mark.parametrize("accuracies", [(70, 70, 70), (60, 70)])
 def test_equal_accuracies_or_two_results_give_points_without_a_line(accuracies: tuple[float, ...]) -> None:
     results = [made.result(f"net{i}", made.stages(1, seed=i), top1=top1) for i, top1 in enumerate(accuracies)]
-    (ax,) = figures.against_accuracy(rows_at(results), "n = 2").axes
-    assert legend(ax) == ["last layer; n = 2"]
+    (ax,) = charts.against_accuracy(rows_at(results)).axes
+    assert legend(ax) == [f"last layer; n = {len(results)}, too few or too alike to correlate"]
 
 
 MODELS = ("alexnet", "vgg16", "resnet50", "legacy_senet154", "tf_efficientnetv2_s.in21k_ft_in1k", "_private$net$") * 2
@@ -198,36 +253,37 @@ MODELS = ("alexnet", "vgg16", "resnet50", "legacy_senet154", "tf_efficientnetv2_
 @pytest.mark.parametrize("kind", ["sweep", "stages", "heatmap", "accuracy"])
 def test_nothing_overlaps_with_1_to_12_layers_or_models_of_long_names(kind: str, k: int) -> None:
     if kind == "sweep":
-        figure = figures.threshold_sweep(tables.frame([made.result(MODELS[4], made.long_names(k))]))
+        figure = charts.threshold_sweep(cells.frame([made.result(MODELS[4], made.long_names(k))]))
     elif kind == "accuracy":
         results = [
-            made.result(f"{name}{i}", made.stages(1, seed=i), top1=70 + 0.7 * i) for i, name in enumerate(MODELS[:k])
+            made.result(f"{name}{i}", made.stages(1, seed=i), top1=70 + 0.7 * i)
+            for i, name in enumerate(MODELS[: max(2, k)])
         ]
-        figure = figures.against_accuracy(rows_at(results, 0.3), "Pearson's r = 0.93, n = 12")
+        figure = charts.against_accuracy(rows_at(results, 0.3))
     else:
-        draw = figures.stage_curve if kind == "stages" else figures.heatmap
+        draw = charts.stage_curve if kind == "stages" else charts.heatmap
         results = [made.result(f"{name}{i}", made.long_names(k)) for i, name in enumerate(MODELS)]
         figure = draw(rows_at(results, 0.3))
     nothing_overlaps(figure)
 
 
-@pytest.mark.parametrize("draw", [figures.threshold_sweep, figures.stage_curve, figures.heatmap])
+@pytest.mark.parametrize("draw", [charts.threshold_sweep, charts.stage_curve, charts.heatmap])
 def test_a_model_of_which_nothing_fires_still_gives_a_figure(draw: object, tmp_path: Path) -> None:
-    rows = tables.frame([made.result("net", made.stages(2, silent=(1, 2)))])
-    figure = draw(rows if draw is figures.threshold_sweep else tables.at(rows, 0.5))  # type: ignore[operator]
+    rows = cells.frame([made.result("net", made.stages(2, silent=(1, 2)))])
+    figure = draw(rows if draw is charts.threshold_sweep else rows[rows["threshold"] == 0.5])  # type: ignore[operator]
     assert len(drawing.save(figure, tmp_path / "figure")) == 2
 
 
-@pytest.mark.parametrize("draw", [figures.threshold_sweep, figures.stage_curve, figures.heatmap])
+@pytest.mark.parametrize("draw", [charts.threshold_sweep, charts.stage_curve, charts.heatmap])
 def test_the_caption_says_images_and_how_many(draw: object) -> None:
-    rows = tables.frame([made.result("net", made.stages(2))])
-    figure = draw(rows if draw is figures.threshold_sweep else tables.at(rows, 0.5))  # type: ignore[operator]
+    rows = cells.frame([made.result("net", made.stages(2))])
+    figure = draw(rows if draw is charts.threshold_sweep else rows[rows["threshold"] == 0.5])  # type: ignore[operator]
     assert "photos, n = 400 images" in figure.get_supxlabel()
 
 
 def test_without_an_ending_a_figure_is_png_and_svg_and_the_same_each_time(tmp_path: Path) -> None:
     rows = rows_at([made.result("_private$net$", made.stages(3))])
-    files = [drawing.save(figures.stage_curve(rows), tmp_path / name / "f") for name in ("a", "b")]
+    files = [drawing.save(charts.stage_curve(rows), tmp_path / name / "f") for name in ("a", "b")]
     assert [file.name for file in files[0]] == ["f.png", "f.svg"]
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -242,7 +298,7 @@ def test_without_an_ending_a_figure_is_png_and_svg_and_the_same_each_time(tmp_pa
 
 def test_with_an_ending_a_figure_is_that_file_alone(tmp_path: Path) -> None:
     for ending in ("png", "svg", "pdf"):
-        drawing.save(figures.stage_curve(rows_at([made.result("net", made.stages(2))])), tmp_path / f"f.{ending}")
+        drawing.save(charts.stage_curve(rows_at([made.result("net", made.stages(2))])), tmp_path / f"f.{ending}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "f.svg"]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from purity_cli import run, store, tables
+from purity_cli import run, store
 from purity_cli.cli.options import cores
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from purity_cli.views import cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -25,14 +26,14 @@ def assert_agrees(result: Result, golden: dict[str, Any]) -> None:
     """Within SPEC's tolerances, for every layer that both have, at all nine thresholds."""
     assert result.n_images == golden["n"]
     assert result.top1 == pytest.approx(golden["top1"], abs=0.1)
-    rows = tables.frame([result])
+    rows = cells.frame([result])
     common = [layer for layer in result.layers if layer.module in golden["layers"]]
     assert common
     for layer in common:
         expected = golden["layers"][layer.module]
         assert [layer.channels, layer.height, layer.width] == expected["shape"]
         for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-            (row,) = tables.at(rows[rows["layer"] == layer.module], threshold).to_dict("records")
+            (row,) = rows[(rows["label"] == layer.name) & (rows["threshold"] == threshold)].to_dict("records")
             purity, fired = expected["purity"][str(threshold)], expected["activations"][str(threshold)]
             where = f"{layer.module} at {threshold}"
             assert row["activations"] == pytest.approx(fired, abs=max(2, 0.005 * fired)), where

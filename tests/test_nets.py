@@ -13,7 +13,8 @@ from torch import nn
 from purity_cli import nets
 from purity_cli.stages import layers
 
-NETWORKS = (nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
+NETWORKS = (nets.resnet13_cifar, nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
+RELUS = {nets.resnet13_cifar: 12, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
 Build = Callable[..., nn.Module]
 
 
@@ -28,16 +29,16 @@ def weights(net: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_gives_logits_for_as_many_classes_as_asked(build: Build) -> None:
-    pictures = torch.rand(2, 3, 32, 32)
-    assert build().eval()(pictures).shape == (2, 10)
-    assert build(num_classes=3).eval()(pictures).shape == (2, 3)
+    images = torch.rand(2, 3, 32, 32)
+    assert build().eval()(images).shape == (2, 10)
+    assert build(num_classes=3).eval()(images).shape == (2, 3)
 
 
 @pytest.mark.parametrize("build", NETWORKS)
 def test_every_relu_runs_once_and_can_be_tapped(build: Build) -> None:
     net = build().eval()
     relus = [layer for layer in layers(net, "bundled", "net", (32, 32)) if layer.kind == "ReLU"]
-    assert len(relus) == (17 if build is nets.resnet18_cifar else 4)
+    assert len(relus) == RELUS[build]
     assert [(layer.calls, layer.problem) for layer in relus] == [(1, None)] * len(relus)
 
 
@@ -51,8 +52,30 @@ def test_resnet18_is_torchvisions_with_a_stem_for_small_pictures() -> None:
                 assert tensor is not None
                 nn.init.uniform_(tensor, 0.5, 1.5)
     other.load_state_dict(net.state_dict())
-    pictures = torch.rand(4, 3, 32, 32)
-    torch.testing.assert_close(net(pictures), other.eval()(pictures), rtol=0, atol=0)
+    images = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(net(images), other.eval()(images), rtol=0, atol=0)
+
+
+def test_resnet13_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
+    net = nets.resnet13_cifar().eval()
+    found = {
+        layer.stage: (layer.module, layer.shape) for layer in layers(net, "bundled", "net", (32, 32)) if layer.stage
+    }
+    assert found == {
+        "C1": ("layer1", (32, 16, 16)), "C2": ("layer2", (64, 8, 8)),
+        "C3": ("layer3", (80, 4, 4)), "C4": ("layer4", (96, 2, 2)),
+    }  # fmt: skip
+    widths = (3, 32, 64, 80, 96)
+    convolutions = sum(9 * (a * b + 2 * b * b) + 3 * 2 * b for a, b in pairwise(widths))
+    assert sum(p.numel() for p in net.parameters()) == convolutions + 96 * 10 + 10
+    images = torch.rand(4, 3, 32, 32)
+    expected = images
+    for number in range(1, 5):
+        stage = net.get_submodule(f"layer{number}")
+        convolution, norm = stage[0], stage[1]  # type: ignore[index]
+        rectified = norm(nn.functional.conv2d(expected, convolution.weight, padding=1)).relu()
+        expected = nn.functional.max_pool2d(rectified, 3, 2, 1)
+    torch.testing.assert_close(net(images), net.get_submodule("fc")(expected.mean((2, 3))))
 
 
 def test_tiny_vgg_has_the_layers_of_the_spec() -> None:

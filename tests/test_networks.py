@@ -309,8 +309,8 @@ def test_extra_state_counts_for_the_identity_and_is_loaded(here: Path) -> None:
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
     torch.save(load("net.py:make").module.state_dict(), here / "w.pth")
     assert same_counts(scored("net.py:make", weights="w.pth"), scored("plain.py:make"))
-    hashes = {run.resolve(Job.of(model=f"net.py:{name}", dataset="images", layers=("conv1",))).inputs["network_sha256"]
-              for name in ("make", "negative")}  # fmt: skip
+    jobs = [Job.of(model=f"net.py:{name}", dataset="images", layers=("conv1",)) for name in ("make", "negative")]
+    hashes = {run.resolve(job).identity["network_sha256"] for job in jobs}
     assert len(hashes) == 2
     torch.save(load("net.py:negative").module.state_dict(), here / "bad.pth")
     with pytest.raises(PurityError, match=r"does not take bad\.pth \(ValueError: a negative scale\)"):
@@ -691,7 +691,7 @@ def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> Non
 def test_a_helper_s_content_is_part_of_a_job_s_identity(here: Path) -> None:
     def identity() -> object:
         plan = run.resolve(Job.of(model="net.py:make", dataset="images", layers=("conv1",)))
-        return plan.inputs["network_sha256"]
+        return plan.identity["network_sha256"]
 
     (here / "late.py").write_text("def act(x): return x\n")
     write(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,17 @@ def test_leaving_early_stops_the_threads_and_never_decodes_far_ahead() -> None:
     assert source.loaded <= 4 * (AHEAD + 2)
 
 
+@pytest.mark.parametrize("taken", [1, 2, 5])
+def test_two_blocks_and_no_more_are_decoded_ahead(taken: int) -> None:
+    source = Noise(400)
+    with ThreadPoolExecutor(2) as pool:
+        stream = blocks(source, range(400), pool=pool).blocks()
+        for _ in range(taken):
+            next(stream)
+        # Leaving the pool waits for all that it was given.
+    assert source.loaded == 4 * (taken + 2)
+
+
 def test_leaving_early_waits_for_no_thread() -> None:
     """The garbage collector may do the leaving, in the middle of what another thread needs to end."""
     go_on = threading.Event()
@@ -200,6 +212,8 @@ def test_a_part_resized_alone_is_the_part_of_the_whole(interpolation: str, monke
 
 LONG = """
 import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+
 from PIL import Image
 from purity_cli.datasets import open_dataset
 from purity_cli.pixels import Pixels

@@ -42,7 +42,7 @@ def torchrun(processes: int, *arguments: str, folder: Path, timeout: float = 300
 
 def results(folder: Path) -> dict[str, Result]:
     found = {}
-    for path in folder.glob(f"*/{store.COUNTS}"):
+    for path in folder.glob(f"*/{store.STATES}"):
         result = store.read(path.parent)
         found[result.job.key()] = result
     return found
@@ -51,7 +51,11 @@ def results(folder: Path) -> dict[str, Result]:
 def assert_equal(ours: Result, theirs: Result) -> None:
     for a, b in zip(ours.layers, theirs.layers, strict=True):
         assert (a.module, a.stage, a.channels, a.height, a.width) == (b.module, b.stage, b.channels, b.height, b.width)
+        assert a.counts is not None
+        assert b.counts is not None
         assert np.array_equal(a.counts, b.counts)
+        assert list(a.measures) == list(b.measures)
+        assert list(a.measures.values()) == pytest.approx(list(b.measures.values()), rel=1e-9, nan_ok=True)
     assert (ours.n_images, ours.top1, ours.top5) == (theirs.n_images, theirs.top1, theirs.top5)
     times = ("seconds", "images_per_second", "started", "command", "device", "git")
     records = [{k: v for k, v in r.provenance.items() if k not in times} for r in (ours, theirs)]
@@ -102,9 +106,9 @@ def differs(): return Differs()
 """
 
 SUITE = """
-defaults: {weights: none, limit: 100, batch_size: 8}
+defaults: {weights: none, dataset: digits, limit: 100, batch_size: 8}
 models:
-  - tiny_vgg_10
+  - {model: tiny_vgg_10, metrics: "rankme,alpha-req,participation-ratio,stable-rank,saturation"}
   - {model: "nets.py:fails", layers: conv, weights: default, limit: 200, batch_size: 2}
   - {model: "nets.py:differs", layers: conv, weights: default}
   - {model: tiny_vgg_10, weights: absent.safetensors}
@@ -126,7 +130,7 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
     assert "Processes 0 and 1 differ in network sha256" in ran.stdout
     assert "absent.safetensors" in ran.stdout
     # The first process left off as soon as the second had failed, and kept what it had by then.
-    (part,) = tmp_path.glob("two/fails*/partial.safetensors")
+    (part,) = tmp_path.glob("two/fails*/partial-*.safetensors")
     assert 0 < len(safetensors.numpy.load_file(part)["blocks"]) < 50
     monkeypatch.chdir(tmp_path)
     alone = Bench(read(Path("suite.yaml")), Path("one"), workers=1).run()
@@ -138,22 +142,23 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
 
 
 def test_more_processes_than_blocks(tmp_path: Path) -> None:
-    arguments = (
-        "score",
-        "--weights",
-        "none",
+    names = ("-m", "tiny_vgg_10", "-d", "digits", "-w", "none")
+    options = (
         "--limit",
         "15",
         "--batch-size",
         "8",
+        "--metrics",
+        "rankme,stable-rank",
         "--output",
         "out",
         "--format",
         "csv",
     )
-    ran = torchrun(3, *arguments, folder=tmp_path)
+    ran = torchrun(3, "score", *names, *options, folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    alone = run.score(run.resolve(Job.of(weights="none", limit=15, batch_size=8)), workers=1)
+    settings = {"model": "tiny_vgg_10", "dataset": "digits", "weights": "none", "metrics": "rankme,stable-rank"}
+    alone = run.score(run.resolve(Job.of(**settings, limit=15, batch_size=8)), workers=1)
     assert_equal(store.read(tmp_path / "out"), alone)
     assert len(ran.stdout.splitlines()) == 3
     assert ran.stderr.count("Wrote out") == 1
@@ -168,8 +173,8 @@ def test_a_process_that_dies_ends_the_run_and_another_goes_on(tmp_path: Path, mo
     assert ran.returncode != 0
     assert "SIGKILL" in ran.stderr
     (tmp_path / "mortal").unlink()
-    parts = sorted(path.name for path in tmp_path.glob("out/*/partial*"))
-    assert parts == ["partial.safetensors"], "the one that could still keep what it had has done so"
+    parts = [path.name.count("-") for path in tmp_path.glob("out/*/partial*")]
+    assert parts == [1], "the one that could still keep what it had has done so"
     monkeypatch.chdir(tmp_path)
     (resumed,) = Bench(read(Path("suite.yaml")), Path("out"), workers=1).run()
     (alone,) = Bench(read(Path("suite.yaml")), Path("one"), workers=1).run()

@@ -22,37 +22,44 @@ from hypothesis import strategies as st
 
 from purity_cli import run
 from purity_cli.engine import Engine, NonFinite
-from purity_cli.errors import PurityError
-from purity_cli.pixels import Block, Pixels
+from purity_cli.pixels import Block
 from purity_cli.plan import Job
 from purity_cli.results import Result
-from purity_cli.run.counting import Share
+from purity_cli.run import Resolved
 from purity_cli.run.interrupts import Interrupts
-from purity_cli.run.parts import FIRST, Checkpoint, Part, clear
 from purity_cli.run.ranks import Ranks
-from purity_cli.run.resolving import Plan
+from purity_cli.run.share import Share
+from purity_cli.states import States, unpack
+from purity_cli.store import Unfinished
 
 IMAGES, BATCH = 60, 8
 BLOCKS = 8
+MEASURES = ("rankme", "alpha-req", "saturation")
 LAYERS = ("features.3", "features.8")
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    return run.resolve(Job.of(weights="none", limit=IMAGES, batch_size=BATCH))
+def plan() -> Resolved:
+    named = {"model": "tiny_vgg_10", "dataset": "digits", "weights": "none"}
+    return run.resolve(Job.of(**named, limit=IMAGES, batch_size=BATCH, metrics=MEASURES))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(plan: Plan) -> Result:
+def undisturbed(plan: Resolved) -> Result:
     return run.score(plan, workers=1)
 
 
 def assert_equal(got: Result, expected: Result) -> None:
     """All but the times."""
     for ours, theirs in zip(got.layers, expected.layers, strict=True):
-        assert replace(ours, counts=None) == replace(theirs, counts=None)  # type: ignore[arg-type]
+        plain = [{k: v for k, v in vars(one).items() if k not in ("counts", "measures")} for one in (ours, theirs)]
+        assert plain[0] == plain[1]
+        assert ours.counts is not None
+        assert theirs.counts is not None
         assert np.array_equal(ours.counts, theirs.counts)
         assert ours.counts.dtype == theirs.counts.dtype
+        assert list(ours.measures) == list(theirs.measures)
+        assert list(ours.measures.values()) == pytest.approx(list(theirs.measures.values()), rel=1e-9, nan_ok=True)
     timeless = [
         {name: value for name, value in result.provenance.items() if name not in TIMES} for result in (got, expected)
     ]
@@ -77,15 +84,20 @@ def stop_at(images: int, error: type[BaseException]) -> Callable[[int, int], Non
     return progress
 
 
-# Parts
+# States
 
 
-def part(blocks: Sequence[int], rng: np.random.Generator) -> Part:
-    return Part(
+def part(blocks: Sequence[int], rng: np.random.Generator) -> States:
+    arrays = {
+        "a/purity/counts": rng.integers(0, 9, (2, 2, 3)),
+        "a/moments/images": rng.integers(0, 9, ()),
+        "a/moments/total": rng.integers(0, 9, 3) / 4,
+    }
+    return States(
         batch_size=int(rng.integers(1, 9)),
         blocks=frozenset(blocks),
         shapes={"a": (3, 2, 2)} if blocks else {},
-        counts={"a": rng.integers(0, 9, (2, 2, 3))} if blocks else {},
+        arrays=arrays if blocks else {},
         tally=rng.integers(0, 9, 4),
         skipped={n: ((f"{n}.png", "truncated"),) for n in blocks if n % 3 == 0},
         seconds=float(rng.integers(0, 9)),
@@ -93,14 +105,16 @@ def part(blocks: Sequence[int], rng: np.random.Generator) -> Part:
     )
 
 
-def same(a: Part, b: Part) -> bool:
-    arrays = [{**p.counts, "tally": p.tally} for p in (a, b)]
-    fields = [{k: v for k, v in vars(p).items() if k not in ("counts", "tally")} for p in (a, b)]
-    return fields[0] == fields[1] and all(np.array_equal(arrays[0][k], arrays[1][k]) for k in arrays[0] | arrays[1])
+def same(a: States, b: States) -> bool:
+    arrays = [{**p.arrays, "tally": p.tally} for p in (a, b)]
+    fields = [{k: v for k, v in vars(p).items() if k not in ("arrays", "tally")} for p in (a, b)]
+    kinds = [{k: v.dtype for k, v in one.items()} for one in arrays]
+    equal = all(np.array_equal(arrays[0][k], arrays[1][k]) for k in arrays[0] | arrays[1])
+    return fields[0] == fields[1] and kinds[0] == kinds[1] and equal
 
 
 @given(st.lists(st.integers(0, 2), min_size=9, max_size=9), st.integers(0, 99))
-def test_parts_add_in_any_order_and_grouping(owners: list[int], seed: int) -> None:
+def test_states_add_in_any_order_and_grouping(owners: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b, c = (part([n for n, owner in enumerate(owners) if owner == who], rng) for who in range(3))
     assert same(a + b, b + a)
@@ -108,6 +122,7 @@ def test_parts_add_in_any_order_and_grouping(owners: list[int], seed: int) -> No
     total = a + b + c
     assert total.blocks == frozenset(range(9))
     assert [path for path, _ in total.left_out] == ["0.png", "3.png", "6.png"]
+    assert total.seconds == a.seconds + b.seconds + c.seconds
 
 
 def test_a_block_cannot_count_twice() -> None:
@@ -116,15 +131,32 @@ def test_a_block_cannot_count_twice() -> None:
         part([1, 2], rng) + part([2, 3], rng)
 
 
+@pytest.mark.parametrize("largest", [3, 255, 256, 65_536, 2**33, -1])
+def test_a_file_holds_every_integer_and_every_digit(largest: int, tmp_path: Path) -> None:
+    one = part([1, 2, 3], np.random.default_rng(0))
+    counts = np.array([0, largest])
+    one = replace(one, arrays={**one.arrays, "a/purity/counts": counts, "a/moments/total": np.array([1 / 3, 1e-300])})
+    (tmp_path / "x").write_bytes(one.pack(identity={"key": "k"}, result={"rate": float("nan")}))
+    got, about = unpack(tmp_path / "x")
+    assert same(got, one)
+    assert about == {"identity": {"key": "k"}, "result": {"rate": None}}
+
+
 # Files
 
-
-def empty() -> Part:
-    return Part(batch_size=8, started="2027")
+IMAGES_OF = [f"{n}" for n in range(9)]
 
 
-def saved(folder: Path, rank: int, content: Part, inputs: dict[str, Any] | None = None) -> None:
-    Checkpoint(folder, {"key": "k"} if inputs is None else inputs, rank=rank).save(content)
+def empty() -> States:
+    return States(batch_size=8, started="2027")
+
+
+def unfinished(folder: Path | None, rank: int = 0, every: float = 60.0, **changes: Any) -> Unfinished:
+    return Unfinished(folder, {"limit": 9, "selection": "9", **changes}, IMAGES_OF, rank=rank, every=every)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @settings(deadline=None, max_examples=30)
@@ -136,12 +168,12 @@ def test_what_several_processes_left_becomes_one_part_in_one_file(
     pieces = [part([n for n, owner in enumerate(owners) if owner == who], rng) for who in range(3)]
     for rank, piece in enumerate(pieces):
         if piece.blocks:
-            saved(folder, rank, piece)
+            unfinished(folder, rank).save(piece)
     expected = sum((piece for piece in pieces if piece.blocks), empty())
     for _ in range(2):
-        restored = Checkpoint(folder, {"key": "k"}).restore(empty(), said.append)
+        restored = unfinished(folder).restore(empty(), said.append)
         assert same(restored, expected)
-        assert [file.name for file in folder.iterdir()] == ([FIRST] if restored.blocks else [])
+        assert files(folder) == ([unfinished(folder).name] if restored.blocks else [])
     assert said == []
 
 
@@ -149,44 +181,68 @@ def test_a_part_whose_sum_was_already_written_is_not_added_again(tmp_path: Path)
     """A kill between the writing of the sum and the removal of its parts."""
     rng = np.random.default_rng(0)
     a, b = part([0, 2], rng), part([1], rng)
-    saved(tmp_path, 0, a + b)
-    saved(tmp_path, 1, b)
-    assert same(Checkpoint(tmp_path, {"key": "k"}).restore(empty(), print), empty() + a + b)
+    unfinished(tmp_path).save(a + b)
+    unfinished(tmp_path, 1).save(b)
+    assert same(unfinished(tmp_path).restore(empty(), print), empty() + a + b)
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "cannot be read"),
-        (lambda path: path.write_bytes(b"x" * 100), "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "it is damaged"),
+        (lambda path: path.write_bytes(b"x" * 100), "it is damaged"),
+        (lambda path: path.write_bytes(b""), "it is damaged"),
         (
             lambda path: path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, {"format": "pt"})),
-            "another version",
+            "it holds pt, and this version reads 'purity states 1'",
         ),
-        (lambda path: saved(path.parent, 0, part([1], np.random.default_rng(0)), {"key": "other"}), "of another key"),
+        (lambda path: path.write_bytes(part([1], np.random.default_rng(0)).pack()), "it is damaged"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named_and_not_used(
+def test_a_file_that_cannot_be_read_is_named_and_removed(
     tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
-    saved(tmp_path, 0, part([1], np.random.default_rng(0)))
-    damage(tmp_path / FIRST)
+    path = tmp_path / unfinished(tmp_path).name
+    unfinished(tmp_path).save(part([1], np.random.default_rng(0)))
+    damage(path)
     said: list[str] = []
-    restored = Checkpoint(tmp_path, {"key": "k"}).restore(empty(), said.append)
-    assert same(restored, empty())
+    assert same(unfinished(tmp_path).restore(empty(), said.append), empty())
     assert len(said) == 1
-    assert says in said[0]
-    assert FIRST in said[0]
-    assert list(tmp_path.iterdir()) == []
+    assert f"{path} is removed, for {says}" in said[0]
+    assert files(tmp_path) == []
 
 
-def test_a_checkpoint_is_due_after_its_interval_and_never_without_a_folder(
+def test_the_work_of_another_job_stays_and_is_named(tmp_path: Path) -> None:
+    unfinished(tmp_path, limit=7).save(part([1], np.random.default_rng(0)))
+    said: list[str] = []
+    assert same(unfinished(tmp_path).restore(empty(), said.append), empty())
+    (line,) = said
+    assert "stays as it is, for it is of another run (limit 7, now 9); this one starts anew" in line
+    unfinished(tmp_path).clear()
+    assert unfinished(tmp_path, limit=7).restore(empty(), said.append).blocks == {1}
+
+
+def test_blocks_of_the_same_images_count_for_another_choice_of_images(tmp_path: Path) -> None:
+    rng, said = np.random.default_rng(0), list[str]()
+    few = part([0, 1], rng)
+    Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few)
+    many = Unfinished(tmp_path, {"selection": "many"}, IMAGES_OF)
+    assert same(many.restore(empty(), said.append), empty() + few)
+    assert said == []
+    # That of the first choice stays beside it, and where a block has other images nothing is taken.
+    assert len(files(tmp_path)) == 2
+    Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few + part([2], rng))
+    (tmp_path / many.name).unlink()
+    assert same(many.restore(empty(), said.append), empty())
+    assert "(other images)" in said[0]
+
+
+def test_it_is_time_to_save_after_an_interval_and_never_without_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
-    monkeypatch.setattr("purity_cli.run.parts.monotonic", lambda: clock)
-    kept, lost = Checkpoint(tmp_path, {}, every=60), Checkpoint(None, {}, every=60)
+    monkeypatch.setattr("purity_cli.store.monotonic", lambda: clock)
+    kept, lost = unfinished(tmp_path), unfinished(None)
     clock = 59.0
     assert not kept.due()
     clock = 60.0
@@ -203,28 +259,28 @@ def test_a_checkpoint_is_due_after_its_interval_and_never_without_a_folder(
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Stop, SystemExit])
 @pytest.mark.parametrize("at", [1, 17, 60])
 def test_an_ended_run_goes_on_to_the_same_result(
-    plan: Plan, undisturbed: Result, tmp_path: Path, error: type[BaseException], at: int
+    plan: Resolved, undisturbed: Result, tmp_path: Path, error: type[BaseException], at: int
 ) -> None:
     with pytest.raises(error):
-        run.score(plan, workers=1, checkpoint=tmp_path, progress=stop_at(at, error))
-    assert (tmp_path / FIRST).exists()
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(at, error))
+    assert saved_in(plan, tmp_path).exists()
     decoded = Counter[int]()
     with pytest.MonkeyPatch.context() as patch:
         load = plan.source.load
         patch.setattr(plan.source, "load", lambda i: (decoded.update([i]), load(i))[1])
-        result = run.score(plan, workers=1, checkpoint=tmp_path)
+        result = run.score(plan, workers=1, folder=tmp_path)
     assert_equal(result, undisturbed)
     done = -(-at // BATCH)
     assert sorted(decoded.elements()) == list(range(done * BATCH, IMAGES))
-    clear(tmp_path)
+    keeper(plan, tmp_path).clear()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_ended_run_leaves_no_threads_to_whoever_keeps_its_error(plan: Plan, tmp_path: Path) -> None:
+def test_an_ended_run_leaves_no_threads_to_whoever_keeps_its_error(plan: Resolved, tmp_path: Path) -> None:
     """An error's traceback keeps every frame of the run, and with them what these do not close."""
     before = set(threading.enumerate())
     with pytest.raises(Stop) as kept:
-        run.score(plan, workers=2, checkpoint=tmp_path, progress=stop_at(17, Stop))
+        run.score(plan, workers=2, folder=tmp_path, progress=stop_at(17, Stop))
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
@@ -234,33 +290,32 @@ def test_an_ended_run_leaves_no_threads_to_whoever_keeps_its_error(plan: Plan, t
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_any_number_of_interruptions_makes_no_difference(
-    plan: Plan, undisturbed: Result, tmp_path_factory: pytest.TempPathFactory, strides: list[int]
+    plan: Resolved, undisturbed: Result, tmp_path_factory: pytest.TempPathFactory, strides: list[int]
 ) -> None:
     folder, done = tmp_path_factory.mktemp("job"), 0
     for stride in strides:
         done += stride * BATCH
         if done < IMAGES:
             with pytest.raises(Stop):
-                run.score(plan, workers=1, checkpoint=folder, progress=stop_at(done, Stop))
-    assert_equal(run.score(plan, workers=1, checkpoint=folder), undisturbed)
+                run.score(plan, workers=1, folder=folder, progress=stop_at(done, Stop))
+    assert_equal(run.score(plan, workers=1, folder=folder), undisturbed)
 
 
-def test_a_kill_leaves_the_last_whole_checkpoint(plan: Plan, undisturbed: Result, tmp_path: Path) -> None:
+def test_a_kill_leaves_the_last_whole_checkpoint(plan: Resolved, undisturbed: Result, tmp_path: Path) -> None:
     """As SIGKILL would: the file as it is after some blocks is all that is left."""
-    after: list[bytes] = []
+    after, path = list[bytes](), saved_in(plan, tmp_path)
     run.score(
-        plan, workers=1, checkpoint=tmp_path, every=0.0,
-        progress=lambda done, total: after.append(path.read_bytes() if (path := tmp_path / FIRST).exists() else b""),
+        plan, workers=1, folder=tmp_path, every=0.0,
+        progress=lambda done, total: after.append(path.read_bytes() if path.exists() else b""),
     )  # fmt: skip
     assert len(after) == BLOCKS
     for content in after[1:]:
-        clear(tmp_path)
-        (tmp_path / FIRST).write_bytes(content)
-        assert_equal(run.score(plan, workers=1, checkpoint=tmp_path), undisturbed)
+        path.write_bytes(content)
+        assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
 
 def test_a_block_that_was_counted_in_part_is_not_saved(
-    plan: Plan, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Resolved, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = Engine.add
 
@@ -271,17 +326,23 @@ def test_a_block_that_was_counted_in_part_is_not_saved(
 
     monkeypatch.setattr(Engine, "add", fails_behind_its_work)
     with pytest.raises(Stop):
-        run.score(plan, workers=1, checkpoint=tmp_path, every=0.0)
+        run.score(plan, workers=1, folder=tmp_path, every=0.0)
     monkeypatch.undo()
-    assert Checkpoint(tmp_path, inputs(plan)).restore(empty(), print).blocks == {0, 1, 2}
-    assert_equal(run.score(plan, workers=1, checkpoint=tmp_path), undisturbed)
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
 
-def inputs(plan: Plan) -> dict[str, Any]:
-    return dict(Share(plan, None, 60, Ranks()).checkpoint.inputs)
+def keeper(plan: Resolved, folder: Path) -> Unfinished:
+    return Share(plan, folder, 60, Ranks()).unfinished
 
 
-def test_an_image_that_must_not_count_is_not_saved(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def saved_in(plan: Resolved, folder: Path) -> Path:
+    return folder / keeper(plan, folder).name
+
+
+def test_an_image_that_must_not_count_is_not_saved(
+    plan: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On CUDA nobody looks at the results before a checkpoint does; here nobody does either."""
     add, check = Engine.add, Engine.check
 
@@ -294,26 +355,26 @@ def test_an_image_that_must_not_count_is_not_saved(plan: Plan, tmp_path: Path, m
 
     monkeypatch.setattr(Engine, "add", blindly)
     with pytest.raises(NonFinite, match=r"layer features.3 .* test/\d+"):
-        run.score(plan, workers=1, checkpoint=tmp_path, every=0.0)
-    assert Checkpoint(tmp_path, inputs(plan)).restore(empty(), print).blocks == {0, 1}
+        run.score(plan, workers=1, folder=tmp_path, every=0.0)
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ranks_leave_parts_that_one_process_goes_on_from(
-    plan: Plan, undisturbed: Result, tmp_path: Path, rank: int
+    plan: Resolved, undisturbed: Result, tmp_path: Path, rank: int
 ) -> None:
     """Both ranks' shares, one of them unfinished."""
     for r in (0, 1):
         share = Share(plan, tmp_path, 0.0, Ranks(r, 2))
         blocks = run.pixels_of(plan, workers=1).blocks(range(r, BLOCKS, 2))
         with suppress(Stop):
-            share.count(blocks, share.restore(print), (), stop_at(17 if r == rank else 10 * IMAGES, Stop))
+            share.count(blocks, share.restore(print), stop_at(17 if r == rank else 10 * IMAGES, Stop))
     assert len(list(tmp_path.iterdir())) == 2
-    assert_equal(run.score(plan, workers=1, checkpoint=tmp_path), undisturbed)
+    assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
 
 def test_a_halved_batch_is_remembered(
-    plan: Plan, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Resolved, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score, sizes = Engine._score, list[int]()
 
@@ -325,10 +386,10 @@ def test_a_halved_batch_is_remembered(
 
     monkeypatch.setattr(Engine, "_score", small)
     with pytest.raises(Stop):
-        run.score(plan, workers=1, checkpoint=tmp_path, progress=stop_at(17, Stop))
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
     monkeypatch.undo()
     said: list[str] = []
-    result = run.score(plan, workers=1, checkpoint=tmp_path, warn=said.append)
+    result = run.score(plan, workers=1, folder=tmp_path, warn=said.append)
     assert result.provenance["batch_size"] == BATCH // 2
     assert any(f"Out of memory at a batch of {BATCH}: the rest ran at {BATCH // 2}" in line for line in said)
     assert result.n_images == IMAGES
@@ -338,37 +399,68 @@ def test_a_halved_batch_is_remembered(
 @pytest.mark.parametrize(
     "change",
     [
-        {"limit": 59},
         {"batch_size": 4},
         {"layers": ("C2",)},
+        {"metrics": "rankme"},
         {"thresholds": (0.5,)},
         {"groups": 5},
         {"mean": (0.1,) * 3},
     ],
 )
-def test_another_job_does_not_go_on_from_this_one(plan: Plan, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_another_job_does_not_go_on_from_this_one(plan: Resolved, tmp_path: Path, change: dict[str, Any]) -> None:
     other = run.resolve(Job.of(**{**plan.job.model_dump(), **change}))
     expected = run.score(other, workers=1)
     with pytest.raises(Stop):
-        run.score(plan, workers=1, checkpoint=tmp_path, progress=stop_at(17, Stop))
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
     said: list[str] = []
-    assert_equal(run.score(other, workers=1, checkpoint=tmp_path, warn=said.append), expected)
-    assert sum("starts from its first image" in line for line in said) == 1
+    assert_equal(run.score(other, workers=1, folder=tmp_path, warn=said.append), expected)
+    assert sum("this one starts anew" in line for line in said) == 1
+    # And what this one had is not lost.
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
 
 
-def test_the_peers_are_taken_in_one_go(plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [40, 59, 61, 80])
+def test_another_limit_goes_on_from_what_it_has_in_common(plan: Resolved, tmp_path: Path, limit: int) -> None:
+    other = run.resolve(Job.of(**{**plan.job.model_dump(), "limit": limit}))
+    expected = run.score(other, workers=1)
     with pytest.raises(Stop):
-        run.score(plan, workers=1, peers=("rankme",), checkpoint=tmp_path, progress=stop_at(17, Stop))
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(PurityError, match="without torchrun"):
-        run.score(plan, workers=1, peers=("rankme",), ranks=Ranks(0, 2))
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
+    decoded = Counter[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        load = other.source.load
+        patch.setattr(other.source, "load", lambda i: (decoded.update([i]), load(i))[1])
+        assert_equal(run.score(other, workers=1, folder=tmp_path), expected)
+    assert sorted(decoded) == list(range(3 * BATCH, limit))
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+
+
+def test_a_limit_that_ends_within_what_was_scored_starts_anew_and_loses_nothing(plan: Resolved, tmp_path: Path) -> None:
+    other, said = run.resolve(Job.of(**{**plan.job.model_dump(), "limit": 20})), list[str]()
+    with pytest.raises(Stop):
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(33, Stop))
+    assert run.score(other, workers=1, folder=tmp_path, warn=said.append).n_images == 20
+    assert any("(other images)" in line for line in said)
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2, 3, 4}
+
+
+def test_the_seconds_of_all_runs_count(plan: Resolved, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
+    kept = keeper(plan, tmp_path).restore(empty(), print)
+    assert kept.seconds > 0
+    keeper(plan, tmp_path).save(replace(kept, seconds=5000.0))
+    provenance = run.score(plan, workers=1, folder=tmp_path).provenance
+    assert 5000 < provenance["seconds"] < 6000
+    assert provenance["images_per_second"] == round(IMAGES / provenance["seconds"], 2)
+    # And they are those of each process's own share, from its start to its end.
+    assert run.score(plan, workers=1).provenance["seconds"] < 1000
 
 
 # Signals
 
 
 @pytest.fixture
-def slow(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def slow(plan: Resolved, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A main thread that is in the middle of a block when the signal comes."""
     add = Engine.add
 
@@ -384,12 +476,12 @@ def slow(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_signal_waits_for_the_end_of_its_block(plan: Plan, undisturbed: Result, tmp_path: Path) -> None:
+def test_a_signal_waits_for_the_end_of_its_block(plan: Resolved, undisturbed: Result, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
-        run.score(plan, workers=1, checkpoint=tmp_path)
+        run.score(plan, workers=1, folder=tmp_path)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert Checkpoint(tmp_path, inputs(plan)).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
 
 
 def test_a_second_signal_does_not_wait() -> None:
@@ -407,7 +499,7 @@ def test_a_signal_at_the_very_end_is_not_forgotten() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_another_thread_may_score(plan: Plan, undisturbed: Result) -> None:
+def test_another_thread_may_score(plan: Resolved, undisturbed: Result) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(run.score(plan, workers=1)))
     thread.start()
@@ -415,13 +507,11 @@ def test_another_thread_may_score(plan: Plan, undisturbed: Result) -> None:
     assert_equal(results[0], undisturbed)
 
 
-def test_threads_can_be_shared_between_jobs(plan: Plan, undisturbed: Result) -> None:
+def test_threads_can_be_shared_between_jobs(plan: Resolved, undisturbed: Result) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
         next(run.pixels_of(plan, workers=2, pool=pool).blocks())
         for _ in range(2):
-            pixels = run.pixels_of(plan, workers=2, pool=pool)
-            assert isinstance(pixels, Pixels)
-            assert_equal(run.score(plan, workers=2, pixels=pixels), undisturbed)
+            assert_equal(run.score(plan, workers=2, pool=pool), undisturbed)
         assert len(pool._threads) <= 2

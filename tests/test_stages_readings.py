@@ -24,6 +24,7 @@ from purity_cli.monitor import PurityMonitor
 from purity_cli.plan import Job
 from purity_cli.results import READINGS, Result
 from purity_cli.stages import NoStages, Tap, probe, resolve
+from purity_cli.views import cells
 from tests.test_stages import build
 
 
@@ -567,7 +568,7 @@ def test_each_row_is_scored_as_its_module_is() -> None:
         ("conv:C1", "layer1.1.conv2"), ("conv:C2", "layer2.1.conv2"), ("conv:C3", "layer3.1.conv2"),
         ("conv:C4", "layer4.1.conv2"), ("block:C4", "layer4"), ("pool:C4", "avgpool"), ("conv1", "conv1"),
     ]  # fmt: skip
-    assert result.deepest.name == "C4"
+    assert cells.deepest(result).name == "C4"
     alone = {layer.module: layer for layer in score("layer?", "layer?.1.conv2", "avgpool", "conv1").layers}
     for layer in result.layers:
         other = alone[layer.module]

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from purity_cli import store, tables
+from purity_cli import store
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
+from purity_cli.views import cells
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 
@@ -64,16 +65,16 @@ def test_what_is_written_is_what_is_read(largest: int, tmp_path: Path) -> None:
     assert got.provenance["torch"] == "2.0"
     assert got.provenance["rate"] is None
     assert sorted(file.name for file in (tmp_path / "a" / "b").iterdir()) == [
-        "counts.safetensors", "purity.csv", "purity.md", "run.json",
+        "purity.csv", "purity.md", "run.json", "states.safetensors",
     ]  # fmt: skip
 
 
 def test_csv_is_read_back_by_pandas_to_the_last_digit(tmp_path: Path) -> None:
     given = result(silent=True)
     store.write(given, tmp_path)
-    rows, read = tables.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
-    assert list(read.columns) == list(tables.COLUMNS)
-    for name in tables.COLUMNS:
+    rows, read = cells.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
+    assert list(read.columns) == list(cells.COLUMNS)
+    for name in cells.COLUMNS:
         pd.testing.assert_series_equal(read[name], rows[name], check_exact=True, check_dtype=False)
     assert read["purity"].isna().sum() == 2
     assert read["purity"][0] == rows["purity"][0]
@@ -90,14 +91,14 @@ def test_run_json_is_strict_json_with_the_job(tmp_path: Path) -> None:
 def test_counts_of_another_kind_say_so(tmp_path: Path) -> None:
     with pytest.raises(PurityError, match="holds no results: give a folder that `purity score` has written"):
         store.read(tmp_path)
-    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / store.COUNTS)
-    with pytest.raises(PurityError, match="no counts of this tool"):
+    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / store.STATES)
+    with pytest.raises(PurityError, match="no states of this tool"):
         store.read(tmp_path)
-    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / store.COUNTS, {"format": "purity counts 99"})
-    with pytest.raises(PurityError, match="holds purity counts 99, and this version reads 'purity counts 1'"):
+    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / store.STATES, {"format": "purity counts 99"})
+    with pytest.raises(PurityError, match="holds purity counts 99, and this version reads 'purity states 1'"):
         store.read(tmp_path)
     store.write(result(), tmp_path)
-    path = tmp_path / store.COUNTS
+    path = tmp_path / store.STATES
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(PurityError, match="is damaged"):
         store.read(tmp_path)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,13 @@ from purity_cli.datasets import ImageSource
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
 from purity_cli.plan import DEFAULT_GRID, Job
-from purity_cli.results import Result
 from purity_cli.run.ranks import Ranks
+from purity_cli.run.share import Share
+from purity_cli.states import States
 from purity_cli.suite import Suite, Task, bench, read
 from purity_cli.suite.bench import Bench, Outcome
 
-DIGITS = "defaults: {weights: none, limit: 40, batch_size: 16}\n"
+DIGITS = "defaults: {weights: none, dataset: digits, limit: 40, batch_size: 16}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +58,13 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that were really scored."""
     jobs: list[Job] = []
-    score = run.score
+    score = run._score
 
-    def spy(plan: run.Plan, **options: Any) -> Result:
-        jobs.append(plan.job)
-        return score(plan, **options)
+    def spy(job: run.Resolved, **options: Any) -> Any:
+        jobs.append(job.job)
+        return score(job, **options)
 
-    monkeypatch.setattr(run, "score", spy)
+    monkeypatch.setattr(run, "_score", spy)
     return jobs
 
 
@@ -90,6 +96,50 @@ threshold: 0.33
     assert made.name == "mine"
 
 
+LEVELS = ("defaults", "datasets", "settings", "models")
+
+
+@pytest.mark.parametrize("low", range(4))
+@pytest.mark.parametrize("high", range(4))
+def test_a_setting_counts_for_more_the_later_it_stands(low: int, high: int) -> None:
+    if low >= high:
+        return
+    said = dict.fromkeys(LEVELS, "{}") | {"models": "{model: alexnet}"}
+    for level, limit in ((low, 3), (high, 4)):
+        said[LEVELS[level]] = said[LEVELS[level]][:-1] + (", " if level == 3 else "") + f"limit: {limit}}}"
+    lines = [f"{name}: {text if name == 'defaults' else f'[{text}]'}" for name, text in said.items()]
+    (task,) = suite("\n".join(lines)).tasks()
+    assert task.job.limit == 4
+
+
+def test_paths_are_relative_to_the_file_and_names_are_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "sub" / "photos").mkdir(parents=True)
+    (here / "sub" / "own.yaml").write_text("""
+defaults: {limit: 3}
+reference: own.csv
+models:
+  - {model: net.py:net, weights: w.safetensors, dataset: photos}
+  - {model: "file:../net.py:net", weights: none, dataset: "folder:photos"}
+  - {model: resnet18, weights: IMAGENET1K_V1, dataset: cifar10, data_dir: data, needs: data}
+  - {model: "timm:resnet18.a1_in1k", dataset: /abs/photos, data_dir: /abs}
+""")
+    made = read(Path("sub/own.yaml"))
+    assert made.reference == "sub/own.csv"
+    jobs = [(task.job.model, task.job.weights, task.job.dataset, task.job.data_dir) for task in made.tasks()]
+    assert jobs == [
+        ("sub/net.py:net", "sub/w.safetensors", "sub/photos", None),
+        ("file:net.py:net", "none", "folder:sub/photos", None),
+        ("resnet18", "IMAGENET1K_V1", "cifar10", "sub/data"),
+        ("timm:resnet18.a1_in1k", "default", "/abs/photos", "/abs"),
+    ]
+    assert made.tasks()[2].absent == "sub/data"
+    names = [task.name for task in made.tasks()]
+    monkeypatch.chdir(here / "sub")
+    again = read(Path("own.yaml"))
+    assert [task.name for task in again.tasks()] == names
+    assert again.tasks()[0].job.dataset == "photos"
+
+
 def test_a_job_is_the_one_of_the_command_line() -> None:
     (task,) = suite("models: [{model: alexnet, weights: none, crop: 64, resize: 64, mean: [0.1, 0.2, 0.3]}]").tasks()
     other = Job.of(model="alexnet", weights="none", crop=(64, 64), resize=64, mean=(0.1, 0.2, 0.3))
@@ -101,8 +151,8 @@ def test_a_model_that_fixes_a_setting_is_there_once() -> None:
         "models: [{model: alexnet, preprocess: paper}]\nsettings: [{preprocess: paper}, {preprocess: weights}]"
     )
     assert len(made.tasks()) == 1
-    with pytest.raises(PurityError, match=r"Models 1 and 3 .*alexnet on digits"):
-        suite("models: [alexnet, vgg16, {model: alexnet, dataset: digits}]").tasks()
+    with pytest.raises(PurityError, match=r"Models 1 and 3 .*alexnet on cifar10-sample"):
+        suite("models: [alexnet, vgg16, {model: alexnet, dataset: cifar10-sample}]").tasks()
 
 
 def test_folders_of_unlike_jobs_have_unlike_names_that_other_jobs_do_not_change() -> None:
@@ -120,7 +170,7 @@ MISTAKES = [
     ("models:\n  - alexnet\n  - {model: vgg16,\n     limt: 3}", rf"line 4: models.2.limt: {NONE} limit"),
     ("models: [alexnet]\ndefaults:\n  batch-size: 3", rf"line 3: defaults.batch-size: {NONE} batch_size"),
     ("models:\n  - model: alexnet\n    limit: 0", r"line 3: models.1.limit: .*equal to 1 \(got 0\)"),
-    ("models:\n  - model: alexnet\n    crop: big", r"line 3: models.1.crop: .*\(got 'big'\)"),
+    ("models:\n  - model: alexnet\n    crop: big", r"line 3: models.1.crop: 'big' is no size: write 224, 240x320"),
     ("models: [alexnet]\n\nsettings:\n- std: [0, 1, 1]", r"line 4: settings.1: std must be positive"),
     ("models: [alexnet]\ndefaults:\n  thresholds: 0:2:1", r"line 3: defaults.thresholds: A threshold must lie"),
     ("models: [alexnet]\nthreshold: 1", r"line 2: threshold: .*less than 1 \(got 1\)"),
@@ -180,7 +230,7 @@ def test_each_job_has_its_folder_and_a_second_start_scores_nothing(scored: list[
     assert len(scored) == 2
     for outcome in first:
         assert sorted(path.name for path in outcome.folder.iterdir()) == [
-            "counts.safetensors", "purity.csv", "purity.md", "run.json",
+            ".lock", "purity.csv", "purity.md", "run.json", "states.safetensors",
         ]  # fmt: skip
         assert json.loads((outcome.folder / "run.json").read_text())["key"] == outcome.task.job.key()
     again = start(text)
@@ -195,7 +245,9 @@ def test_each_job_has_its_folder_and_a_second_start_scores_nothing(scored: list[
 
 def test_results_are_those_of_purity_score() -> None:
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
-    alone = run.score(run.resolve(Job.of(weights="none", limit=40, batch_size=16)), workers=1)
+    alone = run.score(
+        run.resolve(Job.of(model="tiny_vgg_10", dataset="digits", weights="none", limit=40, batch_size=16)), workers=1
+    )
     stored = store.read(outcome.folder)
     for ours, theirs in zip(stored.layers, alone.layers, strict=True):
         assert np.array_equal(ours.counts, theirs.counts)
@@ -210,6 +262,7 @@ def test_a_finished_job_is_known_by_its_key_and_not_by_its_folder(scored: list[J
     # And a folder of the right name with another job's result is not taken for this one's.
     (other,) = start(DIGITS + "models: [{model: tiny_vgg_10, limit: 39}]")
     moved.rename(moved.with_name("elsewhere")).rename(Path("elsewhere"))
+    shutil.rmtree(outcome.folder)
     other.folder.rename(outcome.folder)
     (last,) = start(DIGITS + "models: [tiny_vgg_10]")
     assert last.status == "scored"
@@ -220,7 +273,7 @@ FIELDS: dict[str, Any] = {
     "model": "tiny_vgg", "weights": "w.safetensors", "dataset": "photos", "data_dir": "x", "split": "train",
     "layers": ("C2",), "preprocess": "paper", "resize": 40, "crop": (24, 24), "interpolation": "lanczos",
     "mean": (0.5,) * 3, "std": (0.5,) * 3, "per_class": 2, "limit": 30, "batch_size": 8, "device": "cpu",
-    "precision": "bf16", "on_bad_image": "fail", "thresholds": (0.1, 0.5), "groups": 7,
+    "precision": "bf16", "on_bad_image": "fail", "thresholds": (0.1, 0.5), "groups": 7, "metrics": "rankme",
 }  # fmt: skip
 
 
@@ -245,6 +298,17 @@ def change_the_code(here: Path) -> None:
     (here / "net.py").write_text(text.replace("x * 1.0", "x * 2.0"))
 
 
+def change_a_helper(here: Path) -> None:
+    """A function of a module that no class of the network stands in, imported where the network is built."""
+    text = (here / "helpers.py").read_text()
+    (here / "helpers.py").write_text(text.replace("return 1.0", "return 3.0"))
+
+
+def change_what_a_function_imports(here: Path) -> None:
+    text = (here / "pack" / "deep.py").read_text()
+    (here / "pack" / "deep.py").write_text(text.replace("SHIFT = 0", "SHIFT = 1"))
+
+
 def change_the_neighbour(here: Path) -> None:
     text = (here / "layers.py").read_text()
     (here / "layers.py").write_text(text.replace("x + 0.0", "x + 1.0"))
@@ -258,17 +322,21 @@ NET = """
 import torch
 from torch import nn
 from layers import Shift
+from helpers import factor
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.shift, self.linear = nn.Conv2d(3, 4, 3), Shift(), nn.Linear(4, 3)
     def forward(self, x):
-        return self.linear(self.shift(self.conv(x * 1.0)).mean((2, 3)))
+        return self.linear(self.shift(self.conv(x * 1.0)).mean((2, 3)) * factor() + self.by)
 
 def net():
+    from pack import deep
     torch.manual_seed(0)
-    return Net()
+    made = Net()
+    made.by = deep.SHIFT
+    return made
 """
 LAYERS = """
 from torch import nn
@@ -283,6 +351,10 @@ def workshop(here: Path) -> Path:
     """A user's network in two files, weights in a file, and a folder of images."""
     (here / "net.py").write_text(NET)
     (here / "layers.py").write_text(LAYERS)
+    (here / "helpers.py").write_text("def factor():\n    return 1.0\n")
+    (here / "pack").mkdir()
+    (here / "pack" / "__init__.py").write_text("")
+    (here / "pack" / "deep.py").write_text("SHIFT = 0\n")
     torch.manual_seed(0)
     safetensors.torch.save_file(nets.tiny_vgg_10().state_dict(), here / "w.safetensors")
     rng = np.random.default_rng(0)
@@ -310,6 +382,8 @@ models:
         (add_an_image, [1]),
         (change_the_code, [2]),
         (change_the_neighbour, [2]),
+        (change_a_helper, [2]),
+        (change_what_a_function_imports, [2]),
     ],
 )
 def test_what_changed_behind_a_name_is_scored_again(
@@ -336,13 +410,52 @@ def test_random_weights_of_another_version_are_other_weights(monkeypatch: pytest
     assert statuses(start(text)) == ["scored"]
 
 
+@pytest.mark.parametrize("library", ["torch", "torchvision", "pillow"])
+def test_a_result_of_another_version_is_scored_again_and_that_is_said(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, said = DIGITS + "models: [tiny_vgg_10]", list[str]()
+    start(text)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == library else version(name))
+    assert statuses(start(text, warn=said.append)) == ["scored"]
+    assert sum(f"holds another result, which this one replaces ({library} {version(library)}, now 0.0.1)" in line
+               for line in said) == 1  # fmt: skip
+    assert statuses(start(text)) == ["kept"]
+    monkeypatch.setattr("purity_cli.__version__", "99")
+    assert statuses(start(text)) == ["scored"]
+
+
+def test_an_unfinished_job_of_another_version_is_begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job, said = Job.of(weights="none", limit=40, batch_size=16), list[str]()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.score(run.resolve(job), workers=1, folder=tmp_path, progress=stop)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "torch" else version(name))
+    told: list[int] = []
+    run.score(
+        run.resolve(job), workers=1, folder=tmp_path, warn=said.append, progress=lambda done, _: told.append(done)
+    )
+    assert told == [16, 32, 40]
+    assert any(f"(torch {version('torch')}, now 0.0.1); this one starts anew" in line for line in said)
+
+
+def test_the_versions_of_libraries_that_brought_the_network_count() -> None:
+    assert "timm" in run.resolve(Job.of(model="timm:resnet18", weights="none", limit=1)).identity
+    assert "timm" not in run.resolve(Job.of(weights="none", limit=1)).identity
+
+
 def test_a_damaged_result_is_named_and_scored_again() -> None:
     said: list[str] = []
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
-    path = outcome.folder / store.COUNTS
+    path = outcome.folder / store.STATES
     path.write_bytes(path.read_bytes()[:-9])
     assert statuses(start(DIGITS + "models: [tiny_vgg_10]", warn=said.append)) == ["scored"]
-    assert any("is damaged" in line for line in said)
+    assert any("it is damaged" in line for line in said)
 
 
 FAILING = (
@@ -404,20 +517,72 @@ def offline(*_: object, **__: object) -> None:
 def test_nothing_is_left_of_what_a_kill_cut_short(here: Path) -> None:
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
     (here / "out" / ".mine.csv.17.tmp").write_text("x")
-    (outcome.folder / ".counts.safetensors.17.tmp").write_text("x")
-    (outcome.folder / "partial-1.safetensors").write_text("x")
-    start(DIGITS + "models: [tiny_vgg_10]")
+    (outcome.folder / ".states.safetensors.17.tmp").write_text("x")
+    kept = Share(run.resolve(outcome.task.job), outcome.folder, 0, Ranks(1, 2)).unfinished
+    kept.save(States(batch_size=16))
+    assert list(outcome.folder.glob(store.PARTIAL))
+    with Bench(suite(DIGITS + "models: [tiny_vgg_10]"), Path("out"), workers=1).closing(
+        start(DIGITS + "models: [tiny_vgg_10]")
+    ):
+        pass
     assert not [path for path in (here / "out").rglob("*") if "tmp" in path.name or "partial" in path.name]
 
 
-def test_two_suites_do_not_write_into_one_folder() -> None:
-    made = suite(DIGITS + "models: [tiny_vgg_10]")
-    with (
-        bench.claimed(Path("out"), Ranks()),
-        pytest.raises(PurityError, match="Another `purity bench` is writing into out"),
-    ):
-        Bench(made, Path("out"), workers=1).run()
-    assert statuses(Bench(made, Path("out"), workers=1).run()) == ["scored"]
+def test_a_job_that_another_process_holds_is_passed_over(scored: list[Job]) -> None:
+    made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
+    _, second = made.tasks()
+    with run.claimed(Path("out", second.name), "purity bench", Ranks()):
+        runs = Bench(made, Path("out"), workers=1)
+        outcomes = runs.run()
+        assert statuses(outcomes) == ["scored", "held"]
+        assert outcomes[1].error == "another process is at it"
+    assert [job.model for job in scored] == ["tiny_vgg_10"]
+    # The other one finishes, and then the tables have both; or it was killed, and then its job is anybody's.
+    with runs.closing(outcomes) as last:
+        assert statuses(list(last)) == ["scored", "held"]
+    assert statuses(Bench(made, Path("out"), workers=1).run()) == ["kept", "scored"]
+    with runs.closing(outcomes) as last:
+        assert statuses(list(last)) == ["scored", "kept"]
+        assert last[1].result is not None
+
+
+def test_a_job_that_becomes_free_is_taken_before_the_end(scored: list[Job]) -> None:
+    made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
+    held = store.claim(Path("out", made.tasks()[0].name), "purity bench")
+
+    class Watch(bench.Unwatched):
+        def ends(self, outcome: Outcome) -> None:
+            held.close()
+
+    outcomes = Bench(made, Path("out"), workers=1, watch=Watch()).run()
+    assert statuses(outcomes) == ["scored", "scored"]
+    assert [job.model for job in scored] == ["tiny_vgg", "tiny_vgg_10"]
+
+
+def test_several_processes_share_a_suite(here: Path) -> None:
+    text = "defaults: {weights: none, limit: 60, batch_size: 4}\nmodels:\n"
+    text += "".join(f"  - {{model: tiny_vgg_10, limit: {limit}}}\n" for limit in (50, 51, 52, 53, 54, 55))
+    suite(text)
+    command = [sys.executable, "-m", "purity_cli", "bench", "mine.yaml", "-o", "out", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, cwd=here, env=environment, **pipes) for _ in range(2)]
+    printed = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
+    told = [[line.split()[1] for line in out.splitlines()[2:8]] for out, _ in printed]
+    # Each job was scored once, by one of them.
+    for both in zip(*told, strict=True):
+        assert sorted(both).count("scored") == 1, told
+    assert Path("out/mine.md").read_text().count("Missing") == 0
+    assert statuses(start(text)) == ["kept"] * 6
+
+
+def test_two_scores_do_not_write_into_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with store.claim(Path("out"), "purity score"):
+        assert cli.run(["score", "--limit", "20", "-o", "out"]) == 1
+        assert "Another `purity score` is writing into out: wait for it, or give --output" in capsys.readouterr().err
+        assert [path.name for path in Path("out").iterdir()] == [".lock"]
+    assert cli.run(["score", "--limit", "20", "-o", "out"]) == 0
 
 
 # Pixels
@@ -569,9 +734,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         patch.setattr(Watch, "images", interrupt)
         assert cli.run(["bench", "mine.yaml"]) == 130
     assert "Interrupted. The same command goes on where this stopped." in capsys.readouterr().err
-    assert len(list(Path("results/mine").glob("*/partial.safetensors"))) == 1
+    assert len(list(Path("results/mine").glob("*/partial-*.safetensors"))) == 1
     assert cli.run(["bench", "mine.yaml"]) == 0
-    assert not list(Path("results/mine").glob("*/partial.safetensors"))
+    assert not list(Path("results/mine").glob("*/partial*.safetensors"))
     out, err = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines()[2:4]] == ["scored", "scored"]
     assert "[2/2]" in err

@@ -1,4 +1,4 @@
-"""Training: against a plain loop over PIL pictures, twice the same, through interruptions, and what it refuses."""
+"""Training: against a plain loop over PIL images, twice the same, through interruptions, and what it refuses."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from purity_cli.cli.train import command
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.train import Epoch, Training, resolve, train
-from purity_cli.train.loop import numerics
-from purity_cli.train.pictures import Draws, Pictures, augment, epoch_seed
+from purity_cli.train.images import Draws, Images, augment, epoch_seed
+from purity_cli.train.loop import batches, numerics
 from purity_cli.train.settings import Augmentation
 
 DROPOUT = """
@@ -76,7 +76,7 @@ def test_the_batch_sizes_of_the_spec() -> None:
 
 
 def by_pil(pixels: Tensor, pad: int, top: int, left: int, mirrored: bool) -> Image.Image:
-    """One picture (3, h, w), padded, cropped and mirrored by PIL."""
+    """One image (3, h, w), padded, cropped and mirrored by PIL."""
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     padded = ImageOps.expand(image, pad, 0)
     cut = padded.crop((left, top, left + image.width, top + image.height))
@@ -90,13 +90,13 @@ def test_augmented_as_pil_does_it(n: int, pad: int, height: int, width: int, see
         pixels = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8)
         draws = Draws.of(n, Augmentation(pad=pad))
         chosen = torch.randperm(n)[: max(1, n - 1)]
-    got = augment(Pictures(pixels, torch.zeros(n)), chosen, draws, pad)
-    for picture, i in zip(got, chosen.tolist(), strict=True):
+    got = augment(Images(pixels, torch.zeros(n)), chosen, draws, pad)
+    for image, i in zip(got, chosen.tolist(), strict=True):
         expected = by_pil(pixels[i], pad, int(draws.top[i]), int(draws.left[i]), bool(draws.mirrored[i]))
-        np.testing.assert_array_equal(picture.permute(1, 2, 0), np.asarray(expected))
+        np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(expected))
 
 
-def test_every_crop_is_drawn_and_every_second_picture_mirrored() -> None:
+def test_every_crop_is_drawn_and_every_second_image_mirrored() -> None:
     torch.manual_seed(0)
     draws = Draws.of(8100, Augmentation())
     assert sorted(draws.order.tolist()) == list(range(8100))
@@ -112,7 +112,7 @@ def test_every_epoch_of_every_seed_has_its_own_chance() -> None:
 
 
 def plain_loop(network: models.Network, epochs: int, batch_size: int, limit: int) -> list[float]:
-    """The recipe on the digits as one would write it with PIL, one picture at a time; the learning rate falls fast."""
+    """The recipe on the digits as one would write it with PIL, one image at a time; the learning rate falls fast."""
     net = network.module.train().requires_grad_(True)
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (network.preprocessing.mean, network.preprocessing.std)
@@ -146,8 +146,8 @@ def plain_loop(network: models.Network, epochs: int, batch_size: int, limit: int
 def test_is_the_plain_loop(tmp_path: Path, name: str, dropout: str) -> None:
     name = dropout if name == "dropout" else name
     seen: list[Epoch] = []
-    plan = resolve(Training.of(model=name, limit=48, batch_size=20, epochs=3, lr_every=1))
-    (file,) = train(plan, tmp_path, workers=2, report=seen.append)
+    course = resolve(Training.of(model=name, limit=48, batch_size=20, epochs=3, lr_every=1))
+    (file,) = train(course, tmp_path, workers=2, report=seen.append)
     network = models.load(name, "none", seed=0)
     before = {key: tensor.clone() for key, tensor in network.module.state_dict().items()}
     losses = plain_loop(network, 3, 20, 48)
@@ -159,6 +159,57 @@ def test_is_the_plain_loop(tmp_path: Path, name: str, dropout: str) -> None:
         moved = (tensor - before[key]).abs().float().mean()
         assert moved > 0
         assert (trained[key] - tensor).abs().float().mean() <= 0.01 * moved
+
+
+@given(st.integers(1, 300), st.integers(1, 70))
+def test_batches_are_of_the_size_asked_for_but_none_is_of_one_image(n: int, size: int) -> None:
+    order = torch.arange(n)
+    parts = batches(order, size)
+    assert torch.equal(torch.cat(parts), order)
+    rest = n % size
+    whole = [size] * (n // size)
+    if rest == 1 < size and whole:
+        assert [len(part) for part in parts] == [*whole[:-1], size + 1]
+    else:
+        assert [len(part) for part in parts] == whole + [rest] * bool(rest)
+
+
+SMALL_MAPS = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 32), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 10))
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3072, 10)
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("a long story\\nno such tensor")
+        return self.fc(x.flatten(1))
+"""
+"""Networks that take no batch of one, and none at all."""
+
+
+def test_a_last_batch_of_one_image_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SMALL_MAPS)
+    model = f"{tmp_path / 'net.py'}:net"
+    (file,) = run(tmp_path / "out", model=model, limit=41, epochs=1)
+    # The running averages have seen two batches: 20 and 21.
+    assert int(safetensors.torch.load_file(file)["1.num_batches_tracked"]) == 2
+    with pytest.raises(
+        PurityError, match=r"net cannot be trained on a batch of 1 \(Expected more than 1 value .*\[1, 4"
+    ):
+        run(tmp_path / "single", model=model, batch_size=1)
+
+
+def test_what_a_network_says_as_it_fails_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SMALL_MAPS)
+    with pytest.raises(
+        PurityError, match=r"net\.py:Broken cannot be trained on a batch of 20 \(no such tensor\): mend"
+    ):
+        run(tmp_path / "out", model=f"{tmp_path / 'net.py'}:Broken")
 
 
 def test_the_seed_decides_and_nothing_else(tmp_path: Path, dropout: str) -> None:
@@ -221,9 +272,9 @@ def test_goes_on_after_it_was_killed_as_if_it_had_not_been(tmp_path: Path, dropo
     assert "epoch 300/300" not in rest
     assert [file.name for file in (tmp_path / "killed").glob("*.safetensors")] == ["net_epoch003.safetensors"]
     last = 5 + rest.count("\n") + 3
-    plan = resolve(Training.of(model=dropout, limit=64, batch_size=20, epochs=last, checkpoints=(3, last)))
+    course = resolve(Training.of(model=dropout, limit=64, batch_size=20, epochs=last, checkpoints=(3, last)))
     seen: list[Epoch] = []
-    files = train(plan, tmp_path / "killed", workers=1, report=seen.append)
+    files = train(course, tmp_path / "killed", workers=1, report=seen.append)
     # One epoch less where it was killed between storing one and saying so.
     assert [epoch.epoch for epoch in seen] in ([last - 2, last - 1, last], [last - 1, last])
     assert contents(files) == contents(run(tmp_path / "whole", model=dropout, epochs=last, checkpoints=(3, last)))
@@ -258,8 +309,8 @@ def test_a_checkpoint_says_how_it_came_about(tmp_path: Path) -> None:
 
 def test_bf16_trains_as_well(tmp_path: Path, dropout: str) -> None:
     seen: list[Epoch] = []
-    plan = resolve(Training.of(model=dropout, precision="bf16", limit=200, batch_size=20, epochs=8, lr=3e-3))
-    (file,) = train(plan, tmp_path, workers=1, report=seen.append)
+    course = resolve(Training.of(model=dropout, precision="bf16", limit=200, batch_size=20, epochs=8, lr=3e-3))
+    (file,) = train(course, tmp_path, workers=1, report=seen.append)
     assert seen[-1].loss < 0.8 * seen[0].loss
     assert {t.dtype for t in safetensors.torch.load_file(file).values() if t.ndim} == {torch.float32}
     with pytest.raises(PurityError, match=r"another recipe \(precision bf16, not fp32\)"):
@@ -278,7 +329,7 @@ def test_settings_of_the_process_are_put_back() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Class folders of two splits: ten digits as PNG of 40x40, three pictures each."""
+    """Class folders of two splits: ten digits as PNG of 40x40, three images each."""
     for split in ("train", "val"):
         source = open_dataset("digits", split="train" if split == "train" else None)
         for label in range(10):
@@ -319,7 +370,7 @@ def remove_class_of_val(folders: Path) -> None:
 
 
 def spoil(folders: Path) -> None:
-    next((folders / "train/class3").iterdir()).write_bytes(b"no picture")
+    next((folders / "train/class3").iterdir()).write_bytes(b"no image")
 
 
 def leave(folders: Path) -> None:
@@ -333,7 +384,7 @@ def leave(folders: Path) -> None:
         (remove_class_of_val, {}, "data-train and data differ in their classes"),
         (spoil, {"resize": 32}, r"class3/.+\.png in data-train cannot be read \(.+\): mend or remove it"),
         (leave, {}, r"\.png is 40x40, and the network takes 32x32: give --resize 32"),
-        (leave, {"resize": 48}, "tiny_vgg_10 takes no pictures of 48x48"),
+        (leave, {"resize": 48}, "tiny_vgg_10 takes no images of 48x48"),
         (leave, {"precision": "fp16", "device": "cpu"}, "fp16 needs a CUDA device"),
         (leave, {"model": "tiny_vg"}, "Did you mean tiny_vgg"),
         (leave, {"epochs": 5, "checkpoints": (2, 9, 7)}, r"no epoch 9 .* 5 epochs were asked for; give --epochs 9"),
@@ -349,16 +400,16 @@ def test_refuses_what_does_not_fit(
         run(tmp_path / "out", **{"dataset": str(folders), **settings})
 
 
-def test_refuses_pictures_without_labels(tmp_path: Path) -> None:
+def test_refuses_images_without_labels(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
-        Image.new("RGB", (32, 32)).save(tmp_path / split / "picture.png")
+        Image.new("RGB", (32, 32)).save(tmp_path / split / "image.png")
     with pytest.raises(PurityError, match=r"cannot be trained on: .* has no class folders"):
         resolve(Training.of(dataset=str(tmp_path)))
 
 
 @pytest.mark.parametrize("there", [("train",), ("test", "val"), ()])
-def test_refuses_pictures_without_two_splits(folders: Path, tmp_path: Path, there: Sequence[str]) -> None:
+def test_refuses_images_without_two_splits(folders: Path, tmp_path: Path, there: Sequence[str]) -> None:
     for split in there:
         shutil.copytree(folders / "train", tmp_path / "other" / split)
     place = tmp_path / "other" if there else folders / "train"
@@ -436,5 +487,5 @@ def test_the_weights_that_ship() -> None:
     assert about["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     net = nets.tiny_vgg_10().eval()
     net.load_state_dict(safetensors.torch.load_file(file))
-    assert accuracy(net) == pytest.approx(about["test_top1"], abs=0.2)  # one picture, on another machine
+    assert accuracy(net) == pytest.approx(about["test_top1"], abs=0.2)  # one image, on another machine
     assert accuracy(net) >= 97

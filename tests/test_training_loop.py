@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +198,41 @@ def test_nothing_seen_and_nothing_fired(batches: list[Batch]) -> None:
 def test_layers_that_cannot_be_tapped(layers: list[str], error: Any, says: str, batches: list[Batch]) -> None:
     with pytest.raises(error, match=says):
         PurityMonitor(new(), layers).update(batches[0][0])
+
+
+TOGETHER = """
+import sys
+import torch
+import torch.distributed as dist
+from purity_cli.monitor import PurityMonitor
+from tests.test_training_loop import new
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+monitor = PurityMonitor(new().eval(), ["C1", "last"], threshold=0.2)
+images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+for epoch in range(2):
+    if rank == 0:  # the other one sees no batch at all, as with fewer batches than processes
+        monitor.update(images)
+    found = monitor.compute()
+    monitor.reset()
+    print(epoch, rank, found, flush=True)
+nobody = PurityMonitor(new().eval(), ["last"])
+assert nobody.compute() == {}
+dist.destroy_process_group()
+"""
+
+
+def test_a_process_that_saw_no_batch_has_the_sums_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    monitor = PurityMonitor(new().eval(), ["C1", "last"], threshold=0.2)
+    monitor.update(images)
+    alone = monitor.compute()
+    assert set(ran.stdout.splitlines()) == {f"{epoch} {rank} {alone}" for epoch in (0, 1) for rank in (0, 1)}

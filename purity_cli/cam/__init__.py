@@ -15,7 +15,7 @@ from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.models import failed
 from purity_cli.pixels import normalise, prepare
-from purity_cli.run.resolving import Plan
+from purity_cli.run.resolving import Resolved
 from purity_cli.taps import Taps
 
 IMAGENET_SOURCES = ("bundled", "pretrainedmodels", "timm", "torchvision")
@@ -48,7 +48,7 @@ def channel_maps(feature_map: Tensor, beta: Tensor, channels: Sequence[int]) -> 
     return (beta[:, chosen, None, None] * feature_map[:, chosen]).clamp_min(0)
 
 
-def look(plan: Plan, images: Sequence[int], read: Read = grad_cam) -> list[View]:
+def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[View]:
     """Views of images of `plan.source`, with what `read` makes of each tapped layer, of the predicted class.
 
     In float32 whatever the job's precision, one image at a time. PurityError for an image that cannot be read and
@@ -84,7 +84,7 @@ def top_channels(counts: NDArray[np.int64], k: int) -> list[tuple[int, int]]:
     return [(int(channel), int(counts[channel])) for channel in order]
 
 
-def names_of_classes(plan: Plan) -> list[str] | None:
+def names_of_classes(plan: Resolved) -> list[str] | None:
     """What the network's classes are called; None where nobody knows."""
     network, source = plan.network, plan.source
     if plan.label_note is None and source.class_names:
@@ -96,7 +96,7 @@ def names_of_classes(plan: Plan) -> list[str] | None:
     return None
 
 
-def _load(plan: Plan, i: int) -> NDArray[np.uint8]:
+def _load(plan: Resolved, i: int) -> NDArray[np.uint8]:
     path = plan.source.paths[i]
     try:
         return np.array(prepare(plan.source, i, plan.preprocessing))

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from purity_cli import cam, tables
+from purity_cli import cam
 from purity_cli.cam.panels import Cell, Heading, Row
 from purity_cli.cam.pictures import Chosen
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
-from purity_cli.run.resolving import Plan
+from purity_cli.run.resolving import Resolved
+from purity_cli.views import cells
 
 
 class Shown(NamedTuple):
@@ -36,24 +37,22 @@ class Heads:
     models: bool
     weights: bool
     """Whether columns must name their model, and their weights, since there are several."""
-    score: Callable[[Plan], Result]
+    score: Callable[[Resolved], Result]
 
-    def of(self, plan: Plan) -> list[Heading]:
+    def of(self, plan: Resolved) -> list[Heading]:
         """A heading per tapped layer; PurityError where no stored result, or more than one, is of this network."""
         result = self._find(plan) if self.stored else self.score(plan)
-        rows = tables.at(tables.frame([result]), self.threshold)
-        low = set(tables.starved(rows)["layer"])
-        purity = dict(zip(rows["layer"], rows["purity"], strict=True))
-        fired = dict(zip(rows["layer"], rows["activations"], strict=True))
+        rows = {row["layer"]: row for row in cells.rows([result], self.threshold)}
         n = f"n = {result.n_images:,}" + (f" of {result.dataset}" if self.stored else "")
         headings = []
         for tap in plan.taps:
-            few = f"N = {fired[tap.module]:,} < {tables.ENOUGH} c" if fired[tap.module] else "nothing fires"
+            row = rows[tap.module]
+            few = f"N = {row['activations']:,} < {cells.ENOUGH} c" if row["activations"] else "nothing fires"
             headings.append(
                 Heading(
                     self._name(plan, f"{tap.name} {tap.module}" if tap.stage else tap.module),
-                    "F = –" if math.isnan(purity[tap.module]) else f"F = {purity[tap.module]:.3f}",
-                    f"{n}\n{few}" if tap.module in low else n,
+                    "F = –" if math.isnan(row["purity"]) else f"F = {row['purity']:.3f}",
+                    f"{n}\n{few}" if row["starved"] else n,
                 )
             )
         return headings
@@ -62,12 +61,12 @@ class Heads:
     def several(self) -> bool:
         return self.models or self.weights
 
-    def _name(self, plan: Plan, layer: str) -> str:
+    def _name(self, plan: Resolved, layer: str) -> str:
         network = plan.network
         weights = re.sub(r"\.(safetensors|pth|pt|bin)$", "", network.weights)
         return "\n".join([network.name] * self.models + [weights] * self.weights + [layer])
 
-    def _find(self, plan: Plan) -> Result:
+    def _find(self, plan: Resolved) -> Result:
         network, modules = plan.network, {tap.module for tap in plan.taps}
         found = [
             result
@@ -86,7 +85,7 @@ class Heads:
         return here[0]
 
 
-def grad_cams(plans: Iterable[Plan], chosen: Chosen, heads: Heads) -> Shown:
+def grad_cams(plans: Iterable[Resolved], chosen: Chosen, heads: Heads) -> Shown:
     """The pictures, then a column of Grad-CAM maps for each layer of each network."""
     headings, columns = [Heading("picture")], []
     for plan in plans:
@@ -102,7 +101,7 @@ def grad_cams(plans: Iterable[Plan], chosen: Chosen, heads: Heads) -> Shown:
     return Shown(headings, rows, "Grad-CAM of the predicted class, which stands below with its softmax score")
 
 
-def channels(plan: Plan, chosen: Chosen, n: int, heads: Heads) -> Shown:
+def channels(plan: Resolved, chosen: Chosen, n: int, heads: Heads) -> Shown:
     """The pictures, then the n channels of one layer that fire on the most images of each class, with their counts."""
     if len(plan.taps) != 1 or chosen.classes is None:
         raise PurityError(f"--channels shows classes and one layer, not {len(plan.taps)}: name one with --layers.")
@@ -114,6 +113,7 @@ def channels(plan: Plan, chosen: Chosen, n: int, heads: Heads) -> Shown:
         if not selection:
             raise PurityError(f"--limit leaves no image of class {name}: raise it, or use --per-class.")
         result = heads.score(replace(plan, selection=selection))
+        assert result.layers[0].counts is not None
         top = cam.top_channels(result.layers[0].counts.sum((0, 1)), n)
         (view,) = cam.look(plan, [i], partial(cam.channel_maps, channels=[channel for channel, _ in top]))
         cells = [
@@ -127,7 +127,7 @@ def channels(plan: Plan, chosen: Chosen, n: int, heads: Heads) -> Shown:
     return Shown(headings, rows, what)
 
 
-def _predictions(plan: Plan, views: Sequence[cam.View]) -> list[str]:
+def _predictions(plan: Resolved, views: Sequence[cam.View]) -> list[str]:
     names = cam.names_of_classes(plan)
     return [f"{names[view.predicted] if names else f'class {view.predicted}'} {view.score:.2f}" for view in views]
 

@@ -18,6 +18,7 @@ from purity_cli.process import INTERRUPTED, Signals
 COMMANDS = {
     "score": "Score",
     "bench": "Score",
+    "show": "Look",
     "plot": "Look",
     "cam": "Look",
     "sweep-threshold": "Look",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,10 @@ from purity_cli.cli import console, options, progress
 from purity_cli.cli.watch import Watch, duration, rate
 
 if TYPE_CHECKING:
+    from purity_cli.report import Report
     from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
     from purity_cli.suite.bench import Outcome
-    from purity_cli.suite.compare import Column
 
 FAILED_JOBS, INTERRUPTED = 3, 130
 
@@ -24,7 +24,7 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 @click.argument("suite", metavar="SUITE.yaml", type=click.Path(dir_okay=False, path_type=Path))
 @options.output_option("Folder of the tables, with one inside for each job.  [default: results/SUITE]")
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
-@click.option("--fresh", is_flag=True, help="Score everything again, instead of keeping what is finished.")
+@options.fresh_option
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
 @options.workers_option
 @options.cache_option("auto")
@@ -40,17 +40,19 @@ def command(
     """Score the models of a suite, and write their table beside the paper's.
 
     Started again, this keeps the jobs that are finished and goes on in the one that is not. Jobs that fail do not
-    stop the others; the exit code is then 3. `torchrun --nproc-per-node N -m purity_cli bench` shares each job among
-    N processes.
+    stop the others; the exit code is then 3. Started several times at once, also on several machines, these share the
+    jobs; `torchrun --nproc-per-node N -m purity_cli bench` shares each job among N processes. Paths in the suite are
+    relative to its file.
     """
     from purity_cli.run import ranks as several
-    from purity_cli.suite import compare, read
+    from purity_cli.suite import read
+    from purity_cli.views import comparison
 
     chosen = read(suite)
     if data_dir is not None:
         chosen = chosen.moved(data_dir)
     if chosen.reference:
-        compare.reference(chosen.reference)  # says now what would be wrong with it after hours
+        comparison.reference(chosen.reference)  # says now what would be wrong with it after hours
     folder = output or Path("results", chosen.name)
     with several.joined() as ranks:
         code = 0
@@ -63,36 +65,68 @@ def command(
 
 
 def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | None, ranks: Ranks) -> int:
-    from purity_cli.suite import bench, compare
+    from purity_cli.suite import bench
 
     name = click.get_current_context().find_root().obj
     if ranks.first:
         progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
+    outcomes: list[Outcome] = []
+    views: dict[str, Report] = {}
+
+    def finish() -> None:
+        if ranks.first:
+            with runs.closing(outcomes) as finished:
+                outcomes[:] = finished
+                views.update(reports(suite, outcomes))
+                write(views, folder)
+
     try:
         with Watch() as watch:
-            outcomes = bench.Bench(
+            runs = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, ranks=ranks, watch=watch,
                 warn=progress.warn, say=progress.note, command=name,
-            ).run()  # fmt: skip
-        columns = compare.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
-        ranks.together(lambda: compare.write(suite, columns, folder) if ranks.first else None)
+            )  # fmt: skip
+            outcomes += runs.run()
+        ranks.together(finish)
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
             click.echo(f"Interrupted. The same command {again}goes on where this stopped.", err=True)
         return INTERRUPTED
     if ranks.first:
-        show(suite, outcomes, columns)
-        _warn_of_bias(suite, columns)
+        console.show(ran(outcomes))
+        for report in views.values():
+            console.show(report)
         click.echo(f"Wrote {folder}", err=True)
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
-def show(suite: Suite, outcomes: Sequence[Outcome], columns: Sequence[Column]) -> None:
-    """Print what became of the jobs, the table, and the comparison."""
-    import pandas as pd
+def reports(suite: Suite, outcomes: Sequence[Outcome]) -> dict[str, Report]:
+    """The suite's table, and its comparison with a reference if it names one, by the names of their files."""
+    from purity_cli.views import comparison
 
-    from purity_cli.suite import compare
+    found = comparison.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
+    known = comparison.reference(suite.reference) if suite.reference else []
+    views = {suite.name: comparison.suite(found, suite.threshold, suite.layout, known)}
+    if suite.reference:
+        beside = comparison.comparison(found, suite.reference, known, suite.threshold)
+        views[f"{suite.name}_comparison"] = beside
+    return views
+
+
+def write(views: Mapping[str, Report], folder: Path) -> None:
+    """A page and a CSV file for each report."""
+    from purity_cli import store
+    from purity_cli.report import FORMATS
+
+    for name, report in views.items():
+        for ending in ("md", "csv") if report.tables else ("md",):
+            store.write_text(folder / f"{name}.{ending}", FORMATS[ending](report))
+
+
+def ran(outcomes: Sequence[Outcome]) -> Report:
+    """What became of the jobs."""
+    from purity_cli.report import Report, Table, number, text
 
     rows = []
     for outcome in outcomes:
@@ -101,39 +135,19 @@ def show(suite: Suite, outcomes: Sequence[Outcome], columns: Sequence[Column]) -
         rows.append(
             {
                 "job": outcome.task.name,
-                "": outcome.status,
-                "images": f"{result.n_images:,}" if result else "",
-                "images/s": rate(record["images_per_second"]) if result else "",
-                "time": duration(record["seconds"]) if result else "",
-                "top-1": f"{result.top1:.2f}" if result and result.top1 is not None else "",
-                "note": outcome.error or "",
+                "status": outcome.status,
+                "images": result.n_images if result else None,
+                "speed": rate(record["images_per_second"]) if result else None,
+                "time": duration(record["seconds"]) if result else None,
+                "top1": result.top1 if result else None,
+                "note": outcome.error,
             }
         )
-    console.show(console.table(pd.DataFrame(rows), left=("job", "", "note")))
-    paper = compare.reference(suite.reference) if suite.reference else None
-    numbers = compare.table(suite, columns, paper)
-    console.show(console.table(compare.table_text(numbers, columns), left=(str(numbers.index.name),)))
-    if paper is None:
-        return
-    compared = compare.compare(suite, columns, paper)
-    if len(compared):
-        console.show(console.table(compare.compared_text(compared, columns), left=("model", "cell")))
-        console.show(console.table(compare.summary_text(compare.summary(compared)), left=("cells",)))
-    for sentence in compare.unmatched(columns, paper):
-        click.echo(sentence)
-
-
-def _warn_of_bias(suite: Suite, columns: Sequence[Column]) -> None:
-    from purity_cli import tables
-
-    low = []
-    for column in columns:
-        if column.result:
-            rows = tables.starved(tables.at(tables.frame([column.result]), suite.threshold))
-            layers = ", ".join(tables.labels(rows[rows["activations"] > 0]))
-            low += [f"{layers} of {column.name}"] if layers else []
-    if low:
-        progress.warn(f"F is biased low in {'; '.join(low)}, where N < {tables.ENOUGH} c: score more images.")
+    columns = [
+        text("job", fold=True), text("status"), number("images", digits=None), number("speed", "images/s", drop=1),
+        number("time", drop=1), number("top1", "top-1", 2), text("note", fold=True),
+    ]  # fmt: skip
+    return Report([Table("jobs", columns, rows)])
 
 
 def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
@@ -143,7 +157,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
     from purity_cli.suite import outlook
 
     rows, images, size, failing = [], 0, 0, 0
-    for job in outlook.forecast(suite, folder, cache, progress.warn):
+    for job in outlook.forecast(suite, folder, cache):
         plan = job.plan
         failing += job.plan is None and job.task.absent is None
         images += len(plan.selection) if plan and not job.finished else 0
@@ -155,7 +169,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
                 "weights": {None: "", True: "here", False: "missing"}[job.weights_here],
                 "images": f"{len(plan.selection):,}" if plan else "",
                 "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else "",
-                "layers": ", ".join(f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps),
+                "layers": ", ".join(f"{tap.stage or ''} {tap.module}".strip() for tap in plan.taps) if plan else "",
                 "note": job.problem or ("finished" if job.finished else ""),
             }
         )

@@ -6,6 +6,7 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ def list_(root: Path | None, layout: str) -> None:
         click.echo(f"Nothing is cached in {root}.", err=True)
 
 
-@command.command()
-@options.job_options
+@command.command(cls=options.JobCommand)
+@partial(options.job_options, without=("metrics",))
 @_ROOT
 def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, workers: int, root: Path | None) -> None:
     """Decode images now that will be scored later.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from purity_cli.cam.pictures import Chosen
     from purity_cli.datasets import ImageSource
     from purity_cli.results import Result
-    from purity_cli.run.resolving import Plan
+    from purity_cli.run.resolving import Resolved
 
 CLASSES = 8
 """Rows where nothing else is asked for."""
@@ -25,8 +25,8 @@ ROWS, COLUMNS = 16, 12
 """The largest panel that a page still shows."""
 
 
-@click.command("cam")
-@partial(options.job_options, several_weights=True)
+@click.command("cam", cls=options.JobCommand)
+@partial(options.job_options, several_weights=True, without=("metrics",))
 @click.option(
     "--images",
     "-i",
@@ -167,7 +167,7 @@ def _choose(
 
 def _plans(
     pairs: Sequence[tuple[str, str]], settings: dict[str, Any], threshold: float, source: ImageSource
-) -> Iterator[Plan]:
+) -> Iterator[Resolved]:
     """One network after the other, since all of them may not fit into memory."""
     from purity_cli import run
 
@@ -186,7 +186,7 @@ def _warn(sentence: str) -> None:
         progress.warn(sentence)
 
 
-def _score(plan: Plan, workers: int) -> Result:
+def _score(plan: Resolved, workers: int) -> Result:
     from purity_cli import run
 
     with progress.images(plan.network.name) as show:

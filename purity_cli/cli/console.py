@@ -1,40 +1,62 @@
-"""Tables on stdout: never cut, coloured only on a terminal."""
+"""Reports on stdout in the form that `--format` names, and choices that are the entries of a dict."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
-    from rich.table import Table
 
-WIDE = 1000
-"""Columns: a narrow terminal may wrap lines, but module paths are there to be copied and nothing may cut them."""
+    from purity_cli.report import Report
 
 
-def table(text: pd.DataFrame, left: tuple[str, ...] = (), last: list[RenderableType] | None = None) -> Table:
-    """A frame of text as a table, its columns flush right but for those named; `last` is a column of drawings."""
-    from rich import box
-    from rich.table import Table
+class Entries(click.Choice):  # type: ignore[type-arg]  # click before 8.2 has no Generic here
+    """One of a dict's keys, whenever they came into it; `get` is called where the choice is asked for."""
 
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for name in text.columns:
-        drawn.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-    if last:
-        drawn.add_column("")
-    for i, row in enumerate(text.astype(str).itertuples(index=False)):
-        drawn.add_row(*row, *(last[i : i + 1] if last else ()))
-    return drawn
+    def __init__(self, get: Callable[[], Mapping[str, Any]]) -> None:
+        self._get, self.case_sensitive = get, True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self._get())
 
 
-def show(table: Table) -> None:
-    """Print a table without the padding that rich puts behind it."""
-    from rich.console import Console
+def formats() -> Entries:
+    """What `--format` can be."""
+    from purity_cli import report
 
-    console = Console(width=WIDE)
-    with console.capture() as captured:
-        console.print(table, markup=False, highlight=False)
-    for line in captured.get().splitlines():
-        if line.strip():
-            print(line.rstrip())
+    return Entries(lambda: report.FORMATS)
+
+
+def views() -> Entries:
+    """What `purity show --view` can be."""
+    from purity_cli.views import VIEWS
+
+    return Entries(lambda: VIEWS)
+
+
+def figures() -> Entries:
+    """What `purity plot --figure` can be."""
+    from purity_cli.figures import FIGURES
+
+    return Entries(lambda: FIGURES)
+
+
+def show(report: Report, layout: str = "table") -> None:
+    """Print a report; where its form has no place for the notes, they go to stderr."""
+    from purity_cli.report import FORMATS, WITHOUT_NOTES
+
+    click.echo(FORMATS[layout](report), nl=False, color=True)
+    for note in report.sentences if layout in WITHOUT_NOTES else ():
+        click.echo(note, err=True)
+
+
+def table(text: pd.DataFrame, left: tuple[str, ...] = ()) -> Report:
+    """A frame of text as a report, its columns flush right but for those named."""
+    from purity_cli.report import Report
+    from purity_cli.report.console import of_texts
+
+    return Report([of_texts(text, left)])

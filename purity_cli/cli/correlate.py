@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     type=click.Choice(["random"]),
     help="Also the purity of the same networks with random weights: scores the same images once more.",
 )
+@click.option("--every-layer", is_flag=True, help="Also the other measures of every layer, not of the deepest alone.")
 @options.threshold_option()
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random orders and resamples.")
 @options.workers_option
@@ -34,6 +35,7 @@ def command(
     folders: tuple[Path, ...],
     against: str | None,
     baseline: str | None,
+    every_layer: bool,
     threshold: float,
     seed: int,
     workers: int,
@@ -46,23 +48,16 @@ def command(
     the size of the last map, its channels. Pearson's r, Spearman's rho, Kendall's tau-b and the weighted tau come with
     the middle 95 % of resampled results and a two-sided p, of all orders up to seven results and of random ones beyond.
     """
-    from purity_cli import correlate
+    from purity_cli.views import correlation
 
-    results = stored.read(folders, by_name=False)
-    target = correlate.read_against(against, results) if against else None
-    data = correlate.points(results, threshold, against=target)
-    if baseline:
-        twins = _random_twins(results, workers)
-        data = correlate.points(results, threshold, against=target, twins=twins)
-    found = correlate.study(data, seed=seed)
-    if layout == "table":
-        console.show(console.table(correlate.layout(found.table), left=("quantity", "kind")))
-    else:
-        write = {"csv": correlate.to_csv, "md": correlate.to_markdown, "json": correlate.to_json}
-        click.echo(write[layout](data, found), nl=False)
-    if layout in ("table", "csv"):
-        for note in found.notes:
-            click.echo(note, err=layout == "csv")
+    results = stored.read(folders)
+    target = correlation.read_against(against, results) if against else None
+    correlation.points(results, threshold, against=target)  # says what is wrong before the networks are scored
+    report = correlation.correlation(
+        results, threshold, against=target, twins=_random_twins(results, workers) if baseline else None,
+        every_layer=every_layer, seed=seed,
+    )  # fmt: skip
+    console.show(report, layout)
 
 
 def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:

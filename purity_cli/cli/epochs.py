@@ -12,14 +12,17 @@ from click.core import ParameterSource
 from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
-    from purity_cli.epochs import Checkpoint, Measured
+    from purity_cli.epochs import Snapshot
+    from purity_cli.report import Report
+    from purity_cli.results import Result
 
 
-@click.command("epochs")
+@click.command("epochs", cls=options.JobCommand)
 @click.argument("given", nargs=-1, required=True, metavar="CHECKPOINT...")
-@functools.partial(options.job_options, weights=False)
+@functools.partial(options.job_options, without=("weights",))
 @options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
-@options.metrics_option
+@options.fresh_option
+@options.cache_option("auto")
 @click.option(
     "--patience", type=click.IntRange(1), default=3, show_default=True, metavar="N",
     help="Early stopping ends after N checkpoints in a row without a higher value.",
@@ -35,7 +38,8 @@ def command(
     download: bool,
     workers: int,
     threshold: float,
-    metrics: tuple[str, ...],
+    fresh: bool,
+    cache: Path | None,
     patience: int,
     output: Path | None,
     layout: str,
@@ -47,37 +51,35 @@ def command(
     without labels chooses a checkpoint, and the regret says how many points of accuracy that costs.
     """
     from purity_cli import epochs
-    from purity_cli.epochs import choice, table3
     from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.suite import slug
+    from purity_cli.views import epochs as view
 
     checkpoints = epochs.number(epochs.find(given), progress.warn)
     model = _defaults(checkpoints, models, settings)
     (job,) = options.make_jobs([model], settings, tuple(sorted({*DEFAULT_GRID, threshold})))
+    folder = output or Path("results", f"{slug(job)}_epochs")
     with progress.images(model) as show:
-        measured = epochs.score(
+        results = epochs.score(
             checkpoints,
             job,
+            folder,
+            threshold=threshold,
             workers=workers,
             download=download,
-            peers=metrics,
+            fresh=fresh,
+            cache=cache,
             progress=show,
             warn=progress.warn,
+            say=progress.note,
+            command=click.get_current_context().find_root().obj,
         )
-    found = choice.choices(table3.course(measured, threshold), patience)
-    _write(measured, found, threshold, output)
-    if layout == "table":
-        console.show(console.table(table3.layout(measured, threshold), left=("model",)))
-        console.show(console.table(table3.choices_table(found), left=("rule",)))
-        for sentence in table3.sentences(measured, threshold, found):
-            click.echo(sentence)
-    elif layout == "csv":
-        click.echo(table3.to_csv(measured, threshold), nl=False)
-    else:
-        write = {"md": table3.to_markdown, "json": table3.to_json}
-        click.echo(write[layout](measured, threshold, found), nl=False)
+    report = view.epochs(results, threshold, patience=patience)
+    _write(results, report, threshold, folder)
+    console.show(report, layout)
 
 
-def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: dict[str, Any]) -> str:
+def _defaults(checkpoints: list[Snapshot], models: tuple[str, ...], settings: dict[str, Any]) -> str:
     """The network, and in `settings` the images: as given, else as the training recorded them."""
     from purity_cli.datasets import FAMILIES
 
@@ -95,21 +97,13 @@ def _defaults(checkpoints: list[Checkpoint], models: tuple[str, ...], settings: 
     return recorded if source("models") == ParameterSource.DEFAULT else models[0]
 
 
-def _write(measured: list[Measured], found: list[Any], threshold: float, output: Path | None) -> None:
+def _write(results: list[Result], report: Report, threshold: float, folder: Path) -> None:
     from purity_cli import store
-    from purity_cli.epochs import table3
     from purity_cli.figures import curves, drawing
+    from purity_cli.report import FORMATS
 
-    first = measured[0].result
-    folder = output or Path("results", f"{first.model}_{first.dataset}_epochs")
-    store.prepare(folder)
     said = click.get_current_context().find_root().obj
-    for one in measured:
-        one.result.provenance["command"] = said
-        store.write(one.result, folder / f"epoch{one.checkpoint.epoch:03}", threshold)
-    store.write_text(folder / "epochs.csv", table3.to_csv(measured, threshold))
-    store.write_text(folder / "epochs.md", table3.to_markdown(measured, threshold, found) + f"\n`{said}`\n")
-    kept = [choice for choice in found if choice.rule.startswith("highest")]
-    rows = table3.frame(measured, threshold)
-    drawing.save(curves.training_curve(rows, kept, table3.paper(measured)), folder / "epochs")
+    store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
+    store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
+    drawing.save(curves.training_curve(results, threshold, report), folder / "epochs")
     click.echo(f"Wrote {folder}", err=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    size = options.Size().convert(value, param, ctx)
+    size = options.Setting("resize").convert(value, param, ctx)
     if size == "none":
         raise click.BadParameter("'none' is no size: write 224, or 240x320 (height x width).", ctx, param)
     return (size, size) if isinstance(size, int) else size

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import options, progress, stored
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from purity_cli.results import Result
-
-FIGURES = ("stages", "heatmap", "accuracy")
+from purity_cli.cli import console, options, progress, stored
 
 
 @click.command("plot")
@@ -25,7 +15,7 @@ FIGURES = ("stages", "heatmap", "accuracy")
     "--figure",
     "-f",
     "chosen",
-    type=click.Choice(FIGURES),
+    type=console.figures(),
     multiple=True,
     help="Which to draw; again for more.  [default: all that the results allow]",
 )
@@ -48,33 +38,16 @@ def command(
     DIR is a folder that `purity score` has written, or one that holds such folders. stages: purity from stage to
     stage, a line per model; heatmap: models by stages; accuracy: purity of the last stage against top-1 accuracy.
     """
-    from purity_cli import figures, sweep, tables
     from purity_cli.errors import PurityError
-    from purity_cli.figures import drawing
+    from purity_cli.figures import FIGURES, Scored, drawing
+    from purity_cli.views.cells import frame
+    from purity_cli.views.sweep import only
 
     results = stored.read(folders)
-    scored = tables.at(tables.frame(results), threshold)
-    rows = sweep.only(scored, layers)
-
-    def accuracy() -> Figure:
-        known = _deepest(results, scored).dropna(subset=["top1", "purity"])
-        if len(known) < 2:
-            raise PurityError(
-                f"Purity against accuracy needs two results or more whose last stage fires and whose images carry "
-                f"labels, and there {'is' if len(known) == 1 else 'are'} {len(known)}."
-            )
-        if len(known) < len(results):
-            progress.warn(f"{len(results) - len(known)} of {len(results)} results have no accuracy or no purity.")
-        return figures.against_accuracy(known, correlation(known["top1"].tolist(), known["purity"].tolist()))
-
-    makers = {
-        "stages": lambda: figures.stage_curve(rows),
-        "heatmap": lambda: figures.heatmap(rows),
-        "accuracy": accuracy,
-    }
+    scored = Scored(frame(only(results, layers), threshold), frame(results, threshold))
     for name in chosen or FIGURES:
         try:
-            figure = makers[name]()
+            figure = FIGURES[name](scored)
         except PurityError as error:
             if chosen:
                 raise
@@ -82,29 +55,3 @@ def command(
             continue
         for path in drawing.save(figure, output / name):
             click.echo(path)
-
-
-def _deepest(results: Sequence[Result], rows: pd.DataFrame) -> pd.DataFrame:
-    """The row of each result's last stage."""
-    import pandas as pd
-
-    from purity_cli import tables
-
-    by_result = [part for _, part in tables.by_model(rows)]
-    return pd.concat(
-        [part[part["layer"] == result.deepest.module] for result, part in zip(results, by_result, strict=True)]
-    )
-
-
-def correlation(x: Sequence[float], y: Sequence[float]) -> str:
-    """Pearson's r with n, its interval from three points on, and p from five on; why there is none otherwise."""
-    import numpy as np
-
-    from purity_cli.correlate.correlations import correlate
-
-    n = len(x)
-    if n < 3 or len(set(x)) < 2 or len(set(y)) < 2:
-        return f"n = {n}, too few or too alike to correlate"
-    found = correlate(np.array(x), np.array(y))["pearson"]
-    p = f", p = {found.p:.2g}" if n >= 5 else ""
-    return f"Pearson's r = {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}{p}, n = {n}"

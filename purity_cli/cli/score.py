@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from purity_cli.cli import console, options, progress, show
+from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
 
 
-@click.command("score")
+KEPT = ": it holds this very result; --fresh scores it again."
+
+
+@click.command("score", cls=options.JobCommand)
 @options.job_options
 @options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
-@options.metrics_option
+@options.fresh_option
 @options.cache_option("none")
 @options.output_option(
     "Folder of the results; with several models, of a folder for each.  [default: results/MODEL_DATASET]"
@@ -28,17 +31,20 @@ def command(
     download: bool,
     workers: int,
     threshold: float,
-    metrics: tuple[str, ...],
+    fresh: bool,
     cache: Path | None,
     output: Path | None,
     layout: str,
 ) -> None:  # fmt: skip
     """Score the feature purity of a model's layers.
 
-    Without options this scores the bundled tiny_vgg_10 on the test split of scikit-learn's digits, offline.
+    Without options this scores the bundled resnet13_cifar on 1,000 bundled test images of CIFAR-10, offline. A result
+    that is there already, of all that decides its numbers, is kept; an unfinished one is gone on from.
     """
-    results = score_all(models, settings, (threshold,), threshold, download, workers, output, metrics, cache)
-    show_results(results, threshold, layout)
+    from purity_cli.views import layers
+
+    results = score_all(models, settings, (threshold,), threshold, download, workers, output, cache, fresh)
+    console.show(layers.layers(results, threshold), layout)
 
 
 def score_all(
@@ -49,8 +55,8 @@ def score_all(
     download: bool,
     workers: int,
     output: Path | None,
-    peers: tuple[str, ...] = (),
     cache: Path | None = None,
+    fresh: bool = False,
 ) -> list[Result]:
     """Score every model at the default grid and `thresholds`, and write the results, `purity.md` at `threshold`.
 
@@ -59,57 +65,33 @@ def score_all(
     """
     from purity_cli import run, store
     from purity_cli.plan import DEFAULT_GRID
-    from purity_cli.run import parts, ranks
+    from purity_cli.run.ranks import joined
 
     jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
     results = []
-    with ranks.joined() as crew:
+    with joined() as crew:
         for job in jobs:
-            plan = run.resolve_together(job, crew, download=download, warn=progress.warn)
-            name = f"{plan.network.name}_{plan.source.name}"
+            resolved = run.resolve_together(job, crew, download=download, warn=progress.warn)
+            name = f"{resolved.network.name}_{resolved.source.name}"
             folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
-            before = store.occupant(folder) if crew.first else None
-            if before and before.key() != job.key():
-                progress.warn(f"{folder} holds the results of another job, which these replace: --output keeps both.")
-            heard = (progress.warn, progress.note) if crew.first else (run.silent, run.silent)
-            pixels = run.pixels_of(plan, workers=workers, cache=cache, warn=heard[0], say=heard[1])
-            with progress.images(plan.network.name, crew.first) as advance:
+            with (
+                run.claimed(folder, "purity score", crew),
+                progress.images(resolved.network.name, crew.first) as advance,
+            ):
                 try:
-                    result = run.score_into(
-                        folder, plan, crew, threshold=threshold, command=click.get_current_context().find_root().obj,
-                        warn=progress.warn, workers=workers, pixels=pixels, peers=peers, progress=advance,
+                    result, kept = run.score_into(
+                        folder, resolved, ranks=crew, threshold=threshold, fresh=fresh,
+                        command=click.get_current_context().find_root().obj, warn=progress.warn, say=progress.note,
+                        workers=workers, cache=cache, progress=advance,
                     )  # fmt: skip
                 except KeyboardInterrupt:
-                    if crew.first and any(folder.glob(parts.ALL)):
+                    if crew.first and any(folder.glob(store.PARTIAL)):
                         click.echo("The same command goes on where this stopped.", err=True)
                     raise
-            results.append(result)
+            if result is not None:
+                results.append(result)
             if crew.first:
-                click.echo(f"Wrote {folder}", err=True)
+                click.echo(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}", err=True)
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
-
-
-def show_results(results: list[Result], threshold: float, layout: str) -> None:
-    """Print the tables at one threshold, and warn where too little fired."""
-    from purity_cli import tables
-
-    rows = tables.at(tables.frame(results), threshold)
-    if layout == "table":
-        details = tables.details(rows)
-        console.show(console.table(details, ("model", "stage", "layer"), show.bars(rows["purity"])))
-        for result in results:
-            click.echo(tables.summary(result, threshold))
-    else:
-        write = {"csv": tables.to_csv, "json": tables.to_json}
-        text = tables.to_markdown(results, threshold) if layout == "md" else write[layout](rows)
-        click.echo(text, nl=False)
-    low = tables.starved(rows)
-    silent = low["activations"] == 0
-    if silent.any():
-        names = ", ".join(tables.labels(low[silent]))
-        progress.warn(f"Nothing fired in {names} at the threshold {threshold:g}, so that F is NaN: try a lower one.")
-    if not silent.all():
-        names = ", ".join(tables.labels(low[~silent]))
-        progress.warn(f"F is biased low in {names}, where N < {tables.ENOUGH} c: score more images.")

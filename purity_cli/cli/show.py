@@ -1,23 +1,48 @@
-"""Bars beside the numbers of a table, for eyes: only where stdout is a terminal that can draw them."""
+"""`purity show`: stored results, at any threshold."""
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+import click
+
+from purity_cli.cli import console, options, stored
 
 
-def bars(purity: Iterable[float], width: int = 10) -> list[RenderableType] | None:
-    """A bar of `width` characters at F = 1 for each purity, none for NaN; None where no bars should be drawn.
+@click.command("show")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@options.threshold_option()
+@click.option(
+    "--layers",
+    "-l",
+    default="*",
+    show_default=True,
+    callback=options.parse_layers,
+    metavar="SPEC,...",
+    help="Only these of the layers scored: stages, paths or globs.",
+)
+@click.option(
+    "--view", type=console.views(), default="layers", show_default=True,
+    help="What of the results: their layers, purity against the threshold, over epochs, or against accuracy.",
+)  # fmt: skip
+@click.option(
+    "--reference", metavar="NAME|FILE.csv",
+    help="Beside a table of the paper (table1, table2, table3, figure4) or of one's own, instead of --view.",
+)  # fmt: skip
+@options.format_option()
+def command(
+    folders: tuple[Path, ...], threshold: float, layers: tuple[str, ...], view: str, reference: str | None, layout: str
+) -> None:
+    """Show stored results: F with its standard error, N, live channels and the other measures of every layer.
 
-    That is where stdout is no terminal or its encoding lacks block characters.
+    DIR is a folder that `purity score`, `bench` or `epochs` has written, or one that holds such folders.
     """
-    from rich.bar import Bar
+    from purity_cli.views import VIEWS, comparison
+    from purity_cli.views.sweep import only
 
-    if not sys.stdout.isatty() or "utf" not in (sys.stdout.encoding or "").lower():
-        return None
-    return ["" if math.isnan(value) else Bar(size=1, begin=0, end=value, width=width) for value in purity]
+    results = only(stored.read(folders), layers)
+    if reference is None:
+        console.show(VIEWS[view](results, threshold), layout)
+        return
+    known = comparison.reference(reference)
+    console.show(comparison.comparison(comparison.of_results(results), reference, known, threshold), layout)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from purity_cli.cli import console, options, progress, show, stored
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
-    from purity_cli.results import Result
+from purity_cli.cli import console, options, stored
 
 
 def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -27,7 +20,7 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("sweep-threshold")
+@click.command("sweep-threshold", cls=options.JobCommand)
 @options.job_options
 @click.option(
     "--thresholds",
@@ -65,84 +58,27 @@ def command(
     the layers less the mean of their squared standard errors, among the thresholds at which every layer fires five
     times per channel.
     """
-    from purity_cli import sweep, tables
     from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.views import cells
+    from purity_cli.views import sweep as view
 
     if plot:
-        from purity_cli import figures
-        from purity_cli.figures import drawing
+        from purity_cli.figures import charts, drawing
 
         drawing.targets(plot)
     if folders:
         stored.refuse_job_options()
         results = stored.read(folders)
-        layers = settings["layers"] if options.said("layers") else ()
+        results = view.only(results, settings["layers"]) if options.said("layers") else results
     else:
         from purity_cli.cli.score import score_all
 
-        thresholds, layers = thresholds or DEFAULT_GRID, ()
+        thresholds = thresholds or DEFAULT_GRID
         results = score_all(models, settings, thresholds, 0.5, download, workers, output)
-    rows = tables.frame(results)
-    rows = sweep.only(rows, layers) if layers else rows
-    rows = rows if thresholds is None else sweep.at(rows, thresholds)
-    suggested = {name: sweep.suggest(model) for name, model in tables.by_model(rows)} if suggest else {}
+    results = results if thresholds is None else [view.at(result, thresholds) for result in results]
+    report = view.sweep(results, suggested=suggest)
     # Before anything is printed: whoever reads that may stop reading.
     if plot:
-        for path in drawing.save(figures.threshold_sweep(rows), plot):
+        for path in drawing.save(charts.threshold_sweep(cells.frame(results)), plot):
             click.echo(f"Wrote {path}", err=True)
-    _print(results, rows, layout)
-    for name, found in suggested.items():
-        # What --format asks for is alone on stdout.
-        click.echo(f"Suggested threshold for {name}: {found}.", err=layout != "table")
-
-
-def _print(results: list[Result], rows: pd.DataFrame, layout: str) -> None:
-    from purity_cli import tables
-
-    if layout in ("csv", "json"):
-        click.echo({"csv": tables.to_csv, "json": tables.to_json}[layout](rows), nl=False)
-        return
-    for result, (_, model) in zip(results, tables.by_model(rows), strict=True):
-        if layout == "md":
-            click.echo(_grid(model).to_markdown(disable_numparse=True))
-        else:
-            console.show(_table(model))
-        click.echo(f"{tables.summary(result)}\n" if layout == "md" else tables.summary(result))
-    low = tables.starved(rows)
-    if len(low):
-        progress.warn(f"* fewer than {tables.ENOUGH} activations per channel: F is biased low; – nothing fires.")
-
-
-def _grid(model: pd.DataFrame) -> pd.DataFrame:
-    """F as text, a row per threshold and a column per layer."""
-    from purity_cli import tables
-
-    low = set(tables.starved(model).index)
-    shown = ["–" if math.isnan(value) else f"{'*' * (i in low)}{value:.3f}" for i, value in model["purity"].items()]
-    named = model.assign(label=tables.labels(model), shown=shown)
-    grid = named.pivot(index="threshold", columns="label", values="shown")[list(dict.fromkeys(named["label"]))]
-    grid.index = grid.index.map("{:g}".format).rename("threshold")
-    return grid
-
-
-def _table(model: pd.DataFrame) -> Table:
-    """The grid, on a terminal with a bar beside each number."""
-    from rich import box
-    from rich.table import Table
-
-    from purity_cli import tables
-
-    grid = _grid(model)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns: list[Any] = [list(grid.index)]
-    table.add_column("t", justify="right")
-    for label, layer in model.assign(label=tables.labels(model)).groupby("label", sort=False):
-        table.add_column(str(label), justify="right", max_width=18, overflow="fold")
-        columns.append(list(grid[label]))
-        drawn = show.bars(layer.sort_values("threshold")["purity"], 6)
-        if drawn:
-            table.add_column("")
-            columns.append(drawn)
-    for row in zip(*columns, strict=True):
-        table.add_row(*row)
-    return table
+    console.show(report, layout)

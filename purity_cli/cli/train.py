@@ -46,7 +46,7 @@ def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     "--resize",
     type=click.IntRange(1),
     metavar="N",
-    help="Short side of the pictures, and then a central crop of NxN.  [default: as they are]",
+    help="Short side of the images, and then a central crop of NxN.  [default: as they are]",
 )
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
 @click.option(
@@ -58,39 +58,40 @@ def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option(
     "--batch-size", "-b", type=click.IntRange(1), metavar="N", help="[default: 64 for resnet18_cifar, else 128]"
 )
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 every 20 epochs.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 now and then.")
+@click.option("--lr-every", type=click.IntRange(1), default=20, show_default=True, help="After how many epochs it is.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N pictures of each split, for a trial.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N images of each split, for a trial.")
 @options.workers_option
 @options.output_option("Folder of the checkpoints.  [default: checkpoints/MODEL_DATASET]")
 def command(download: bool, workers: int, output: Path | None, **settings: Any) -> None:  # fmt: skip
     """Train a network by the paper's recipe, and keep its weights after chosen epochs.
 
-    Pictures are padded by 4, mirrored at random (but for digits) and cropped at random. Each checkpoint is a weight
-    file for `purity score --weights` and a JSON that says how it came about. The same command goes on after an
-    interruption, to the same weights, and with more --epochs after the end.
+    Images are padded by 4, mirrored at random (but for digits) and cropped at random; a last batch of one image joins
+    the one before it. Each checkpoint is a weight file for `purity score --weights` and a JSON that says how it came
+    about. The same command goes on after an interruption, to the same weights, and with more --epochs after the end.
     """
     from purity_cli import train
 
-    plan = train.resolve(train.Training.of(**settings), download=download, warn=progress.warn)
-    folder = output or Path("checkpoints", f"{plan.network.name}_{plan.test.name}")
+    course = train.resolve(train.Training.of(**settings), download=download, warn=progress.warn)
+    folder = output or Path("checkpoints", f"{course.network.name}_{course.test.name}")
     start, first = time.monotonic(), 0
 
     def report(epoch: Epoch) -> None:
         nonlocal first
         first = first or epoch.epoch
-        left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (plan.training.epochs - epoch.epoch)
+        left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (course.training.epochs - epoch.epoch)
         test = "" if epoch.test_top1 is None else f", test {epoch.test_top1:.2f} %"
         progress.note(
-            f"epoch {epoch.epoch}/{plan.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}, "
-            f"{epoch.seconds:.1f} s, {left / 60:.0f} min left"
+            f"epoch {epoch.epoch}/{course.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}"
+            f", {epoch.seconds:.1f} s, {left / 60:.0f} min left"
         )
 
-    with progress.images(plan.network.name) as show:
+    with progress.images(course.network.name) as show:
         files = train.train(
-            plan,
+            course,
             folder,
             workers=workers,
             command=click.get_current_context().find_root().obj,

@@ -1,4 +1,4 @@
-"""Purity over training: checkpoints in their order, all scored on the same images, which are decoded once."""
+"""Purity over training: a suite of one job over the weights of every checkpoint, in their order."""
 
 from __future__ import annotations
 
@@ -9,46 +9,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from purity_cli import models, run
+from purity_cli import models
 from purity_cli.epochs.numbering import epochs_of, natural
 from purity_cli.errors import PurityError
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from purity_cli.run.resolving import Warn
+from purity_cli.suite import Task, bench
+
+RECORDED = ("test_top1", "test_fingerprint", "test_images")
+"""What a training says of its accuracy, in the JSON beside a checkpoint and in the recipe there."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Snapshot:
     """A weight file, its epoch, and what the JSON beside it says (empty where there is none)."""
 
     path: Path
     epoch: int
     about: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One checkpoint's result. `accuracy` is per cent, measured or else from its JSON; None where neither knows."""
-
-    checkpoint: Checkpoint
-    result: Result
-
-    @property
-    def accuracy(self) -> float | None:
-        recorded = self.checkpoint.about.get("test_top1")
-        return self.result.top1 if self.result.top1 is not None else recorded
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether the training recorded another accuracy, by more than half a point, on these very images."""
-        recorded, recipe = self.checkpoint.about.get("test_top1"), self.checkpoint.about.get("recipe", {})
-        seen = self.result.provenance
-        same = recipe.get("test_fingerprint") == seen.get("dataset_fingerprint")
-        whole = recipe.get("test_images") == seen.get("images_scored")
-        measured = self.result.top1
-        if recorded is None or measured is None or not (same and whole):
-            return False
-        return bool(abs(recorded - measured) > 0.5)
+    def provenance(self) -> dict[str, Any]:
+        """What its result is to say of it: the epoch, the file, and what its training found of its accuracy."""
+        recipe = self.about.get("recipe", {})
+        recorded = {name: place[name] for name in RECORDED for place in (self.about, recipe) if name in place}
+        found = {"epoch": self.epoch, "checkpoint": self.path.name}
+        return {**found, "recorded": recorded} if recorded else found
 
 
 def find(given: Sequence[str]) -> list[Path]:
@@ -69,7 +56,7 @@ def find(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Checkpoint]:
+def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]:
     """Checkpoints in the order of their epochs: from the JSON beside them, else from their names, else as given.
 
     PurityError where two JSONs name the same epoch, or different networks.
@@ -82,8 +69,8 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Checkpoin
         epochs = told or list(range(1, len(paths) + 1))
         if doubt:
             warn(doubt)
-    found = [Checkpoint(*each) for each in zip(paths, epochs, abouts, strict=True)]
-    seen: dict[int, Checkpoint] = {}
+    found = [Snapshot(*each) for each in zip(paths, epochs, abouts, strict=True)]
+    seen: dict[int, Snapshot] = {}
     for one in found:
         twin = seen.setdefault(one.epoch, one)
         if twin is not one:
@@ -107,42 +94,68 @@ def _about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) and isinstance(about.get("epoch"), int) else {}
 
 
-def score(
-    checkpoints: Sequence[Checkpoint],
-    job: Job,
-    *,
-    workers: int,
-    download: bool = False,
-    peers: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Callable[[str], None] = lambda _: None,
-) -> list[Measured]:
-    """Score `job` with the weights of every checkpoint.
+@dataclass(frozen=True)
+class Course:
+    """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
 
-    All pixels are decoded once, by `workers` threads, and kept in memory. `progress` is called with the images done at
-    all checkpoints and their number in all. PurityError names the checkpoint that does not fit.
+    checkpoints: Sequence[Snapshot]
+    job: Job
+    threshold: float = 0.5
+
+    def tasks(self) -> list[Task]:
+        """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
+        jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
+        for job in jobs:
+            models.load(job.model, job.weights)  # so that the last one does not fail after hours
+        return [
+            Task(f"epoch{one.epoch:03}", job, about=one.provenance())
+            for one, job in zip(self.checkpoints, jobs, strict=True)
+        ]
+
+
+class _Watch(bench.Unwatched):
+    """Tells the images done at all checkpoints, and warns of the first alone: the others are of the same images."""
+
+    def __init__(self, progress: Callable[[int, int], None], warn: Warn) -> None:
+        self.progress, self.warn_first = progress, warn
+        self.before = self.total = self.begun = self.last = 0
+
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
+        self.total = sum(images for _, images, _ in tasks)
+
+    def begins(self, task: Task) -> None:
+        self.begun += 1
+        self.before, self.last = self.before + self.last, 0
+
+    def images(self, done: int, total: int) -> None:
+        self.last = total
+        self.progress(self.before + done, self.total)
+
+    def warn(self, sentence: str) -> None:
+        if self.begun < 2:
+            self.warn_first(sentence.partition(": ")[2])
+
+
+def score(
+    checkpoints: Sequence[Snapshot],
+    job: Job,
+    folder: Path,
+    *,
+    threshold: float = 0.5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Warn = lambda _: None,
+    **options: Any,
+) -> list[Result]:
+    """Score `job` with the weights of every checkpoint, each into its folder in `folder`.
+
+    What is finished there is kept, and what is unfinished gone on from; `options` are those of `bench.Bench`.
+    `progress` is called with the images done at all checkpoints and their number in all. PurityError names the
+    checkpoint that failed, once the others are done.
     """
-    jobs = [job.model_copy(update={"weights": str(one.path)}) for one in checkpoints]
-    for each in jobs:
-        models.load(each.model, each.weights)  # so that the last one does not fail after hours
-    plan = run.resolve(jobs[0], download=download, warn=warn)
-    blocks = list(run.read(plan, workers=workers))
-    measured = []
-    for place, (one, each) in enumerate(zip(checkpoints, jobs, strict=True)):
-        if place:
-            plan = run.resolve(each, source=plan.source)
-        before, total = place * len(plan.selection), len(jobs) * len(plan.selection)
-        try:
-            result = run.score(
-                plan,
-                workers=workers,
-                blocks=blocks,
-                peers=peers,
-                progress=lambda done, _, before=before, total=total: progress(before + done, total),  # type: ignore[misc]
-                warn=warn if place == 0 else lambda _: None,
-            )
-        except PurityError as error:
-            raise PurityError(f"{one.path}: {error}") from None
-        result.provenance["epoch"] = one.epoch
-        measured.append(Measured(one, result))
-    return measured
+    watch = _Watch(progress, warn)
+    suite = Course(checkpoints, job, threshold)
+    runs = bench.Bench(suite, folder, watch=watch, warn=watch.warn, name="purity epochs", **options).run()
+    for one, outcome in zip(checkpoints, runs, strict=True):
+        if outcome.result is None:
+            raise PurityError(f"{one.path}: {outcome.error}")
+    return [run.result for run in runs if run.result]

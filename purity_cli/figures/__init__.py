@@ -1,193 +1,39 @@
-"""Tidy tables -> figures that can go into a paper; each takes rows as `tables.frame` gives them."""
+"""Figures that can go into a paper. `FIGURES` are those that `purity plot --figure` offers, in the order of drawing."""
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import matplotlib as mpl
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from purity_cli import tables
-from purity_cli.figures.drawing import (
-    COLOURS,
-    NORMAL_95,
-    STYLE,
-    WIDTH,
-    in_legend,
-    legends_below,
-    name_points,
-    panels,
-    styles,
-    wrapped,
-)
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-LONG = 24
-"""Characters in a line of a name that stands upright under an axis."""
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
-def threshold_sweep(rows: pd.DataFrame) -> Figure:
-    """F against the threshold, a line per layer, a panel per result; the band is one standard error (Fig. 3).
+class Scored(NamedTuple):
+    """`cells.frame` of results at one threshold: of the layers asked for, and of all."""
 
-    Thresholds at which nothing fires have no F: the line ends before them and the legend says so.
-    """
-    models = tables.by_model(rows)
-    with mpl.rc_context(STYLE):
-        figure, axes = panels(len(models))
-        for ax, (name, model) in zip(axes, models, strict=True):
-            for style, (_, layer) in zip(styles(), model.groupby("layer", sort=False), strict=False):
-                layer = layer.sort_values("threshold")
-                known = layer[layer["purity"].notna()]
-                x, y, se = known["threshold"], known["purity"], known["se"].fillna(0)
-                ax.plot(x, y, label=in_legend(_layer_name(layer) + _silence(layer)), **style)
-                ax.fill_between(x, y - se, y + se, color=style["color"], alpha=0.15, linewidth=0)
-            ax.set_xlim(rows["threshold"].min() - 0.02, rows["threshold"].max() + 0.02)
-            ax.set_xlabel("threshold t on the mean-to-peak ratio M")
-            ax.set_title(wrapped(name, 60))
-            _purity_axis(ax, "feature purity F")
-        legends_below(figure, axes)
-        _caption(figure, rows, "bands: F ± 1 jackknife standard error")
-    return figure
+    rows: pd.DataFrame
+    every: pd.DataFrame
 
 
-def stage_curve(rows: pd.DataFrame) -> Figure:
-    """F from stage to stage, a line per result, with 95 % intervals (rows at one threshold)."""
-    stages = _stages(rows)
-    with mpl.rc_context(STYLE):
-        figure, (ax,) = panels(1)
-        figure.set_figwidth(max(WIDTH, 1 + 0.36 * len(stages)))
-        for style, (name, model) in zip(styles(), tables.by_model(rows), strict=False):
-            labels = tables.labels(model)
-            silent = [label for label, fired in zip(labels, model["activations"], strict=True) if not fired]
-            note = f", nothing fires in {', '.join(silent)}" if silent else ""
-            places = [stages.index(label) for label in labels]
-            model = model.assign(place=places).sort_values("place")
-            bars = NORMAL_95 * model["se"].fillna(0)
-            name = in_legend(name + note)
-            ax.errorbar(model["place"], model["purity"], yerr=bars, label=name, capsize=2, **style)
-        _stage_ticks(ax, stages)
-        ax.set_xlim(-0.3, len(stages) - 0.7)
-        _purity_axis(ax, f"feature purity F at t = {_threshold(rows):g}")
-        legends_below(figure, [ax], _tick_height(stages))
-        _caption(figure, rows, "bars: 95 % intervals, F ± 1.96 jackknife standard errors")
-    return figure
+def _stages(scored: Scored) -> Figure:
+    from purity_cli.figures import charts
+
+    return charts.stage_curve(scored.rows)
 
 
-def heatmap(rows: pd.DataFrame) -> Figure:
-    """Results by stages, F as shade and as number (rows at one threshold); a dash where nothing fired."""
-    models, stages = tables.by_model(rows), _stages(rows)
-    names = [wrapped(name, 30) for name, _ in models]
-    grid = np.full((len(models), len(stages)), np.nan)
-    width = 1.6 + 0.52 * len(stages) + 0.06 * max(len(line) for name in names for line in name.split("\n"))
-    height = 0.8 + 0.17 * sum(name.count("\n") + 2 for name in names) + _tick_height(stages)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        ax = figure.subplots()
-        for i, (_, model) in enumerate(models):
-            for label, value in zip(tables.labels(model), model["purity"], strict=True):
-                j = stages.index(label)
-                grid[i, j] = value
-                text = "–" if math.isnan(value) else f"{value:.3f}"
-                ax.text(j, i, text, ha="center", va="center", color="white" if value < 0.47 else "black", fontsize=7)
-        picture = ax.imshow(grid, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        _stage_ticks(ax, stages)
-        ax.set_yticks(range(len(names)), names)
-        ax.grid(False)
-        figure.colorbar(picture, ax=ax, label=f"F at t = {_threshold(rows):g}", aspect=12)
-        _caption(figure, rows, "–: no F, as nothing fires" if rows["purity"].isna().any() else "")
-    return figure
+def _heatmap(scored: Scored) -> Figure:
+    from purity_cli.figures import charts
+
+    return charts.heatmap(scored.rows)
 
 
-def against_accuracy(rows: pd.DataFrame, note: str) -> Figure:
-    """F against top-1 accuracy, from three results on the least-squares line, and `note` on how they correlate.
+def _accuracy(scored: Scored) -> Figure:
+    from purity_cli.figures import charts
 
-    `rows` are one per result, at one threshold, all with F and accuracy.
-    """
-    last = pd.concat([model.assign(name=name) for name, model in tables.by_model(rows)])
-    x, y = last["top1"].to_numpy(float), last["purity"].to_numpy(float)
-    with mpl.rc_context(STYLE):
-        figure, (ax,) = panels(1)
-        bars = NORMAL_95 * last["se"].fillna(0)
-        ax.errorbar(x, y, yerr=bars, fmt="o", color=COLOURS[0], capsize=2, label=f"last layer; {note}")
-        line = np.empty((0, 2))
-        if len(x) > 2 and np.ptp(x) > 0:
-            slope, offset = np.polyfit(x, y, 1)
-            line = np.array([(end, slope * end + offset) for end in (x.min(), x.max())])
-            ax.plot(*line.T, color=COLOURS[-1], linewidth=0.8, linestyle="--", label="least squares")
-        ax.margins(0.15)
-        ax.set_xlabel("top-1 accuracy / %")
-        ax.set_ylabel(f"feature purity F at t = {_threshold(rows):g}")
-        legends_below(figure, [ax])
-        _caption(figure, last, "bars: 95 % intervals, F ± 1.96 jackknife standard errors")
-        name_points(figure, ax, np.stack([x, y], 1), bars.to_numpy(), line, list(last["name"]))
-    return figure
+    return charts.against_accuracy(scored.every)
 
 
-def _layer_name(layer: pd.DataFrame) -> str:
-    stage, module = layer["stage"].iloc[0], layer["layer"].iloc[0]
-    return f"{stage} ({module})" if isinstance(stage, str) else str(module)
-
-
-def _silence(layer: pd.DataFrame) -> str:
-    """Where a layer has no F, and why; firing only gets rarer as the threshold grows."""
-    if (layer["channels"] == 1).all():
-        return ", one channel and so no F"
-    silent = layer[layer["activations"] == 0]["threshold"]
-    if len(silent) == len(layer):
-        return ", nothing fires at any t"
-    return f", nothing fires from t = {silent.min():g}" if len(silent) else ""
-
-
-def _stages(rows: pd.DataFrame) -> list[str]:
-    """What the layers are called, each result's in its order."""
-    merged: list[str] = []
-    for _, model in tables.by_model(rows):
-        place = 0
-        for label in tables.labels(model):
-            if label not in merged:
-                merged.insert(place, label)
-            place = merged.index(label) + 1
-    return merged
-
-
-def _threshold(rows: pd.DataFrame) -> float:
-    (threshold,) = rows["threshold"].unique()
-    return float(threshold)
-
-
-def _purity_axis(ax: Axes, label: str) -> None:
-    ax.set_ylabel(label)
-    ax.set_ylim(-0.03, 1.03)
-
-
-def _stage_ticks(ax: Axes, stages: Sequence[str]) -> None:
-    upright = _tick_height(stages) > 0
-    ax.set_xticks(range(len(stages)), [wrapped(name, LONG) for name in stages] if upright else stages)
-    if upright:
-        ax.tick_params(axis="x", rotation=90, labelsize=7)
-
-
-def _tick_height(stages: Sequence[str]) -> float:
-    """Inches that upright names need below an axis; 0 where all are short enough to lie flat."""
-    longest = max(map(len, stages))
-    return 0.0 if longest * len(stages) < 60 else 0.052 * min(longest, LONG)
-
-
-def _caption(figure: Figure, rows: pd.DataFrame, note: str) -> None:
-    """The images, how many they were, and what the marks mean."""
-    parts = [f"{name}, n = {_range(part['n_images'])} images" for name, part in rows.groupby("dataset", sort=False)]
-    text = "; ".join([*parts, *([note] if note else [])])
-    width = int(figure.get_figwidth() * 19)
-    figure.supxlabel(textwrap.fill(text, width), fontsize=6.5, color="0.35")
-
-
-def _range(values: pd.Series[int]) -> str:
-    least, most = values.min(), values.max()
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+FIGURES: dict[str, Callable[[Scored], Figure]] = {"stages": _stages, "heatmap": _heatmap, "accuracy": _accuracy}
+"""One entry each; one that the results do not allow raises a PurityError."""

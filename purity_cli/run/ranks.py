@@ -95,19 +95,20 @@ class Ranks:
             return [value]  # type: ignore[list-item]
         return self._exchange(value, error)
 
-    def total(self, arrays: Mapping[str, NDArray[np.int64]], device: torch.device) -> dict[str, NDArray[np.int64]]:
-        """The sum of everybody's arrays, whose names and shapes must be the same everywhere, in one all-reduce."""
-        if self.size == 1 or not arrays:
+    def total(self, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, NDArray[Any]]:
+        """The sum of everybody's arrays, whose names, shapes and types must be the same everywhere."""
+        if self.size == 1:
             return dict(arrays)
         import torch
         import torch.distributed as dist
 
-        flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays.values()])).to(device)
-        with _peers_alive():
-            dist.all_reduce(flat)
-        ends = np.cumsum([array.size for array in arrays.values()])[:-1]
-        pieces = np.split(flat.cpu().numpy(), ends)
-        return {name: piece.reshape(arrays[name].shape) for name, piece in zip(arrays, pieces, strict=True)}
+        summed = {}
+        for name, array in arrays.items():
+            flat = torch.from_numpy(np.array(array)).to(device)
+            with _peers_alive():
+                dist.all_reduce(flat)
+            summed[name] = flat.cpu().numpy()
+        return summed
 
     @property
     def _alarm(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
+from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.pixels import prepare
 from purity_cli.plan import Job, Preprocessing, Size
+from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,7 +36,7 @@ Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resolved:
     """A Job with every name resolved: what `score` runs, and what a dry run shows."""
 
     job: Job
@@ -46,17 +49,22 @@ class Plan:
     batch_size: int
     label_note: str | None
     """Why there is no accuracy; None where there is."""
-    inputs: dict[str, Any] = field(default_factory=dict)
-    """All that decides the counts, as JSON: the Job's key and what its names stood for. Two plans with equal inputs
-    give equal counts on one kind of device."""
+    classifies: bool = True
+    """Whether the network predicts classes; where it does not, there is no measure that needs gradients."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """All that decides the numbers, as JSON: settings of the Job, what its names stood for, versions of what computes.
+    Two with equal identities give equal numbers on one kind of device."""
 
     @property
-    def deepest(self) -> stages.Tap:
-        """The last stage in its activation, else in the reading asked for last; else the last layer asked for."""
-        return max(
-            reversed(self.taps),
-            key=lambda tap: (tap.name == tap.stage, int(tap.stage[1:]) if tap.stage else 0),
-        )
+    def metrics(self) -> list[str]:
+        """The names of the measures that are taken."""
+        asked = [PURITY.name, *(read(text)[0].name for text in self.job.metrics)]
+        return asked if self.classifies else [name for name in asked if not METRICS[name].gradient]
+
+    def blocks(self) -> list[str]:
+        """A digest of the images of each block."""
+        size = self.batch_size
+        return [_digest(self.selection[start : start + size])[:8] for start in range(0, len(self.selection), size)]
 
 
 def resolve(
@@ -66,13 +74,14 @@ def resolve(
     source: ImageSource | None = None,
     ranks: Ranks | None = None,
     warn: Warn = lambda _: None,
-) -> Plan:
+) -> Resolved:
     """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together.
 
     `source` is the Job's data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
-    network = models.load(job.model, job.weights)  # first: wrong weights are found before a data set is indexed
+    # Before the images, which can take long to list: what is wrong with the weights is said at once.
+    network = models.load(job.model, job.weights)
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
@@ -84,11 +93,11 @@ def resolve(
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
+    classifies = predicts_classes(network)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
-    for sentence in (*source.notes, *said, *filter(None, [seen, note and f"No accuracy: {note}."])):
-        warn(sentence)
-    return Plan(
+    note = note if classifies else f"{network.name} predicts no class"
+    resolved = Resolved(
         job=job,
         network=network,
         taps=tuple(taps),
@@ -98,15 +107,42 @@ def resolve(
         device=device,
         batch_size=network.largest_batch or batch_size,
         label_note=note,
-        inputs={
-            "key": job.key(),
+        classifies=classifies,
+        identity={
+            **job.direct(),
+            "model": f"{network.source}:{network.name}",
+            "weights": network.weights,
             "weights_sha256": network.weights_sha256,
-            "network_sha256": network_sha256(network),
+            "network_sha256": code.network_sha256(network),
+            "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
+            "selection": _digest(selection),
             "preprocessing": preprocessing.model_dump(mode="json"),
-            "layers": [tap.module for tap in taps],
+            "layers": [[tap.module, tap.stage, tap.reading] for tap in taps],
+            **code.versions_behind(network),
         },
     )
+    if not resolved.metrics:
+        why = network.without_logits or f"{network.name} predicts no class, and purity is of the predicted class"
+        raise PurityError(f"{why}; or ask for measures that need none, e.g. --metrics rankme.")
+    if not classifies:
+        warn(
+            f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
+            f"{', '.join(resolved.metrics)}."
+        )
+    accuracy = f"No accuracy: {note}." if classifies and note else None
+    for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
+        warn(sentence)
+    return resolved
+
+
+def predicts_classes(network: models.Network) -> bool:
+    """Whether the network's output is logits (n, classes); features, pooled or not, are none."""
+    return getattr(network.module, "num_classes", None) != 0 and network.without_logits is None
+
+
+def _digest(images: Sequence[int]) -> str:
+    return hashlib.sha256(array("q", images).tobytes()).hexdigest()
 
 
 def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
@@ -146,23 +182,3 @@ def known_classes(network: models.Network, job: Job) -> Sequence[str] | None:
     if network.source == "file" or job.weights == "none" or models.looks_like_file(job.weights):
         return None
     return datasets.class_names("imagenet" if network.num_classes == 1000 else network.weights)
-
-
-def network_sha256(network: models.Network) -> str | None:
-    """SHA-256, in hex, of what a weight file does not say: random tensors, and the code of a user's own network.
-
-    None where the weight file says it all.
-    """
-    own = network.source == "file"
-    if network.weights_sha256 and not own:
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in network.module.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):  # what get_extra_state gave
-            digest.update(f"{name}\0{tensor!r}\0".encode())
-            continue
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for content in sorted({file.read_bytes() for file in network.code()}):
-        digest.update(content)
-    return digest.hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from purity_cli.errors import PurityError
 from purity_cli.plan import Frozen, Job, complaint
@@ -18,7 +18,7 @@ from purity_cli.plan import Frozen, Job, complaint
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
 
 
-class Entry(Job):
+class SuiteEntry(Job):
     """One model or data set of a suite: the settings of a Job that it gives, and what has to be at hand for it."""
 
     needs: str | None = None
@@ -44,18 +44,20 @@ class Task:
     job: Job
     absent: str | None = None
     """What it needs and is not there."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What else its result's provenance says."""
 
 
 class Suite(Frozen):
     """models x datasets x settings. A setting counts for more the later it stands in: defaults, datasets, settings,
-    models. Paths are relative to where the command runs, as in options."""
+    models. Paths are relative to the folder of the suite's file."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     """Of the files with its tables; the YAML file's own name by default."""
-    models: Annotated[tuple[Annotated[Entry, _called("model")], ...], Field(min_length=1)]
-    datasets: Annotated[tuple[Annotated[Entry, _called("dataset")], ...], Field(min_length=1)] = (Entry(),)
-    settings: Annotated[tuple[Entry, ...], Field(min_length=1)] = (Entry(),)
-    defaults: Entry = Entry()
+    models: Annotated[tuple[Annotated[SuiteEntry, _called("model")], ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Annotated[SuiteEntry, _called("dataset")], ...], Field(min_length=1)] = (SuiteEntry(),)
+    settings: Annotated[tuple[SuiteEntry, ...], Field(min_length=1)] = (SuiteEntry(),)
+    defaults: SuiteEntry = SuiteEntry()
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """At which the tables are read."""
     layout: Literal["stages", "last"] = "stages"
@@ -63,16 +65,21 @@ class Suite(Frozen):
     reference: str | None = None
     """What to compare with: `table1` or `table2` of the paper, or a CSV file laid out as those."""
 
+    _base: Path = PrivateAttr(Path())
+    """The folder of its file."""
+    _data_dir: str | None = PrivateAttr(None)
+    """What stands for every data_dir."""
+
     def moved(self, data_dir: str) -> Suite:
-        """The suite with another place in every `data_dir` that it gives; PurityError where it gives none."""
+        """The suite with another place for every `data_dir` that it gives; PurityError where it gives none.
+
+        That place is relative to where the command runs, as in options.
+        """
         if all(entry.data_dir is None for entry in (self.defaults, *self.datasets, *self.settings, *self.models)):
             raise PurityError(f"The suite {self.name} gives no data_dir that --data-dir could stand for: add it there.")
-
-        def move(entry: Entry) -> Entry:
-            return entry if entry.data_dir is None else entry.model_copy(update={"data_dir": data_dir})
-
-        lists = {name: tuple(map(move, getattr(self, name))) for name in ("models", "datasets", "settings")}
-        return self.model_copy(update={**lists, "defaults": move(self.defaults)})
+        moved = self.model_copy()
+        moved._data_dir = data_dir
+        return moved
 
     def tasks(self) -> list[Task]:
         """The Jobs, each once, in the order of the models; PurityError where two models give the same Job."""
@@ -85,15 +92,43 @@ class Suite(Frozen):
                     given = {name: value for part in parts for name, value in part.given.items()}
                     grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
                     job = Job.of(**{**given, "thresholds": tuple(grid)})
+                    # Of the paths as they are written: a folder's name does not depend on where the suite is run.
                     key = job.key()
                     if owner.setdefault(key, number) != number:
                         raise PurityError(
                             f"Models {owner[key]} and {number} of the suite {self.name} are the same job "
                             f"({job.model} on {job.dataset}): leave one of them out."
                         )
-                    absent = next((p.needs for p in parts if p.needs and not Path(p.needs).expanduser().exists()), None)
+                    needs = [beside(self._base, part.needs) for part in parts if part.needs]
+                    absent = next((path for path in needs if not os.path.exists(path)), None)
+                    job = located(job, self._base)
+                    if job.data_dir and self._data_dir:
+                        job = job.model_copy(update={"data_dir": self._data_dir})
                     tasks[key] = Task(f"{slug(job)}_{key[:8]}", job, absent)
         return list(tasks.values())
+
+
+def beside(base: Path, path: str) -> str:
+    """A path that a file in the folder `base` writes, as it is from here."""
+    path = os.path.expanduser(path)
+    return path if base == Path() or os.path.isabs(path) else os.path.normpath(base / path)
+
+
+def located(job: Job, base: Path) -> Job:
+    """The Job with its paths, which are relative to `base`, as they are from here; names stay names."""
+    from purity_cli.models.checkpoints import looks_like_file
+
+    changes = {}
+    if job.data_dir:
+        changes["data_dir"] = beside(base, job.data_dir)
+    prefix, colon, path = job.dataset.rpartition("folder:")
+    if colon or "/" in path or os.path.exists(base / path):
+        changes["dataset"] = prefix + colon + beside(base, path)
+    if found := re.fullmatch(r"(file:)?(.+\.py)(:.*)?", job.model):
+        changes["model"] = (found[1] or "") + beside(base, found[2]) + (found[3] or "")
+    if looks_like_file(job.weights) or os.path.exists(base / job.weights):
+        changes["weights"] = beside(base, job.weights)
+    return job.model_copy(update=changes)
 
 
 def bare(job: Job) -> str:
@@ -127,12 +162,16 @@ def read(path: Path) -> Suite:
     finally:
         loader.dispose()
     try:
-        return Suite.model_validate({"name": path.stem, **content})
+        suite = Suite.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         place = error.errors()[0]["loc"]
         number, shown = _locate(root, place)
-        known = Entry.model_fields if len(place) > 1 else Suite.model_fields
+        known = SuiteEntry.model_fields if len(place) > 1 else Suite.model_fields
         raise PurityError(f"{path}, line {number}: {shown}: {complaint(error, known)}") from None
+    suite._base = path.parent
+    if suite.reference and (suite.reference.endswith(".csv") or "/" in suite.reference):
+        return suite.model_copy(update={"reference": beside(path.parent, suite.reference)})
+    return suite
 
 
 def _locate(node: yaml.Node, place: Sequence[int | str]) -> tuple[int, str]:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
 from purity_cli import run, store
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
-from purity_cli.run import parts
 from purity_cli.run.ranks import RankLost, Ranks, describe
-from purity_cli.run.resolving import Plan, Warn
-from purity_cli.suite import Suite, Task
-from purity_cli.suite.outlook import Sources, finished, grouped, same
+from purity_cli.run.resolving import Resolved, Warn
+from purity_cli.suite import Task
+from purity_cli.suite.outlook import Sources, grouped
 
 FAILED = "failed.json"
 
@@ -32,10 +29,18 @@ class Outcome:
 
     task: Task
     status: str
-    """`scored`, `kept` from an earlier run, `failed`, or `left out`."""
+    """`scored`, `kept` from an earlier run, `failed`, `left out`, or `held` by another process."""
     folder: Path
     result: Result | None = None
     error: str | None = None
+
+
+class Jobs(Protocol):
+    """What a Bench needs of a Suite."""
+
+    @property
+    def threshold(self) -> float: ...
+    def tasks(self) -> list[Task]: ...
 
 
 class Watch(Protocol):
@@ -64,20 +69,22 @@ class Unwatched:
 
 
 class Bench:
-    """Runs a suite's jobs into `folder`.
+    """Runs a suite's jobs into `folder`, each into one of its own.
 
-    A job whose result is there already, by its key and by what its names stand for, is kept, unless `fresh`. A failed
-    one leaves `failed.json`. `workers` threads decode for all jobs, and `cache` is where they share decoded pixels.
-    Every one of several `ranks` must call this with the same suite.
+    A job whose result is there already, of all that decides its numbers, is kept, unless `fresh`. A failed one leaves
+    `failed.json`. Several of these, in as many processes, share the jobs of one folder: each takes the next that is
+    neither finished nor held by another. `workers` threads decode for all jobs, and `cache` is where they share decoded
+    pixels. Every one of several `ranks` must call this with the same suite.
     """
 
     def __init__(
         self,
-        suite: Suite,
+        suite: Jobs,
         folder: Path,
         *,
         workers: int,
         cache: Path | None = None,
+        download: bool = False,
         fresh: bool = False,
         every: float = 60.0,
         ranks: Ranks | None = None,
@@ -85,81 +92,108 @@ class Bench:
         warn: Warn = run.silent,
         say: Warn = run.silent,
         command: str | None = None,
+        name: str = "purity bench",
     ) -> None:
         self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
-        self.every, self.ranks, self.command = every, ranks or Ranks(), command
+        self.every, self.ranks, self.command, self.name = every, ranks or Ranks(), command, name
         heard = self.ranks.first
         self.watch: Watch = watch if watch and heard else Unwatched()
         self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
-        self.sources = Sources()
-        self.finished: dict[str, tuple[Path, Result]] = {}
+        self.sources = Sources(download)
 
     def run(self) -> list[Outcome]:
-        """Run every job; the outcomes are in the order of the suite."""
-        with claimed(self.folder, self.ranks), ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+        """Run every job that no other process holds; the outcomes are in the order of the suite."""
+        self.ranks.together(lambda: store.prepare(self.folder) if self.ranks.first else None)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
-            if self.ranks.first and not self.fresh:
-                self.finished = finished(self.folder, self.warn)
             order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
             if self.ranks.first:
                 absent = (0, 0)
                 amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
                 self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
-            outcomes = {}
-            for i in order:
-                self.watch.begins(tasks[i])
-                outcomes[i] = self._outcome(tasks[i], pool)
-                self.watch.ends(outcomes[i])
+            outcomes: dict[int, Outcome] = {}
+            while order:
+                for i in order:
+                    outcomes[i] = self._outcome(tasks[i], pool)
+                    if outcomes[i].status != "held":
+                        self.watch.ends(outcomes[i])
+                # What another process held may be free by now, if that was killed; if nothing is, it is still at it.
+                held = [i for i in order if outcomes[i].status == "held"]
+                order = held if len(held) < len(order) else []
+            for outcome in (outcome for outcome in outcomes.values() if outcome.status == "held"):
+                self.watch.begins(outcome.task)
+                self.watch.ends(outcome)
         return [outcomes[i] for i in range(len(tasks))]
+
+    @contextmanager
+    def closing(self, outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+        """For rank 0 to write tables in: the outcomes, with what other processes have finished by now.
+
+        One process at a time is let in, so that the last one's tables have everything.
+        """
+        with store.claim(self.folder, self.name, wait=True):
+            yield [self._finished(outcome) if outcome.status == "held" else outcome for outcome in outcomes]
+
+    def _finished(self, outcome: Outcome) -> Outcome:
+        try:
+            result = store.read(outcome.folder)
+        except PurityError:
+            return outcome
+        same = result.job == outcome.task.job
+        return replace(outcome, status="kept", result=result, error=None) if same else outcome
 
     def _outcome(self, task: Task, pool: ThreadPoolExecutor) -> Outcome:
         folder = self.folder / task.name
         if task.absent:
+            self.watch.begins(task)
             return Outcome(task, "left out", folder, error=f"{task.absent} is not there")
         try:
-            plan = run.resolve_together(
-                task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=self._warn(task)
-            )
-            kept = self.ranks.together(lambda: self._kept(plan))[0]
-            if kept:
-                return Outcome(task, "kept", kept, self.finished[task.job.key()][1] if self.ranks.first else None)
-            result = self._score(plan, task, folder, pool)
-        except RankLost:
+            with run.claimed(folder, self.name, self.ranks):
+                self.watch.begins(task)
+                return self._run(task, folder, pool)
+        except (RankLost, KeyboardInterrupt):
             raise
+        except store.Held:
+            return Outcome(task, "held", folder, error="another process is at it")
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
             if self.ranks.first:
                 self._record(task, folder, error)
             return Outcome(task, "failed", folder, error=describe(error))
-        return Outcome(task, "scored", folder, result)
 
-    def _score(self, plan: Plan, task: Task, folder: Path, pool: ThreadPoolExecutor) -> Result:
-        if self.fresh:
-            self.ranks.together(lambda: parts.clear(folder) if self.ranks.first else None)
-        warn = self._warn(task)
-        result = run.score_into(
+    def _run(self, task: Task, folder: Path, pool: ThreadPoolExecutor) -> Outcome:
+        def warn(sentence: str) -> None:
+            self.warn(f"{task.name}: {sentence}")
+
+        job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=warn)
+        elsewhere = self.ranks.together(lambda: self._elsewhere(folder, job))[0]
+        if elsewhere:
+            return Outcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
+        result, kept = run.score_into(
             folder,
-            plan,
-            self.ranks,
+            job,
+            ranks=self.ranks,
             threshold=self.suite.threshold,
             command=self.command,
+            fresh=self.fresh,
+            about=task.about,
             warn=warn,
+            say=self.say,
             workers=self.workers,
-            pixels=run.pixels_of(plan, workers=self.workers, pool=pool, cache=self.cache, warn=warn, say=self.say),
+            pool=pool,
+            cache=self.cache,
             every=self.every,
             progress=self.watch.images,
         )
         if self.ranks.first:
             (folder / FAILED).unlink(missing_ok=True)
-        return result
+        return Outcome(task, "kept" if kept else "scored", folder, result)
 
-    def _kept(self, plan: Plan) -> Path | None:
-        """The folder of this job's result, from an earlier run; asked on rank 0 alone."""
-        folder, result = self.finished.get(plan.job.key(), (None, None))
-        if folder is None or result is None or not same(plan, result):
+    def _elsewhere(self, folder: Path, job: Resolved) -> Path | None:
+        """Another folder with the result of this very job, where its own has none: one that was renamed."""
+        if not self.ranks.first or self.fresh or (folder / store.STATES).exists():
             return None
-        (folder / FAILED).unlink(missing_ok=True)
-        parts.clear(folder)
-        return folder
+        others = sorted(path.parent for path in self.folder.glob(f"*/{store.STATES}"))
+        return next((path for path in others if store.kept(path, job.identity)[0]), None)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
         unexpected = None if isinstance(error, PurityError) else "".join(traceback.format_exception(error))
@@ -174,43 +208,3 @@ class Bench:
             store.write_text(store.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
             self.warn(str(problem))
-
-    def _warn(self, task: Task) -> Warn:
-        return lambda sentence: self.warn(f"{task.name}: {sentence}")
-
-
-@contextmanager
-def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Let nobody else run a suite into `folder`, and clear away what a killed run was just writing.
-
-    The lock goes with the process that holds it, however that ends.
-    """
-    handle = None
-
-    def claim() -> str:
-        nonlocal handle
-        if not ranks.first:
-            return ""
-        handle = store.claim(folder, "purity bench")
-        mark = uuid4().hex if ranks.size > 1 else ""
-        handle.truncate(0)
-        handle.write(mark)
-        handle.flush()
-        os.fsync(handle.fileno())
-        for leftover in folder.glob(f"*/{store.LEFTOVERS}"):
-            leftover.unlink(missing_ok=True)
-        return mark
-
-    try:
-        mark = ranks.together(claim)[0]
-        ranks.together(lambda: _see(folder, mark, ranks))
-        yield
-    finally:
-        if handle:
-            handle.close()
-
-
-def _see(folder: Path, mark: str, ranks: Ranks) -> None:
-    path = folder / store.LOCK
-    if not path.is_file() or path.read_text() != mark:
-        raise PurityError(f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it.")

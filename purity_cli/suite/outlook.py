@@ -9,11 +9,9 @@ from typing import Any
 
 from purity_cli import cache, models, run, stages, store
 from purity_cli.datasets import ImageSource, open_dataset, select
-from purity_cli.errors import PurityError
 from purity_cli.plan import Job, Preprocessing
-from purity_cli.results import Result
 from purity_cli.run.ranks import describe
-from purity_cli.run.resolving import Plan, Warn, resolve_preprocessing
+from purity_cli.run.resolving import Resolved, resolve_preprocessing
 from purity_cli.suite import Suite, Task
 
 
@@ -22,7 +20,7 @@ class Forecast:
     """What one job would do."""
 
     task: Task
-    plan: Plan | None = None
+    plan: Resolved | None = None
     """None where the job cannot be resolved."""
     taps: Sequence[stages.Tap] = ()
     """What it would read; known of any network that can be built, even without weights and images."""
@@ -34,12 +32,12 @@ class Forecast:
     problem: str | None = None
 
 
-def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Iterator[Forecast]:
+def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast]:
     """What every job of a suite would do, in the order in which they would run; nothing is scored or downloaded.
 
     `root` is the folder of the cache, None for none.
     """
-    sources, known = Sources(), finished(folder, warn)
+    sources = Sources()
     cached: dict[tuple[Any, ...], set[int]] = {}
     for task in grouped(suite.tasks()):
         if task.absent:
@@ -52,8 +50,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None, warn: Warn) -> Itera
             loaded = job if preview.weights_here else job.model_copy(update={"weights": "none"})
             plan = run.resolve(loaded, source=sources.open(job))
             plan = replace(plan, job=job, preprocessing=resolve_preprocessing(job, preview.preprocessing))
-            result = known.get(job.key())
-            over = result is not None and same(plan, result[1])
+            over = preview.weights_here and _finished(folder, task, plan)
             add = 0
             if root and not over:
                 before = cached.setdefault(pixels_wanted(job), set())
@@ -77,17 +74,23 @@ def _taps(job: Job) -> Sequence[stages.Tap]:
         return ()
 
 
+def _finished(folder: Path, task: Task, plan: Resolved) -> bool:
+    others = sorted(path.parent for path in folder.glob(f"*/{store.STATES}") if path.parent.name != task.name)
+    return any(store.kept(place, plan.identity)[0] for place in (folder / task.name, *others))
+
+
 class Sources:
     """Data sets, each opened once for all jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, download: bool = False) -> None:
+        self.download = download
         self._open: dict[tuple[str | None, ...], ImageSource] = {}
 
     def open(self, job: Job) -> ImageSource:
         """The images of a Job; PurityError as `open_dataset`."""
         name = (job.dataset, job.data_dir, job.split)
         if name not in self._open:
-            self._open[name] = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split)
+            self._open[name] = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=self.download)
         return self._open[name]
 
     def amount(self, job: Job) -> tuple[int, int]:
@@ -101,25 +104,6 @@ class Sources:
             return len(selection), height * width
         except Exception:  # the job itself will say what is wrong
             return 0, 0
-
-
-def same(plan: Plan, result: Result) -> bool:
-    """Whether a stored result is of what the plan's names stand for now."""
-    stored = {**result.provenance, "key": result.job.key(), "layers": [layer.module for layer in result.layers]}
-    return all(stored.get(name, "unknown") == value for name, value in plan.inputs.items())
-
-
-def finished(folder: Path, warn: Warn) -> dict[str, tuple[Path, Result]]:
-    """The results in the folders inside `folder`, by their Job's key, whatever the folders are called."""
-    found = {}
-    for path in sorted(folder.glob(f"*/{store.COUNTS}")):
-        try:
-            result = store.read(path.parent)
-        except PurityError as error:
-            warn(str(error))
-            continue
-        found[result.job.key()] = (path.parent, result)
-    return found
 
 
 def grouped(tasks: Sequence[Task]) -> list[Task]:

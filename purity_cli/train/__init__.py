@@ -18,15 +18,15 @@ from purity_cli.machine import device_name, resolve_device, versions
 from purity_cli.models.base import output_shape
 from purity_cli.plan import Preprocessing, Size
 from purity_cli.train.folder import Folder
+from purity_cli.train.images import Images, decode
 from purity_cli.train.loop import Loop, numerics
-from purity_cli.train.pictures import Pictures, decode
 from purity_cli.train.settings import BATCH_SIZE, Training
 
-__all__ = ["Epoch", "Plan", "Training", "resolve", "train"]
+__all__ = ["Course", "Epoch", "Training", "resolve", "train"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Course:
     """A Training with every name resolved."""
 
     training: Training
@@ -35,7 +35,7 @@ class Plan:
     test: ImageSource
     preprocessing: Preprocessing
     size: Size
-    """(h, w) of the pictures."""
+    """(h, w) of the images."""
     device: torch.device
     batch_size: int
 
@@ -62,13 +62,13 @@ class Plan:
         }
 
     def selection(self, source: ImageSource) -> list[int]:
-        """Which pictures of a split take part: all, or `limit` evenly spaced ones, so that no class is left out."""
+        """Which images of a split take part: all, or `limit` evenly spaced ones, so that no class is left out."""
         n = len(source)
         kept = min(self.training.limit or n, n)
         return [i * n // kept for i in range(kept)]
 
-    def pictures(self, source: ImageSource, workers: int) -> Pictures:
-        """The pictures of a split, decoded by `workers` threads, on the device."""
+    def images(self, source: ImageSource, workers: int) -> Images:
+        """The images of a split, decoded by `workers` threads, on the device."""
         return decode(source, self.selection(source), self.preprocessing, self.size, workers).to(self.device)
 
 
@@ -78,15 +78,15 @@ class Epoch:
 
     epoch: int
     loss: float
-    """Mean cross-entropy of the augmented training pictures while the epoch went on."""
+    """Mean cross-entropy of the augmented training images while the epoch went on."""
     train_top1: float
-    """Of the same pictures, also while it went on."""
+    """Of the same images, also while it went on."""
     test_top1: float | None
     """Of the test split after the epoch; None where it leaves no checkpoint."""
     seconds: float
 
 
-def resolve(training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None) -> Plan:
+def resolve(training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None) -> Course:
     """Resolve every name; PurityError for whatever is missing, misspelt or does not fit together."""
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
@@ -96,14 +96,14 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
         size = (training.resize, training.resize)
         preprocessing = preprocessing.model_copy(update={"resize": training.resize, "crop": size})
         if size != network.input_size and output_shape(network.module, size) is None:
-            raise PurityError(f"{network.name} takes no pictures of {size[0]}x{size[1]}: give another --resize.")
+            raise PurityError(f"{network.name} takes no images of {size[0]}x{size[1]}: give another --resize.")
     elif network.preprocessing_note:
         warn(network.preprocessing_note)
     network = models.tried(network, size, scored=False, seed=training.seed)
     for note in network.notes:
         warn(note)
     _check_classes(network, train, test)
-    return Plan(
+    return Course(
         training=training,
         network=network,
         train=train,
@@ -141,7 +141,7 @@ def _check_classes(network: models.Network, train: ImageSource, test: ImageSourc
 
 
 def train(
-    plan: Plan,
+    course: Course,
     output: Path,
     *,
     workers: int,
@@ -155,28 +155,29 @@ def train(
     device the weights come out the same, bit by bit, however often it was interrupted; on a CPU the number of threads
     must be the same as well. `command`, if given, is recorded beside each checkpoint.
 
-    `workers` threads decode. `progress` is called with the pictures done in this call and their number in all;
+    `workers` threads decode. `progress` is called with the images done in this call and their number in all;
     `report` after each epoch. Raises PurityError.
     """
-    training, kept = plan.training, plan.training.kept()
-    with store.claim(output, "purity train"), numerics(plan.device, training.precision):
-        folder = Folder(output, plan.network.name, plan.recipe())
+    training, kept = course.training, course.training.kept()
+    with store.claim(output, "purity train"), numerics(course.device, training.precision):
+        folder = Folder(output, course.network.name, course.recipe())
+        network = course.network
         loop = Loop(
-            plan.network.module, training, plan.batch_size, plan.preprocessing, plan.device, plan.network.memory_format
+            network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
         )
-        done = folder.resume(loop, kept, plan.device)
+        done = folder.resume(loop, kept, course.device)
         if done >= training.epochs:
             return [folder.weights(epoch) for epoch in kept]
-        pictures, test = (plan.pictures(source, workers) for source in (plan.train, plan.test))
-        total = (training.epochs - done) * len(pictures)
+        images, test = (course.images(source, workers) for source in (course.train, course.test))
+        total = (training.epochs - done) * len(images)
         for number in range(done + 1, training.epochs + 1):
             clock = time.perf_counter()
-            count = partial(_count, progress, (number - done - 1) * len(pictures), total)
-            loss, top1 = loop.epoch(number, pictures, count)
+            count = partial(_count, progress, (number - done - 1) * len(images), total)
+            loss, top1 = loop.epoch(number, images, count)
             accuracy = loop.accuracy(test) if number in kept else None
             epoch = Epoch(number, loss, top1, accuracy, time.perf_counter() - clock)
             if number in kept:
-                about = {"command": command, "device": device_name(plan.device), "versions": versions()}
+                about = {"command": command, "device": device_name(course.device), "versions": versions()}
                 folder.write_checkpoint(number, loop.net.state_dict(), {**asdict(epoch), **about})
             # After the checkpoint, so that an epoch that counts as finished has left its own.
             folder.write_resume(number, loop.state())

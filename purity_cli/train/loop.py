@@ -17,7 +17,7 @@ from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
 from purity_cli.pixels import normalise
 from purity_cli.plan import Preprocessing
-from purity_cli.train.pictures import Draws, Pictures, augment, epoch_seed
+from purity_cli.train.images import Draws, Images, augment, epoch_seed
 from purity_cli.train.settings import Training
 
 TEST_BATCH = 512
@@ -25,7 +25,7 @@ TEST_BATCH = 512
 
 @dataclass
 class Loop:
-    """A network, its optimiser and the pictures; `network` is trained in place."""
+    """A network, its optimiser and the images; `network` is trained in place."""
 
     network: nn.Module
     training: Training
@@ -52,10 +52,10 @@ class Loop:
     def _parts(self) -> dict[str, Any]:
         return {"network": self.net, "optimizer": self.optimizer, "scaler": self.scaler}
 
-    def epoch(self, number: int, pictures: Pictures, progress: Callable[[int], None]) -> tuple[float, float]:
-        """Train for one epoch; mean loss and accuracy in per cent of the pictures as they were met.
+    def epoch(self, number: int, images: Images, progress: Callable[[int], None]) -> tuple[float, float]:
+        """Train for one epoch; mean loss and accuracy in per cent of the images as they were met.
 
-        `pictures` lie on the device; `progress` is called with how many of them are done. All that chance decides,
+        `images` lie on the device; `progress` is called with how many of them are done. All that chance decides,
         in the network as well, follows from the seed and `number`.
         """
         self.net.train()
@@ -63,17 +63,24 @@ class Loop:
             group["lr"] = self.training.rate(number)
         torch.manual_seed(epoch_seed(self.training.seed, number))
         augmentation = self.training.augmentation()
-        draws = Draws.of(len(pictures), augmentation).to(self.device)
+        draws = Draws.of(len(images), augmentation).to(self.device)
         tally = torch.zeros(2, dtype=torch.float64, device=self.device)
         done = 0
-        for chosen in draws.order.split(self.batch_size):
+        for chosen in batches(draws.order, self.batch_size):
             try:
-                tally += self._step(augment(pictures, chosen, draws, augmentation.pad), pictures.labels[chosen])
+                tally += self._step(augment(images, chosen, draws, augmentation.pad), images.labels[chosen])
             except torch.OutOfMemoryError:
                 raise PurityError(f"{self.device} has too little memory: give a smaller --batch-size.") from None
+            except Exception as error:  # a user's network raises what it likes
+                if isinstance(error, ValueError) and len(chosen) == 1:
+                    hint = "give --batch-size 2 or more, and two images or more."
+                else:
+                    hint = "mend its forward, or choose another --batch-size."
+                says = f"{self.training.model} cannot be trained on a batch of {len(chosen)} ({last_line(error)})"
+                raise PurityError(f"{says}: {hint}") from error
             done += len(chosen)
             progress(done)
-        loss, hits = (tally / len(pictures)).tolist()
+        loss, hits = (tally / len(images)).tolist()
         if not math.isfinite(loss):
             raise PurityError(
                 f"The loss became {loss} in epoch {number}: give a smaller --lr than {self.training.lr:g}"
@@ -82,7 +89,7 @@ class Loop:
         return loss, 100 * hits
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Sums over the batch: the loss, and the pictures that were classified rightly."""
+        """Sums over the batch: the loss, and the images that were classified rightly."""
         self.optimizer.zero_grad()
         with self._autocast():
             logits = self.net(normalise(pixels, self.preprocessing))
@@ -93,21 +100,38 @@ class Loop:
         return torch.stack([loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()])
 
     @torch.inference_mode()
-    def accuracy(self, pictures: Pictures) -> float:
-        """Per cent of `pictures` that the network, in eval mode, classifies rightly."""
+    def accuracy(self, images: Images) -> float:
+        """Per cent of `images` that the network, in eval mode, classifies rightly."""
         self.net.eval()
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        for start in range(0, len(pictures), TEST_BATCH):
+        for start in range(0, len(images), TEST_BATCH):
             batch = slice(start, start + TEST_BATCH)
             with self._autocast():
-                logits = self.net(normalise(pictures.pixels[batch], self.preprocessing))
-            hits += (logits.argmax(1) == pictures.labels[batch]).sum()
-        return 100 * hits.item() / len(pictures)
+                logits = self.net(normalise(images.pixels[batch], self.preprocessing))
+            hits += (logits.argmax(1) == images.labels[batch]).sum()
+        return 100 * hits.item() / len(images)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.training.precision in HALF:
             return torch.autocast(self.device.type, HALF[self.training.precision])
         return nullcontext()
+
+
+def batches(order: Tensor, size: int) -> list[Tensor]:
+    """`order` in parts of `size`; a last part of one image joins the one before it.
+
+    BatchNorm takes no average over a single image where its maps are 1x1.
+    """
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1 < size:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def last_line(error: Exception) -> str:
+    """What an exception says at its end, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextmanager

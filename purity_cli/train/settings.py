@@ -11,7 +11,7 @@ from purity_cli.plan import Frozen
 
 
 class Augmentation(Frozen):
-    """Pad with black by `pad` pixels, mirror every second picture at random if `flip`, crop the old size at random."""
+    """Pad with black by `pad` pixels, mirror every second image at random if `flip`, crop the old size at random."""
 
     pad: Annotated[int, Field(ge=0)] = 4
     flip: bool = True
@@ -30,8 +30,8 @@ class Training(Frozen):
     """One training. `epochs`, `checkpoints` and `device` decide how far it goes, what it leaves and where it runs; all
     else decides the path of its weights.
 
-    The learning rate is `lr` divided by `lr_divisor` after every `lr_every` epochs. `resize` makes pictures of other
-    sizes fit: their short side, and then a central crop. `limit` is the number of pictures of each split, evenly
+    The learning rate is `lr` divided by `lr_divisor` after every `lr_every` epochs. `resize` makes images of other
+    sizes fit: their short side, and then a central crop. `limit` is the number of images of each split, evenly
     spaced over its list; None for all.
     """
 
@@ -45,7 +45,7 @@ class Training(Frozen):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     lr_divisor: float = 3
-    lr_every: int = 20
+    lr_every: Annotated[int, Field(ge=1)] = 20
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     device: str = "auto"

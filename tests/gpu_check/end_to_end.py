@@ -15,7 +15,8 @@ from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Block, Pixels
-from purity_cli.run.resolving import Plan
+from purity_cli.run.resolving import Resolved
+from tests import given
 from tests.gpu_check.budget import Budget
 from tests.gpu_check.report import Cells, Planned, Sheet
 from tests.gpu_check.settings import Settings
@@ -30,7 +31,7 @@ COLUMNS = (
 FREE = 0.4
 """The part of the device's memory that pictures may take where all are kept there."""
 
-Read = Callable[[Plan], Iterable[Block]]
+Read = Callable[[Resolved], Iterable[Block]]
 
 
 def part(settings: Settings, budget: Budget, about: Cells) -> list[Sheet]:
@@ -75,7 +76,7 @@ class EndToEnd:
         names = {"what": "tables 1 and 2, from the cache", "precision": first}
         yield names, partial(paper_tables, self.settings, self.budget, self.dataset, self.folder, self.cache)
 
-    def plan(self, precision: str) -> Plan:
+    def plan(self, precision: str) -> Resolved:
         settings = self.settings
         job = random_job(settings.main, self.dataset, settings, device=str(settings.device), precision=precision)
         return run.resolve(job, source=self.source)
@@ -95,7 +96,7 @@ class EndToEnd:
         run.score(few, workers=workers)
         blocks = self._watched(read(plan))
         with Watcher(plan.device) as watcher:
-            result = run.score(plan, workers=workers, blocks=blocks)
+            result = given.score(plan, blocks)
         return {
             "images": result.n_images,
             "images_per_s": result.n_images / watcher.seconds,
@@ -109,26 +110,26 @@ class EndToEnd:
             self.budget.check()
             yield block
 
-    def from_files(self, plan: Plan) -> Iterable[Block]:
+    def from_files(self, plan: Resolved) -> Iterable[Block]:
         return run.pixels_of(plan, workers=self.settings.workers).blocks()
 
-    def from_cache(self, plan: Plan) -> Iterable[Block]:
+    def from_cache(self, plan: Resolved) -> Iterable[Block]:
         return self._cached(plan).blocks()
 
-    def from_full_cache(self, plan: Plan) -> Iterable[Block]:
+    def from_full_cache(self, plan: Resolved) -> Iterable[Block]:
         pixels = self._cached(plan)
         absent = pixels.cache.missing((1,)) if isinstance(pixels, CachedPixels) else len(plan.selection)
         if absent:
             raise PurityError(f"{absent} images are not in the cache.")
         return pixels.blocks()
 
-    def _cached(self, plan: Plan) -> Pixels:
+    def _cached(self, plan: Resolved) -> Pixels:
         return run.pixels_of(plan, workers=self.settings.workers, cache=self.cache, warn=print)
 
-    def copied_ahead(self, plan: Plan) -> Iterable[Block]:
+    def copied_ahead(self, plan: Resolved) -> Iterable[Block]:
         return ahead(self.from_full_cache(plan), plan.device)
 
-    def resident(self, plan: Plan) -> Iterable[Block]:
+    def resident(self, plan: Resolved) -> Iterable[Block]:
         """All pictures, brought to the device before the clock starts."""
         if plan.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(plan.device)

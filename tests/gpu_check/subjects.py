@@ -23,7 +23,7 @@ from purity_cli.machine import float32_of
 from purity_cli.pixels import Block, normalise
 from purity_cli.plan import DEFAULT_GRID, Job, Preprocessing
 from purity_cli.purity import MapStatistics, map_statistics
-from purity_cli.run.resolving import Plan
+from purity_cli.run.resolving import Resolved
 from tests.gpu_check.settings import FORMATS, Settings
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -51,9 +51,9 @@ class Subject:
         return replace(self, block=part_of(self.block, slice(0, n)))
 
 
-def of_plan(plan: Plan, workers: int) -> Subject:
+def of_plan(plan: Resolved, workers: int) -> Subject:
     """What a resolved Job is about, its pictures decoded."""
-    blocks = list(run.read(plan, workers=workers))
+    blocks = list(run.pixels_of(plan, workers=workers).blocks())
     return Subject(
         name=plan.network.name,
         weights=plan.network.weights,

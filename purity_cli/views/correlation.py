@@ -2,56 +2,88 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from purity_cli import tables
-from purity_cli.correlate.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
+from purity_cli.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
+from purity_cli.views import cells
 
 KINDS = ("purity", "peer", "baseline", "random")
 """Of quantities: purity itself, other label-free measures, what needs no training, purity without training."""
 LEAST = 3
+Against = tuple[Sequence[float], str]
 
 
 class Points(NamedTuple):
-    """A row per result; `kinds` has the kind of each column that is set against `target`."""
+    """A row per result; `kinds` has the kind of each quantity that is set against `target`."""
 
-    rows: pd.DataFrame
+    rows: list[dict[str, Any]]
     kinds: dict[str, str]
     target: str
     notes: tuple[str, ...]
 
 
 class Study(NamedTuple):
-    """`table` has a row per quantity and statistic; `notes` are sentences that must stand beside it."""
+    """A row per quantity and statistic; `notes` are sentences that must stand beside them."""
 
-    table: pd.DataFrame
+    rows: list[dict[str, Any]]
     notes: tuple[str, ...]
 
 
-COLUMNS = ("quantity", "kind", "against", "n", "statistic", "value", "p", "p_of", "low", "high")
+def correlation(
+    results: Sequence[Result],
+    threshold: float,
+    *,
+    against: Against | None = None,
+    twins: Sequence[Result] | None = None,
+    every_layer: bool = False,
+    seed: int = 0,
+) -> Report:
+    """All of `points` and their `study` as a report."""
+    data = points(results, threshold, against=against, twins=twins, every_layer=every_layer)
+    found = study(data, seed=seed)
+    names = ("quantity", "kind", "against", "n", "statistic", "value", "p", "p_of", "low", "high")
+    tidy = Table("correlations", [Column(name) for name in names], found.rows, aim="data")
+    wide: dict[str, dict[str, Any]] = {}
+    for row in found.rows:
+        line = wide.setdefault(row["quantity"], {name: row[name] for name in ("quantity", "kind", "n")})
+        line[row["statistic"]] = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] p {row['p']:.3g}"
+    columns = [
+        text("quantity", fold=True), text("kind", drop=1), number("n", digits=None),
+        *(text(name, fold=True) for name in STATISTICS),
+    ]  # fmt: skip
+    shown = Table("quantities", columns, list(wide.values()), aim="people")
+    # Numbers as text, for they are of any size.
+    point_columns = [
+        text("model"),
+        text("weights"),
+        Column(data.target, number=True),
+        *(Column(n, number=True) for n in data.kinds),
+    ]
+    return Report([tidy, shown, Table("points", point_columns, data.rows, aim="page")], found.notes)
 
 
 def points(
     results: Sequence[Result],
     threshold: float,
     *,
-    against: tuple[Sequence[float], str] | None = None,
+    against: Against | None = None,
     twins: Sequence[Result] | None = None,
+    every_layer: bool = False,
 ) -> Points:
-    """What each result says: purity by stage, the average and the last, peers, baselines, and the target.
+    """What each result says: F of its rows, the averages and the deepest, peers, baselines, and the target.
 
     `against` has the target of each result and its name, instead of the accuracy; `twins` are the results of the
-    same networks with random weights, in the same order. PurityError for fewer than three results and for one without
-    an accuracy.
+    same networks with random weights, in the same order. Peers are of the deepest layer, or with `every_layer` of all.
+    PurityError for fewer than three results and for one without an accuracy.
     """
     if len(results) < LEAST:
         raise PurityError(f"{len(results)} results cannot be correlated: give {LEAST} or more.")
@@ -59,30 +91,32 @@ def points(
     values, target = against or ([_accuracy(result) for result in results], "accuracy")
     rows = []
     for place, result in enumerate(results):
-        last = result.deepest
-        found = {"purity": _purities(result, threshold), "peer": dict(last.measures)}
+        last = cells.deepest(result)
+        found: dict[str, Mapping[str, float | None]] = {
+            "purity": _purities(result, threshold),
+            "peer": dict(last.measures),
+        }
+        if every_layer:
+            all_of = {f"{one.name} {name}": value for one in result.layers for name, value in one.measures.items()}
+            found["peer"] = {**last.measures, **all_of}
         found["baseline"] = {
-            "parameters": result.provenance.get("parameters", math.nan),
+            "parameters": result.provenance.get("parameters"),
             "map h x w": last.height * last.width,
             "channels": last.channels,
         }
         found["random"] = {} if twins is None else _purities(twins[place], threshold, "random ")
-        rows.append({"model": result.model, "weights": result.weights, target: values[place]} | _flat(found.values()))
-        kinds |= {name: kind for kind, values in found.items() for name in values}
+        known = {name: value for part in found.values() for name, value in part.items()}
+        rows.append({"model": result.model, "weights": result.weights, target: values[place], **known})
+        kinds |= {name: kind for kind, part in found.items() for name in part}
     kinds = {name: kind for wanted in KINDS for name, kind in kinds.items() if kind == wanted}
-    return Points(pd.DataFrame(rows, columns=["model", "weights", target, *kinds]), kinds, target, _caveats(results))
+    return Points(rows, kinds, target, _caveats(results))
 
 
-def _purities(result: Result, threshold: float, prefix: str = "") -> dict[str, float]:
-    rows = tables.at(tables.frame([result]), threshold)
-    values = dict(zip(tables.labels(rows), rows["purity"], strict=True))
-    last = values[result.deepest.stage or result.deepest.module]
-    several = {"average": float(np.mean(list(values.values())))} if len(values) > 1 else {}
-    return {prefix + name: float(value) for name, value in {**values, **several, "last": last}.items()}
-
-
-def _flat(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    return {name: value for part in parts for name, value in part.items()}
+def _purities(result: Result, threshold: float, prefix: str = "") -> dict[str, float | None]:
+    values = {one.name: cells.cell(result, one, threshold).purity for one in result.layers}
+    values |= {label: one.purity for label, one in cells.averages(result, threshold).items()}
+    values["last"] = cells.cell(result, cells.deepest(result), threshold).purity
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _accuracy(result: Result) -> float:
@@ -110,50 +144,60 @@ def _caveats(results: Sequence[Result]) -> tuple[str, ...]:
             f"All results are of {results[0].model}: checkpoints of one training depend on each other, so p says less "
             "than it seems to."
         )
-    return tuple(notes)
+    return tuple(
+        dict.fromkeys([*notes, *(note for result in results for note in result.provenance.get("notes") or ())])
+    )
 
 
 def study(data: Points, *, seed: int = 0) -> Study:
     """Every statistic of every quantity against the target, over the results that have both.
 
     A quantity that fewer than three results have, or that is the same in all of them, is left out and named in the
-    notes. PurityError where the target is the same in all, and where no purity is left.
+    notes. PurityError where the target is the same in all, and where no purity nor other measure is left.
     """
-    if data.rows[data.target].nunique() < 2:
-        same = data.rows[data.target].iloc[0]
+    targets = [row[data.target] for row in data.rows]
+    if len(set(targets)) < 2:
         raise PurityError(
-            f"{data.target} is {same:g} in all {len(data.rows)} results: nothing can be correlated with it."
+            f"{data.target} is {targets[0]:g} in all {len(data.rows)} results: nothing can be correlated with it."
         )
     left_out, rows, samples = {}, [], {}
     for name, kind in data.kinds.items():
-        known = data.rows[[name, data.target]].dropna()
+        known = [(row[name], row[data.target]) for row in data.rows if _is_number(row.get(name))]
         reason = _reason(known, name, data.target, len(data.rows))
         if reason:
             left_out[name] = reason
             continue
-        x, y = known[name].to_numpy(float), known[data.target].to_numpy(float)
+        x, y = np.array(known, dtype=float).T
         samples[len(y)] = y
         for statistic, found in correlate(x, y, seed=seed).items():
             p_of = "all orders" if found.exact else f"{DRAWS:,} random orders"
-            rows.append((name, kind, data.target, len(x), statistic, found.value, found.p, p_of, found.low, found.high))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if not (table["kind"] == "purity").any():
+            rows.append(
+                {
+                    "quantity": name, "kind": kind, "against": data.target, "n": len(x), "statistic": statistic,
+                    "value": found.value, "p": found.p, "p_of": p_of, "low": found.low, "high": found.high,
+                }
+            )  # fmt: skip
+    if not {"purity", "peer"} & {row["kind"] for row in rows}:
         raise PurityError(f"No purity can be correlated: {'; '.join(left_out.values())}.")
     words = [what_n_allows(samples[n]) for n in sorted(samples, reverse=True)]
-    if table["quantity"].nunique() > 1:
+    if len({row["quantity"] for row in rows}) > 1:
         words.append(
-            f"{len(table)} correlations stand here: some p below 0.05 are to be expected without any connection."
+            f"{len(rows)} correlations stand here: some p below 0.05 are to be expected without any connection."
         )
-    return Study(table, (*words, *data.notes, *(f"Left out: {reason}." for reason in left_out.values())))
+    return Study(rows, (*words, *data.notes, *(f"Left out: {reason}." for reason in left_out.values())))
 
 
-def _reason(known: pd.DataFrame, name: str, target: str, n: int) -> str | None:
+def _is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+def _reason(known: Sequence[tuple[float, float]], name: str, target: str, n: int) -> str | None:
     """Why this quantity has no correlation, as a clause."""
     if len(known) < LEAST:
         return f"{name} (known of {len(known)} of {n} results, too few)"
-    for column in (name, target):
-        if known[column].nunique() < 2:
-            return f"{name} ({column} is {known[column].iloc[0]:g} in all {len(known)} results that have both)"
+    for column, values in zip((name, target), zip(*known, strict=True), strict=True):
+        if len(set(values)) < 2:
+            return f"{name} ({column} is {values[0]:g} in all {len(known)} results that have both)"
     return None
 
 
@@ -207,33 +251,3 @@ def read_against(text: str, results: Sequence[Result]) -> tuple[list[float], str
             raise PurityError(f"{path} has no number in {column} for {said}, but {mine[column].iloc[0]!r}.")
         found.append(float(value))
     return found, f"{column} of {Path(path).name}"
-
-
-def to_csv(data: Points, result: Study) -> str:
-    """A row per quantity and statistic, with every digit."""
-    return result.table.to_csv(index=False, lineterminator="\n")
-
-
-def to_markdown(data: Points, result: Study) -> str:
-    """The correlations, the notes, and the points that they are of."""
-    parts = [layout(result.table).to_markdown(index=False, disable_numparse=True)]
-    parts += ["\n".join(f"- {note}" for note in result.notes)]
-    shown = data.rows.map(lambda value: value if isinstance(value, str) else f"{value:.6g}", na_action="ignore").fillna(
-        ""
-    )
-    return "\n\n".join([*parts, shown.to_markdown(index=False, disable_numparse=True)]) + "\n"
-
-
-def to_json(data: Points, result: Study) -> str:
-    """An object with `correlations`, `notes` and `points`; null for NaN."""
-    tidy = {"correlations": tables.to_json(result.table), "points": tables.to_json(data.rows)}
-    whole = {name: json.loads(text) for name, text in tidy.items()} | {"notes": list(result.notes)}
-    return json.dumps(whole, indent=2, allow_nan=False) + "\n"
-
-
-def layout(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per quantity, a column per statistic, as text: `0.800 [-0.110, 1.000] p 0.083`."""
-    cells = [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}] p {row.p:.3g}" for row in table.itertuples(index=False)]
-    wide = table.assign(cell=cells).pivot(index="quantity", columns="statistic", values="cell")
-    first = table.drop_duplicates("quantity").set_index("quantity")[["kind", "n"]]
-    return first.join(wide[list(STATISTICS)]).reset_index()

@@ -1,4 +1,4 @@
-"""Training pictures in memory: decoded once, augmented in batches where they are trained on."""
+"""Training images in memory: decoded once, augmented in batches where they are trained on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from purity_cli.train.settings import Augmentation
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """All pictures of a split: `pixels` uint8 (n, 3, h, w), channels last in memory, and `labels` int64 (n,)."""
+class Images:
+    """All images of a split: `pixels` uint8 (n, 3, h, w), channels last in memory, and `labels` int64 (n,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -28,14 +28,14 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Pictures:
-        return Pictures(self.pixels.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> Images:
+        return Images(self.pixels.to(device), self.labels.to(device))
 
 
 def decode(
     source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing, size: Size, workers: int
-) -> Pictures:
-    """The pictures of a selection, resized and cropped; PurityError where one is unreadable or not of `size` (h, w)."""
+) -> Images:
+    """The images of a selection, resized and cropped; PurityError where one is unreadable or not of `size` (h, w)."""
     pixels = np.empty((len(selection), *size, 3), np.uint8)
 
     def load(row: int) -> None:
@@ -54,17 +54,17 @@ def decode(
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         list(pool.map(load, range(len(selection))))
     labels = [(source.labels or ())[i] for i in selection]
-    return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels))
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decides in one epoch, for each of n pictures."""
+    """What chance decides in one epoch, for each of n images."""
 
     order: Tensor
     """int64 (n,): when its turn comes."""
     top: Tensor
-    """int64 (n,): where its crop begins in the padded picture, 0..2 pad."""
+    """int64 (n,): where its crop begins in the padded image, 0..2 pad."""
     left: Tensor
     """int64 (n,): the same from the left."""
     mirrored: Tensor
@@ -81,12 +81,12 @@ class Draws:
         return Draws(*(draw.to(device) for draw in vars(self).values()))
 
 
-def augment(pictures: Pictures, chosen: Tensor, draws: Draws, margin: int) -> Tensor:
-    """The pictures `chosen`, uint8 (n, 3, h, w), channels last in memory: padded with `margin` black pixels, cropped to
+def augment(images: Images, chosen: Tensor, draws: Draws, margin: int) -> Tensor:
+    """The images `chosen`, uint8 (n, 3, h, w), channels last in memory: padded with `margin` black pixels, cropped to
     their old size and mirrored as `draws` says.
     """
-    height, width = pictures.pixels.shape[2:]
-    padded = pad(pictures.pixels[chosen], (margin,) * 4).permute(0, 2, 3, 1)
+    height, width = images.pixels.shape[2:]
+    padded = pad(images.pixels[chosen], (margin,) * 4).permute(0, 2, 3, 1)
     number, down, right = (torch.arange(end, device=chosen.device) for end in (len(chosen), height, width))
     rows = draws.top[chosen, None] + down
     columns = draws.left[chosen, None] + torch.where(draws.mirrored[chosen, None], right.flip(0), right)

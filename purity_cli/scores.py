@@ -1,0 +1,114 @@
+"""`from purity_cli import score`: what notebooks need, a table and figures of one scored network."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from purity_cli import run, store
+from purity_cli.plan import DEFAULT_GRID, Job, check_thresholds
+from purity_cli.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SHOWN = ["stage", "layer", "channels", "height", "width", "purity", "se", "purity_jk", "activations", "live"]
+
+
+@dataclass(frozen=True, repr=False)
+class Scores:
+    """The purity of a network's layers, read at one threshold; a notebook shows it as a table."""
+
+    result: Result
+    """The counts at every threshold, and what must stand beside them."""
+    threshold: float = 0.5
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str], threshold: float = 0.5) -> Scores:
+        """What `purity score` or `save` has stored; PurityError where it has not, or not at this threshold."""
+        return cls(store.read(Path(folder)), threshold)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per layer, with the columns of `purity.csv`; F is `purity`, NaN where nothing fired."""
+        from purity_cli.views import cells
+
+        return cells.frame([self.result], self.threshold)
+
+    def at(self, threshold: float) -> Scores:
+        """The same counts, read at another threshold."""
+        return Scores(self.result, threshold)
+
+    def plot(self) -> Figure:
+        """F from stage to stage, with 95 % intervals."""
+        from purity_cli.figures import charts
+
+        return charts.stage_curve(self.frame)
+
+    def sweep(self) -> Figure:
+        """F against the threshold, a line per layer."""
+        from purity_cli.figures import charts
+        from purity_cli.views import cells
+
+        return charts.threshold_sweep(cells.frame([self.result]))
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Store it as `purity score --output` does, for `Scores.load` and all commands that take a results folder."""
+        place = store.prepare(Path(folder))
+        store.write(self.result, place, self.threshold)
+
+    def __repr__(self) -> str:
+        table = self.frame[SHOWN].to_string(index=False, float_format="{:.3f}".format)
+        return f"{table}\n{self._summary()}"
+
+    def _repr_html_(self) -> str:
+        table: str = self.frame[SHOWN].to_html(index=False, float_format="{:.3f}".format, border=0)
+        return f"{table}\n<p>{self._summary()}</p>"
+
+    def _summary(self) -> str:
+        from purity_cli.views import cells
+
+        return cells.summary(self.result, self.threshold)
+
+
+def score(
+    model: str | None = None,
+    dataset: str | None = None,
+    *,
+    threshold: float = 0.5,
+    workers: int = 2,
+    download: bool = False,
+    **settings: Any,
+) -> Scores:
+    """Score the purity of a network's layers, as `purity score` does; nothing is written.
+
+    `model` is a name (`resnet50`, `timm:convnext_tiny.fb_in1k`) or `FILE.py:FUNCTION`, `dataset` a name or the path of
+    a folder or tar; without them the bundled network and images are taken. `settings` are the other options of
+    `purity score` that decide a number, with their names: `layers=["C1", "last"]`, `per_class=11`, `weights="w.pth"`,
+    `device="cuda"`. `workers` threads decode. What changes how far a number can be trusted is a Python warning. Counts
+    are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises PurityError.
+
+    >>> from purity_cli import score
+    >>> scores = score(layers=["C3", "C4"], per_class=5)
+    >>> scores.frame[["stage", "layer", "channels"]]
+      stage   layer  channels
+    0    C3  layer3        80
+    1    C4  layer4        96
+    >>> scores.result.n_images
+    50
+    >>> bool(scores.at(0.3).frame["activations"].sum() > scores.frame["activations"].sum())
+    True
+    """
+    named = {"model": model, "dataset": dataset}
+    grid = check_thresholds([*settings.pop("thresholds", DEFAULT_GRID), threshold])
+    job = Job.of(**{name: value for name, value in named.items() if value}, **settings, thresholds=grid)
+    plan = run.resolve(job, download=download, warn=_warn)
+    return Scores(run.score(plan, workers=workers, warn=_warn), threshold)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)

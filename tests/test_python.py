@@ -1,0 +1,82 @@
+"""The Python API: what docs/python.md shows, and that asking for little loads little."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import purity_cli
+from purity_cli import Scores, cli, score, scores
+from purity_cli.errors import PurityError
+from tests.reference import ROOT
+
+
+def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A fence would be taken for the output of the line above it.
+    text = re.sub(r"^```.*$", "", (ROOT / "docs" / "python.md").read_text("utf-8"), flags=re.MULTILINE)
+    test = doctest.DocTestParser().get_doctest(text, {}, "python.md", None, 0)
+    assert len(test.examples) > 10
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+def test_the_docstrings_are_true() -> None:
+    found = doctest.testmod(scores)
+    assert (found.attempted > 4, found.failed) == (True, 0)
+
+
+def test_the_package_is_light_and_says_what_it_offers() -> None:
+    code = "import purity_cli, sys; assert 'score' in dir(purity_cli); print({'torch', 'pandas'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "set()\n"
+    stub = (Path(purity_cli.__file__).parent / "__init__.pyi").read_text()
+    assert {*re.findall(r"import \w+ as (\w+)", stub), "__version__"} == {*purity_cli.__all__}
+    for name in purity_cli.__all__:
+        assert getattr(purity_cli, name)
+    with pytest.raises(AttributeError, match="no attribute 'scoer'"):
+        _ = purity_cli.scoer  # type: ignore[attr-defined]
+
+
+def test_it_gives_what_the_command_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--per-class", "5", "--batch-size", "20", "--threshold", "0.42"]
+    assert cli.run(["score", *options, "--output", "theirs"]) == 0
+    ours = score(per_class=5, batch_size=20, threshold=0.42)
+    theirs = Scores.load("theirs", 0.42)
+    assert ours.result.job == theirs.result.job
+    pd.testing.assert_frame_equal(ours.frame, theirs.frame)
+    stored = pd.read_csv("theirs/purity.csv").query("threshold == 0.42").set_index("layer")
+    shown = ours.frame.set_index("layer")
+    assert shown["purity"].to_dict() == pytest.approx(stored["purity"].to_dict())
+    html = ours._repr_html_()
+    for layer in ours.result.layers:
+        assert layer.module in html
+        assert layer.module in repr(ours)
+    assert f"{stored['purity'].iloc[-1]:.3f}" in html
+    assert isinstance(ours.plot(), Figure)
+    assert isinstance(ours.at(0.3).sweep(), Figure)
+
+
+def test_what_is_wrong_is_one_sentence() -> None:
+    with pytest.raises(PurityError, match="Did you mean"):
+        score("resnet13_cifra")
+    with pytest.raises(PurityError, match="there is no such setting"):
+        score(per_clas=5)
+    with pytest.raises(PurityError, match="no counts"):
+        _ = score(limit=20, layers=["last"]).at(0.123).frame
+
+
+def test_what_weakens_a_number_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    from purity_cli.datasets import open_dataset
+
+    open_dataset("digits").load(0).save(tmp_path / "photos/a.png")
+    with pytest.warns(UserWarning, match="No accuracy"):
+        score(dataset=str(tmp_path / "photos"), resize=32, crop=32)
