@@ -94,7 +94,7 @@ def resolve(
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    classifies = bool(network.num_classes)
+    classifies = predicts_classes(network)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"
