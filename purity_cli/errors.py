@@ -30,3 +30,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean resnet50 or resnet34?"`, or nothing when no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def said(error: BaseException) -> str:
+    """An error of somebody else's code in few words: its kind and what it said, of many lines the outer two."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ... ".join(line.rstrip(".")[:160] for line in (lines if len(lines) < 2 else [lines[0], lines[-1]]))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

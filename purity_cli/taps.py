@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from purity_cli.errors import PurityError, UnsuitableLayer
+from purity_cli.recomputing import kept
 
 M = TypeVar("M")
 
@@ -64,6 +65,7 @@ class Taps(Generic[M]):
             for parameter in self.net.parameters():
                 stack.callback(parameter.requires_grad_, parameter.requires_grad)
             self.net.eval().requires_grad_(False)
+            stack.enter_context(kept())
             for name, module in self.modules.items():
                 handle = module.register_forward_hook(self._hook(name))
                 stack.callback(handle.remove)
@@ -91,7 +93,10 @@ class Taps(Generic[M]):
             gradients = dict(zip(self._probes, found, strict=True))
             deaf = [name for name in self.modules if gradients.get(name) is None]
             if deaf:
-                raise UnsuitableLayer(f"{', '.join(deaf)} does not influence the logits: choose another layer.")
+                raise UnsuitableLayer(
+                    f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
+                    "another layer."
+                )
             sums = {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
             return Reading(logits.detach(), self._maps, sums)
         finally:

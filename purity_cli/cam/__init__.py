@@ -13,6 +13,7 @@ from torch import Tensor
 from purity_cli.cam.pictures import readable
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
+from purity_cli.models import failed
 from purity_cli.pixels import normalise, prepare
 from purity_cli.run.resolving import Resolved
 from purity_cli.taps import Taps
@@ -59,7 +60,12 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[V
         for i in images:
             picture = _load(plan, i)
             pixels = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).to(device)
-            reading = taps(normalise(pixels, plan.preprocessing))
+            try:
+                reading = taps(normalise(pixels, plan.preprocessing))
+            except PurityError:
+                raise
+            except Exception as error:  # whatever a network's own code may raise
+                raise failed(plan.network, error) from error
             if not reading.logits.isfinite().all():
                 raise PurityError(
                     f"The logits of {plan.network.name} hold a NaN or an infinity for {plan.source.paths[i]}: check "

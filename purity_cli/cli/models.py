@@ -16,10 +16,22 @@ if TYPE_CHECKING:
     from purity_cli.models import ModelEntry
 
 
-@click.command("models")
+class Listing(click.Command):
+    """Its help ends with where models come from, which only the models themselves know."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from purity_cli.models import SOURCES
+
+        with formatter.section("Sources"):
+            formatter.write_dl([(f"{name}:", source.about) for name, source in SOURCES.items()])
+
+
+@click.command("models", cls=Listing)
 @click.argument("pattern", required=False)
+@click.option("--here", is_flag=True, help="Only models whose weights are on this machine.")
+@click.option("--all", "everything", is_flag=True, help="Also models that have no stages or no classifier.")
 @click.option("--format", "layout", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
-def command(pattern: str | None, layout: str) -> None:
+def command(pattern: str | None, here: bool, everything: bool, layout: str) -> None:
     """List the models that can be scored.
 
     PATTERN is a glob (resnet*), part of a name, or either behind a source (timm:*resnext*); with a dot it lists
@@ -27,13 +39,21 @@ def command(pattern: str | None, layout: str) -> None:
     """
     from purity_cli.models import COUNTED, catalogue
 
-    entries = catalogue(pattern)
+    found = catalogue(pattern, here=here)
+    entries = [entry for entry in found if everything or entry.scorable]
     if layout == "table":
         _show(entries)
     else:
         click.echo({"json": _json, "csv": _csv}[layout](entries), nl=False)
-    if layout == "table" and (pattern is None or len(entries) > COUNTED):
-        click.echo(f"{len(entries)} models; parameters are counted where PATTERN leaves at most {COUNTED}.", err=True)
+    if here and not found:
+        click.echo("No weights of these models are on this machine.", err=True)
+    if len(entries) < len(found):
+        without = found[0].name if len(found) == 1 else f"{len(found) - len(entries)} models"
+        click.echo(f"Left out: {without}, without stages or classifier; --all lists them as well.", err=True)
+    if layout == "table" and any(entry.stages is None and entry.classifies for entry in entries):
+        click.echo(
+            f"{len(entries)} models; parameters and stages are shown where PATTERN leaves at most {COUNTED}.", err=True
+        )
 
 
 def _show(entries: Sequence[ModelEntry]) -> None:
@@ -45,12 +65,19 @@ def _show(entries: Sequence[ModelEntry]) -> None:
             entry.source,
             "" if entry.parameters is None else f"{entry.parameters:,}",
             _size(entry),
+            _stages(entry),
             ", ".join(entry.weights) or ("no" if entry.classifies else "no classifier"),
         )
         for entry in entries
     ]
-    text = pd.DataFrame(rows, columns=["name", "source", "parameters", "input", "weights here"])
-    console.show(console.table(text, left=("name", "source", "weights here")))
+    text = pd.DataFrame(rows, columns=["name", "source", "parameters", "input", "stages", "weights here"])
+    console.show(console.table(text, left=("name", "source", "stages", "weights here")))
+
+
+def _stages(entry: ModelEntry) -> str:
+    if entry.stages is None:
+        return ""
+    return "..".join(dict.fromkeys([*entry.stages[:1], *entry.stages[-1:]])) or "none"
 
 
 def _size(entry: ModelEntry) -> str:
@@ -66,6 +93,7 @@ def _json(entries: Sequence[ModelEntry]) -> str:
                     "source": entry.source,
                     "parameters": entry.parameters,
                     "input_size": entry.input_size,
+                    "stages": entry.stages,
                     "weights_here": entry.weights,
                     "classifies": entry.classifies,
                 }
@@ -80,8 +108,9 @@ def _json(entries: Sequence[ModelEntry]) -> str:
 def _csv(entries: Sequence[ModelEntry]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "source", "parameters", "input_size", "weights_here", "classifies"])
+    writer.writerow(["name", "source", "parameters", "input_size", "stages", "weights_here", "classifies"])
     for entry in entries:
         weights = ";".join(entry.weights)
-        writer.writerow([entry.name, entry.source, entry.parameters, _size(entry), weights, entry.classifies])
+        row = [entry.name, entry.source, entry.parameters, _size(entry), _stages(entry), weights, entry.classifies]
+        writer.writerow(row)
     return text.getvalue()

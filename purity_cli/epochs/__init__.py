@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from purity_cli import models
+from purity_cli.epochs.numbering import epochs_of, natural
 from purity_cli.errors import PurityError
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
@@ -48,7 +48,7 @@ def find(given: Sequence[str]) -> list[Path]:
         path = Path(text).expanduser()
         if path.is_dir():
             raise PurityError(f"{text} is a folder: give the weight files in it, e.g. '{text}/*.safetensors'.")
-        expanded = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        expanded = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=natural)]
         matches = [path] if path.exists() else [match for match in expanded if match.suffix in SUFFIXES]
         if not matches:
             raise PurityError(f"There is no checkpoint {text}: give weight files, or a pattern such as 'run/*.pth'.")
@@ -64,10 +64,11 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]
     abouts = [_about(path) for path in paths]
     epochs: list[int] = [about["epoch"] for about in abouts if about]
     if len(epochs) < len(paths):
-        epochs = _from_names([path.stem for path in paths]) or []
-        if len(set(epochs)) < len(paths):
-            epochs = list(range(1, len(paths) + 1))
-            warn("Neither JSON files nor file names say the epochs: the checkpoints are numbered in the order given.")
+        told, doubt = epochs_of([path.stem for path in paths])
+        doubt = doubt if told else "Neither JSON files nor file names say the epochs: they are numbered as given."
+        epochs = told or list(range(1, len(paths) + 1))
+        if doubt:
+            warn(doubt)
     found = [Snapshot(*each) for each in zip(paths, epochs, abouts, strict=True)]
     seen: dict[int, Snapshot] = {}
     for one in found:
@@ -93,18 +94,6 @@ def _about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) and isinstance(about.get("epoch"), int) else {}
 
 
-def _from_names(stems: Sequence[str]) -> list[int] | None:
-    """The number behind `epoch`, or the only whole number in which the names differ."""
-    marked = [re.search(r"ep(?:och)?s?[=_. -]*(\d+)", stem, re.IGNORECASE) for stem in stems]
-    if all(marked):
-        return [int(match[1]) for match in marked if match]
-    numbers = [re.findall(r"\d+(?:\.\d+)?", stem) for stem in stems]
-    if len({len(found) for found in numbers}) > 1:
-        return None
-    varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
-    return [int(text) for text in varying[0]] if len(varying) == 1 and all(map(str.isdecimal, varying[0])) else None
-
-
 @dataclass(frozen=True)
 class Course:
     """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
@@ -117,7 +106,9 @@ class Course:
         """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
         jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
         for job in jobs:
-            models.load(job.model, job.weights)  # so that the last one does not fail after hours
+            models.load(
+                job.model, job.weights, headless=bool(job.metrics)
+            )  # so that the last one does not fail after hours
         return [
             Task(f"epoch{one.epoch:03}", job, about=one.provenance())
             for one, job in zip(self.checkpoints, jobs, strict=True)

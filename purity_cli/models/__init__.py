@@ -5,50 +5,65 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
+from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
 from purity_cli.models.bundled import Bundled
-from purity_cli.models.checkpoints import looks_like_file, read
-from purity_cli.models.from_file import UserFile, bare_name
+from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
+from purity_cli.models.from_file import UserFile
+from purity_cli.models.from_folder import HuggingFace, LocalFolder
 from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import Timm
 from purity_cli.models.from_torchvision import Torchvision
+from purity_cli.models.trial import failed, tried
+from purity_cli.models.whole import check_finite, freeze
 
-__all__ = ["COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "load", "looks_like_file", "preview"]
+__all__ = [
+    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file",
+    "preview", "tried",
+]  # fmt: skip
 
 SOURCES: dict[str, Source] = {
-    source.name: source for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels())
+    source.name: source
+    for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels(), HuggingFace(), LocalFolder())
 }
 """Where names are looked up, in this order; a name may begin with one of these and a colon."""
 
-COUNTED = 100
-"""Networks whose parameters `catalogue` counts at most: timm's take some 80 ms each even without their tensors."""
+COUNTED = 50
+"""Networks that `catalogue` looks into at most: timm's take some 0.3 s each even without their tensors."""
 
 
-def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
-    """The network `name` with `weights`, ready to score.
+def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool = False) -> Network:
+    """The network `name` with `weights`; `tried` makes it ready for images of one size.
 
     `name` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ...; `weights` is `default`, the name of
     weights that the source knows, `none` (random, by `seed`) or a file. Raises PurityError for a name that is unknown,
-    weights that are not at hand or do not fit, and files that hold anything but tensors.
+    weights that are not at hand or do not fit, and files that hold anything but tensors; unless one that is `headless`
+    will do, for a network without a classifier.
     """
     source, bare, written = _find(name)
-    shown = bare_name(bare) if source.name == "file" else bare
     tag = _choose(source, bare, written, weights)
     with seeded(seed):  # a user's function builds its network here
         recipe = source.recipe(bare, tag)
-    path, label = _weight_file(source, recipe, shown, tag, weights)
-    checkpoint = read(path) if path else None
-    if checkpoint and checkpoint.part:
-        label = f"{label}[{checkpoint.part}]"
-    with seeded(seed):
-        module = recipe.build(checkpoint)
-    module.eval().requires_grad_(False).float()
+    if recipe.headless and not headless:
+        raise PurityError(recipe.headless)
+    path, label = _weight_file(source, recipe, bare, tag, weights)
+    module, taken = _build(recipe, read(path) if path else [], seed)
+    notes = tuple(taken.notes) if taken else ()
+    if path is None and weights == "default" and not source.comes_built:
+        notes = (f"{source.shown(bare)} has no weights of its own, so these are random: pass --weights FILE.",)
+    if taken and taken.part:
+        label = f"{label}[{taken.part}]"
+    freeze(module)
+    check_finite(module, source.shown(bare), label)
     return Network(
         module=module,
-        name=shown,
+        name=source.shown(bare),
         source=source.name,
         weights=label,
         weights_sha256=_sha256(path) if path else None,
@@ -56,7 +71,30 @@ def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
         preprocessing_note=recipe.note,
         num_classes=count_classes(module, recipe.input_size),
         input_size=recipe.input_size,
+        notes=notes,
+        code=recipe.code,
     )
+
+
+def _build(recipe: Recipe, sets: list[Checkpoint], seed: int) -> tuple[nn.Module, Checkpoint | None]:
+    """The network with the first set of weights that fits; PurityError, of the first, where none does."""
+    refused: PurityError | None = None
+    candidates: list[Checkpoint | None] = [*sets] or [None]
+    for one in candidates:
+        try:
+            with seeded(seed):
+                module = recipe.build(one)
+        except PurityError as error:
+            refused = refused or error
+            continue
+        if one and one.twin:
+            raise PurityError(
+                f"{one.file} holds two sets of weights that fit, {one.part} and {one.twin}: save those that are meant "
+                "in a file of their own."
+            )
+        return module, one
+    assert refused is not None
+    raise refused
 
 
 def preview(name: str, weights: str = "default") -> Preview:
@@ -69,37 +107,48 @@ def preview(name: str, weights: str = "default") -> Preview:
     if weights not in ("default", "none") and looks_like_file(weights):
         here = Path(weights).expanduser().is_file()
     else:
-        here = source.name == "file" or weights == "none" or (recipe.file is not None and bool(recipe.file.cached()))
+        here = source.comes_built or weights == "none" or recipe.file is None or bool(recipe.file.cached())
     return Preview(recipe.preprocessing, here)
 
 
-def catalogue(pattern: str | None = None) -> list[ModelEntry]:
-    """The models whose names match, source by source; without a pattern all of them.
+def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEntry]:
+    """The models whose names match, source by source; without a pattern all of them; `here`, those whose weights are on
+    this machine.
 
     A pattern is a glob (`resnet*`), a part of a name, either after a source and a colon, or has a dot, where timm's
-    weights are listed one by one (`resnet50.*`). Parameters are counted for `COUNTED` matches at most.
+    weights are listed one by one (`resnet50.*`). Where at most `COUNTED` are found, their parameters are counted and
+    their stages looked for.
     """
     matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
     if pattern and not matches:
         raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
-    count = pattern is not None and len(matches) <= COUNTED
-    return [_entry(source, name, tag, count) for source, name, tag in matches]
+    found = [(match, *_entry(*match)) for match in matches]
+    found = [each for each in found if each[1].weights or not here]
+    if (pattern is None and not here) or len(found) > COUNTED:
+        return [entry for _, entry, _ in found]
+    return [_counted(entry, match[1], recipe) for match, entry, recipe in found]
 
 
 def _find(text: str) -> tuple[Source, str, str | None]:
     prefix, colon, rest = text.partition(":")
-    if colon and prefix in SOURCES:
-        found = SOURCES[prefix].find(rest)
+    if colon and (source := _source(prefix)):
+        if (inner := rest.partition(":")) and inner[1] and (other := _source(inner[0])) and other.under == source.name:
+            source, rest = other, inner[2]
+        found = source.find(rest)
         if found is None:
-            raise PurityError(f"{prefix} has no model {rest!r}: see `purity models`.{_near(rest, SOURCES[prefix])}")
-        return SOURCES[prefix], *found
+            raise PurityError(f"{prefix} has no model {rest!r}: see `purity models`.{_near(rest, source)}")
+        return source, *found
     for source in SOURCES.values():
-        if found := source.find(text):
+        if not source.by_prefix and (found := source.find(text)):
             return source, *found
     if colon:
         known = ", ".join(f"{source}:" for source in SOURCES if source != "file")
         raise PurityError(f"No model {text!r}: names begin with {known} or are FILE.py:FUNCTION.{_near(rest)}")
     raise PurityError(f"No model {text!r}: see `purity models`, or give FILE.py:FUNCTION.{_near(text)}")
+
+
+def _source(prefix: str) -> Source | None:
+    return SOURCES.get(prefix.replace("_", "-")) or SOURCES.get(prefix)
 
 
 def _near(name: str, *sources: Source) -> str:
@@ -142,12 +191,10 @@ def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, wei
     """The file to read and how results call it; no file for random weights."""
     if weights not in ("default", "none") and looks_like_file(weights):
         return Path(weights).expanduser(), Path(weights).name
-    if source.name == "file":
+    if source.comes_built:
         return None, "as built"
-    if weights == "none":
+    if weights == "none" or recipe.file is None:
         return None, "none"
-    if recipe.file is None:
-        raise PurityError(f"{source.name} has no weights for {name}: pass --weights FILE or --weights none.")
     return recipe.file.fetch(f"{source.name}:{name} with weights {tag}"), tag or "default"
 
 
@@ -171,26 +218,40 @@ def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]
     return [(name, tag) for name, tag in names if fnmatch.fnmatch(name, glob)]
 
 
-def _entry(source: Source, name: str, tag: str | None, count: bool) -> ModelEntry:
+def _entry(source: Source, name: str, tag: str | None) -> tuple[ModelEntry, Recipe | None]:
     recipes: dict[str | None, Recipe] = {}
     tags: list[str | None] = [tag] if tag else [*source.tags(name)] or [None]
     for candidate in tags:
-        with suppress(PurityError):  # weights without a classifier
-            recipes[candidate] = source.recipe(name, candidate)
+        with suppress(PurityError):
+            made = source.recipe(name, candidate)
+            if not made.headless:
+                recipes[candidate] = made
     recipe = next(iter(recipes.values()), None)
-    return ModelEntry(
+    entry = ModelEntry(
         name=f"{name}.{tag}" if tag else name,
         source=source.name,
-        parameters=_count_parameters(recipe) if recipe and count else None,
+        parameters=None,
         input_size=recipe.input_size if recipe else None,
+        stages=None,
         weights=tuple(known for known, made in recipes.items() if known and made.file and made.file.cached()),
         classifies=recipe is not None,
     )
+    return entry, recipe
 
 
-def _count_parameters(recipe: Recipe) -> int | None:
+def _counted(entry: ModelEntry, name: str, recipe: Recipe | None) -> ModelEntry:
+    """With what only the network itself can say, built and run without memory for its weights."""
+    if recipe is None:
+        return entry
+    parameters, found = None, None
     try:
         with seeded(), ShapesOnly():
-            return sum(parameter.numel() for parameter in recipe.build(None).parameters())
-    except (RuntimeError, NotImplementedError):  # a few networks compute with values as they are built
-        return None
+            module = recipe.build(None)
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            seen = stages.probe(module, recipe.input_size)
+            found = tuple(stages.stages(module, entry.source, name, seen))
+    except stages.NoStages:
+        found = ()
+    except (PurityError, RuntimeError, NotImplementedError):  # a few networks compute with values
+        pass
+    return replace(entry, parameters=parameters, stages=found)

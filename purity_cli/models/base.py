@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from purity_cli.plan import Preprocessing, Size
 
 @dataclass(frozen=True)
 class Network:
-    """A network ready to score: in eval mode, frozen, float32, on the CPU."""
+    """A loaded network: in eval mode, frozen, float32, on the CPU. `trial.tried` makes it ready to score."""
 
     module: nn.Module
     name: str
@@ -38,6 +39,18 @@ class Network:
     num_classes: int | None
     input_size: Size
     """(h, w) after preprocessing."""
+    notes: tuple[str, ...] = ()
+    """What has to be said of it, one sentence each, apart from `preprocessing_note`."""
+    memory_format: torch.memory_format = torch.channels_last
+    """In which it runs: channels last, or the contiguous one where it does not bear that."""
+    format_note: str | None = None
+    """Why it does not bear channels last."""
+    without_logits: str | None = None
+    """What it gives in place of logits, and the way out; None where it gives those, or nobody looked."""
+    largest_batch: int | None = None
+    """1 where it takes one image at a time."""
+    code: Callable[[], tuple[Path, ...]] = tuple
+    """All files of the user's own code that it is made of, as of now; none for a library's network."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +72,17 @@ class ModelEntry:
     parameters: int | None
     """None where it was not counted: that takes building the network."""
     input_size: Size | None
+    stages: tuple[str, ...] | None
+    """C1, C2, ...; empty where it has none, None where nobody looked."""
     weights: tuple[str, ...]
     """Names of the weights that are on this machine."""
     classifies: bool
     """False where all its weights lack a classifier, so that it cannot be scored."""
+
+    @property
+    def scorable(self) -> bool:
+        """False where it is known that `purity score` has no stages or no classes to work with."""
+        return self.classifies and self.stages != ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,10 @@ class Recipe:
     note: str | None = None
     size: Size | None = None
     """(h, w) of the input where `preprocessing` does not say."""
+    code: Callable[[], tuple[Path, ...]] = tuple
+    """All files of the user's own code in it."""
+    headless: str | None = None
+    """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
     @property
     def input_size(self) -> Size:
@@ -89,6 +113,14 @@ class Source(ABC):
     """Where networks come from. Heavy libraries are imported when asked, not when this package is."""
 
     name: ClassVar[str]
+    about: ClassVar[str]
+    """What there is, for `purity models --help`."""
+    comes_built: ClassVar[bool] = False
+    """Whether its networks have weights of their own as they are built."""
+    by_prefix: ClassVar[bool] = False
+    """Whether its names are only known behind its own and a colon."""
+    under: ClassVar[str | None] = None
+    """The source whose prefix may stand before its own."""
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -97,6 +129,10 @@ class Source(ABC):
     def find(self, text: str) -> tuple[str, str | None] | None:
         """The canonical name and the weights named along with it (`resnet50.tv_in1k`); None if it is not here."""
         return (text, None) if text in self.names() else None
+
+    def shown(self, name: str) -> str:
+        """What results call a network: its name without where it lies."""
+        return name
 
     @abstractmethod
     def tags(self, name: str) -> list[str]:
@@ -155,11 +191,24 @@ def count_classes(module: nn.Module, size: Size) -> int | None:
 
 def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
     """Shape of the output for one image of `size`; None where the network takes no such image or gives no tensor."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     try:
+        shapes = _weightless(module)
         with torch.inference_mode(), ShapesOnly():
-            output = torch.func.functional_call(module, shapes, torch.empty(1, 3, *size, device="meta"))
+            images = torch.empty(1, 3, *size, device="meta")
+            # Not tying the weights: of a module with two names PyTorch would put back the first, then the stand-in.
+            output = torch.func.functional_call(module, shapes, images, tie_weights=False)
     except Exception:  # anything can go wrong in a user's forward, and on the meta device
         return None
     return output.shape if isinstance(output, Tensor) else None
+
+
+def _weightless(module: nn.Module) -> dict[str, Tensor]:
+    """A tensor without values for each of a network's, once by module and, where shared, the same."""
+    stand_ins: dict[int, Tensor] = {}
+    shapes = {}
+    for path, part in module.named_modules():
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                stand_in = stand_ins.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
+                shapes[f"{path}.{name}" if path else name] = stand_in
+    return shapes

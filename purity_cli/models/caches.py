@@ -83,24 +83,27 @@ class HubFile(WeightFile):
         return path
 
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What weights are called in a folder of timm's, as it prefers them; the pickle is read with weights_only=True."""
+
+
 @dataclass(frozen=True)
 class HuggingFaceFile(WeightFile):
-    """The weights in a Hugging Face repository, in the cache that `HF_HOME` and `HF_HUB_CACHE` place.
+    """The first of `names` in a Hugging Face repository, in the cache that `HF_HOME` and `HF_HUB_CACHE` place.
 
     `elsewhere` is the same set of weights as a file in torch hub's folder, used where only that is at hand.
     """
 
     repo: str
     elsewhere: HubFile | None = None
-
-    # As timm prefers them; the pickle is read with weights_only=True.
-    NAMES = ("model.safetensors", "pytorch_model.bin")
+    names: tuple[str, ...] = WEIGHTS
+    revision: str | None = None
 
     def cached(self) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        for name in self.NAMES:
-            found = try_to_load_from_cache(self.repo, name)
+        for name in self.names:
+            found = try_to_load_from_cache(self.repo, name, revision=self.revision)
             if isinstance(found, str):
                 return Path(found)
         return self.elsewhere.cached() if self.elsewhere else None
@@ -109,12 +112,12 @@ class HuggingFaceFile(WeightFile):
         from huggingface_hub import constants, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        reason: Exception = FileNotFoundError(f"it holds none of {', '.join(self.NAMES)}")
-        for name in self.NAMES:
+        reason: Exception = FileNotFoundError(f"it holds none of {', '.join(self.names)}")
+        for name in self.names:
             try:
                 if not constants.HF_HUB_OFFLINE:
-                    _knock(hf_hub_url(self.repo, name))
-                return Path(hf_hub_download(self.repo, name))
+                    _knock(hf_hub_url(self.repo, name, revision=self.revision))
+                return Path(hf_hub_download(self.repo, name, revision=self.revision))
             except LocalEntryNotFoundError as error:
                 reason = error
                 break
@@ -126,9 +129,9 @@ class HuggingFaceFile(WeightFile):
         folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
         beside = f", put {self.elsewhere.name} into {self.elsewhere.folder}" if self.elsewhere else ""
         raise PurityError(
-            f"{owner} needs {self.NAMES[0]} of {self.repo}, which is not in {folder} and could not be downloaded "
-            f"({why_not(reason)}): run `hf download {self.repo} {self.NAMES[0]}` where there is a connection and copy "
-            f"that folder here{beside}, or pass --weights FILE."
+            f"{owner} needs {self.names[0]} of {self.repo}, which is not in {folder} and could not be downloaded "
+            f"({why_not(reason)}): run `hf download {self.repo} {self.names[0]}` where there is a connection and copy "
+            f"that folder here{beside}{', or pass --weights FILE' if self.names == WEIGHTS else ''}."
         ) from None
 
 

@@ -1,53 +1,76 @@
-"""Weight files: to tensors without running code, and into a network without leaving a key over."""
+"""Weight files: to tensors, without running code. Which of a file's sets fit a network, and how: `fitting`."""
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from purity_cli.errors import PurityError
 
-StateDict = dict[str, Tensor]
+StateDict = dict[str, Any]
+"""Tensors by key, and what a network's `get_extra_state` put beside them."""
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 SUFFIXES = (".safetensors", *PICKLES)
 
 # Where a training script's file keeps the weights. As in timm, averaged weights go before the last step's.
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-PLAIN = ("state_dict", "model_state_dict", "model", "net", "network", "module")
-# What DistributedDataParallel, torch.compile and torch.optim.swa_utils put before every key.
-PREFIXES = ("module.", "_orig_mod.")
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"}
+PLAIN = {"state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params"}
+NO_WEIGHTS = re.compile(r"optim|lr_sched|sched|scaler|hyper_|callbacks|rng|args|config|_extra_state", re.IGNORECASE)
+DEEPEST = 4
+EXTRA = "_extra_state"
+"""Under which PyTorch keeps what `get_extra_state` gave."""
 
-# A batch counter, which matters to training alone; files from before PyTorch 0.4.1 have none.
-COUNTER = "num_batches_tracked"
+# Plain values that training scripts keep beside the weights; making one runs nothing of the file's.
+SAFE: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+    *((getattr(import_module("numpy._core.multiarray"), name), f"numpy.{package}.multiarray.{name}")
+      for package in ("core", "_core") for name in ("scalar", "_reconstruct")),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a weight file. `part` names those that were taken where the file holds two sets."""
+    """One set of weights in a file. `part` says where it stands, where the file holds others too."""
 
     state: StateDict
     file: str
     part: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """What has to be said of how the file was understood, one sentence each."""
+    twin: str | None = None
+    """Where the file holds other weights for the same keys that may be meant as well."""
 
-    def stripped(self) -> Checkpoint:
+    def stripped(self) -> StateDict:
         """Keys as the bare network has them, whatever it was wrapped in when it was saved."""
         state = {key: tensor for key, tensor in self.state.items() if key != "n_averaged"}
-        for prefix in PREFIXES * 2:  # a compiled network inside a parallel one, or the other way round
+        for prefix in ("module.", "_orig_mod.") * 2:  # a compiled network in a parallel one, or the other way round
             if state and all(key.startswith(prefix) for key in state):
                 state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-        return replace(self, state=state)
+        return state
+
+
+def is_averaged(name: str) -> bool:
+    """Whether a container's name, or a prefix of keys, says that it holds averaged weights."""
+    return not AVERAGED.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
 def looks_like_file(text: str) -> bool:
@@ -55,8 +78,9 @@ def looks_like_file(text: str) -> bool:
     return text.endswith(SUFFIXES) or "/" in text or Path(text).is_file()
 
 
-def read(path: Path) -> Checkpoint:
-    """The state dict in a .safetensors file, or in a pickle that holds nothing but tensors and plain containers.
+def read(path: Path) -> list[Checkpoint]:
+    """The sets of weights in a .safetensors file, or in a pickle that holds nothing but tensors and plain values;
+    those that are meant first.
 
     Raises PurityError for a file that is missing, damaged, of another kind, or that would have to run code.
     """
@@ -72,7 +96,7 @@ def read(path: Path) -> Checkpoint:
     if start.startswith(b"version https://git-lfs"):
         raise PurityError(f"{path} is only a Git LFS pointer to the weights: fetch them with `git lfs pull`.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _unwrap(content, path)
+    return _sets(content, path)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -87,8 +111,7 @@ def _read_pickle(path: Path) -> Any:
     if _is_torchscript(path):
         raise PurityError(f"{path} is a TorchScript archive, which holds code besides its weights: {advice}.")
     try:
-        # As timm allows: its training script keeps its options, plain values, beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(SAFE):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (KeyboardInterrupt, MemoryError):
         raise
@@ -111,64 +134,69 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _unwrap(content: Any, path: Path) -> Checkpoint:
-    part = None
-    while True:
-        if not isinstance(content, Mapping) or not content:
-            raise PurityError(f"{path} holds no state dict but {_describe(content)}: save model.state_dict().")
-        if all(isinstance(value, Tensor) for value in content.values()):
-            return Checkpoint(dict(content), path.name, part)
-        inside = [key for key in (*AVERAGED, *PLAIN) if isinstance(content.get(key), Mapping)]
-        if not inside:
-            raise PurityError(f"{path} holds no state dict: its keys are {_some(content)}; save model.state_dict().")
-        if inside[0] in AVERAGED and any(key in PLAIN for key in inside):
-            part = inside[0]
-        content = content[inside[0]]
+def _sets(content: Any, path: Path) -> list[Checkpoint]:
+    """Every state dict in a file: averaged ones, those where training scripts keep them, then others."""
+    if not isinstance(content, Mapping) or not content:
+        shown = "an empty one" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise PurityError(f"{path} holds no state dict but {shown}: save model.state_dict().")
+    found = sorted(_walk(content), key=lambda each: (_rank(each[0]), len(each[0])))
+    if not found:
+        raise PurityError(f"{path} holds no state dict: its keys are {some(content)}; save model.state_dict().")
+    sets = [Checkpoint(state, path.name, ".".join(place) or None) for place, state in found]
+    ranks = [_rank(place) for place, _ in found]
+    unread = [key for key in content if isinstance(key, str) and is_averaged(key) and content[key] is not None]
+    return [_understood(i, sets, ranks, unread) for i in range(len(sets))]
 
 
-def fit(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
-    """Load a checkpoint, every key and every shape; PurityError says what does not fit `name` and the way out."""
-    own, file = module.state_dict(), checkpoint.file
-    state = checkpoint.state if own.keys() == checkpoint.state.keys() else checkpoint.stripped().state
-    missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
-    unexpected = [key for key in state if key not in own and not key.endswith(COUNTER)]
-    if missing or unexpected:
-        sides = [f"the network lacks the file's {_some(unexpected)}"] if unexpected else []
-        sides += [f"the file lacks the network's {_some(missing)}"] if missing else []
-        raise PurityError(f"{file} does not fit {name}: {', and '.join(sides)}; take weights of this architecture.")
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if wrong:
-        raise PurityError(_wrong_shapes(wrong, own, state, file, name))
-    # Into the network's own dict, whose metadata some networks need and safetensors does not keep.
-    own.update((key, tensor) for key, tensor in state.items() if key in own)
-    module.load_state_dict(own)
+def _understood(i: int, sets: list[Checkpoint], ranks: list[int], unread: list[str]) -> Checkpoint:
+    """The i-th set of a file, with what has to be said of it beside the others."""
+    one, notes = sets[i], []
+    others = [k for k, other in enumerate(sets) if k != i and other.stripped().keys() == one.stripped().keys()]
+    others = [k for k in others if not same(sets[k].stripped(), one.stripped())]
+    twin = next((sets[k].part for k in others if ranks[k] == ranks[i]), None)
+    if ranks[i] == 0 and max(ranks) > 0:
+        notes.append(f"{one.file} holds averaged weights ({one.part}) beside others: the averaged ones are taken.")
+    elif ranks[i] and unread:
+        notes.append(f"The averaged weights in {one.file} ({unread[0]}) are none that fit: the others are taken.")
+    elif others:
+        notes.append(f"{one.file} also holds weights under {sets[others[0]].part}: those under {one.part} are taken.")
+    part = one.part if ranks[i] == 2 or (ranks[i] == 0 and max(ranks) > 0) else None
+    return Checkpoint(one.state, one.file, part, notes, twin)
 
 
-def _wrong_shapes(wrong: list[str], own: Mapping[str, Tensor], state: StateDict, file: str, name: str) -> str:
-    heads = {key.rpartition(".")[0] for key in wrong}
-    sizes = {(len(state[key]), len(own[key])) for key in wrong if state[key].ndim and own[key].ndim}
-    only_rows = all(state[key].shape[1:] == own[key].shape[1:] for key in wrong)
-    if len(sizes) == 1 and only_rows and all(head and f"{head}.weight" in wrong for head in heads) and len(heads) <= 3:
-        theirs, ours = sizes.pop()
-        return (
-            f"{file} holds weights for {theirs} classes, and {name} has {ours}: pass --model FILE.py:FUNCTION with a "
-            f"function that builds the network for {theirs} classes, or take weights for {ours}."
-        )
-    key = wrong[0]
-    return (
-        f"{file} does not fit {name}: {key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in "
-        "the network; take weights of this architecture."
+def same(first: StateDict, second: StateDict) -> bool:
+    """Whether two sets hold the same tensors under the same keys."""
+    return first.keys() == second.keys() and all(
+        not isinstance(value, Tensor) or (isinstance(second[key], Tensor) and torch.equal(value, second[key]))
+        for key, value in first.items()
     )
 
 
-def _some(keys: Iterable[Any]) -> str:
+def _walk(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], StateDict]]:
+    state = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(key, value)}
+    if any(isinstance(value, Tensor) and value.ndim for value in state.values()):
+        yield place, state
+    for key, value in content.items():
+        inside = isinstance(key, str) and isinstance(value, Mapping) and not NO_WEIGHTS.match(key)
+        if inside and not key.endswith(EXTRA) and len(place) < DEEPEST:
+            yield from _walk(value, (*place, key))
+
+
+def _belongs(key: str, value: Any) -> bool:
+    return isinstance(value, Tensor) or key.endswith(EXTRA)
+
+
+def _rank(place: tuple[str, ...]) -> int:
+    if any(map(is_averaged, place)):
+        return 0
+    return 1 if not place or place[0] in PLAIN else 2
+
+
+def some(keys: Any) -> str:
+    """The first three of them, and how many more there are."""
     keys = list(keys)
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(str(key) for key in keys[:3]) + more
-
-
-def _describe(content: Any) -> str:
-    return "an empty one" if isinstance(content, Mapping) else f"a {type(content).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

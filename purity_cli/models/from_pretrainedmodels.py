@@ -15,12 +15,14 @@ from torch import nn
 from purity_cli.errors import PurityError
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import HubFile
-from purity_cli.models.checkpoints import Checkpoint, StateDict, fit
+from purity_cli.models.checkpoints import Checkpoint, StateDict
 from purity_cli.models.declared import from_pretrainedmodels
+from purity_cli.models.fitting import fit
 
 
 class Pretrainedmodels(Source):
     name = "pretrainedmodels"
+    about = "the networks of pretrainedmodels 0.7.4, senet154"
 
     def names(self) -> list[str]:
         return sorted(_library().pretrained_settings)
@@ -76,7 +78,7 @@ def _published(factory: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.M
     The library's factories know which, and put it right between downloading and returning.
     """
     try:
-        with _in_place_of_download(checkpoint.stripped().state):
+        with _in_place_of_download(checkpoint.stripped()):
             return factory()
     except RuntimeError:  # the file is another network's
         return None

@@ -12,12 +12,14 @@ from torch import nn
 from purity_cli.errors import PurityError
 from purity_cli.models.base import Recipe, Source, seeded
 from purity_cli.models.caches import HubFile, HuggingFaceFile, WeightFile
-from purity_cli.models.checkpoints import Checkpoint, StateDict, fit
+from purity_cli.models.checkpoints import Checkpoint, StateDict
 from purity_cli.models.declared import from_timm
+from purity_cli.models.fitting import fit
 
 
 class Timm(Source):
     name = "timm"
+    about = "timm's networks with every set of weights that it names, resnet50.tv_in1k"
 
     def names(self) -> list[str]:
         import timm
@@ -51,13 +53,15 @@ class Timm(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         cfg = _configuration(name, tag)
+        preprocessing, note = from_timm(cfg)
+        headless = None
         if cfg.get("num_classes") == 0:
             full = f"{name}.{tag}" if tag else name
-            raise PurityError(
-                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights."
+            headless = (
+                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights; "
+                "or ask for --metrics that need none, such as rankme."
             )
-        preprocessing, note = from_timm(cfg)
-        return Recipe(partial(build, name, tag), preprocessing, _file(cfg), note)
+        return Recipe(partial(build, name, tag), preprocessing, _file(cfg), note, headless=headless)
 
 
 def _configurations(name: str) -> dict[str, Any]:
@@ -89,14 +93,14 @@ def _url(cfg: dict[str, Any]) -> HubFile | None:
 
 def build(name: str, tag: str | None, checkpoint: Checkpoint | None) -> nn.Module:
     """The network as `timm.create_model` makes it, with weights in its own layout or in one that timm converts."""
-    module = _create(name, tag)
+    module = create(name, pretrained_cfg=tag or None)
     if checkpoint is None:
         return module
     try:
         fit(module, checkpoint, f"timm's {name}")
     except PurityError:
         # Files in their authors' layout: timm has a filter for each, which it applies as it loads.
-        converted = _converted(name, tag, checkpoint.stripped().state)
+        converted = _converted(name, tag, checkpoint.stripped())
         if converted is None:
             raise
         return converted
@@ -108,7 +112,8 @@ def _converted(name: str, tag: str | None, state: StateDict) -> nn.Module | None
     for seed in (0, 1):
         try:
             with seeded(seed):
-                module = _create(name, tag, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)})
+                overlay = {"state_dict": dict(state)}
+                module = create(name, pretrained_cfg=tag or None, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception:  # whatever a filter meets in a file that it was not written for
             return None
         cast(dict[str, Any], module.pretrained_cfg).pop("state_dict", None)
@@ -118,9 +123,10 @@ def _converted(name: str, tag: str | None, state: StateDict) -> nn.Module | None
     return made[0] if all(torch.equal(first[key], second[key]) for key in first) else None
 
 
-def _create(name: str, tag: str | None, **settings: Any) -> nn.Module:
+def create(name: str, **settings: Any) -> nn.Module:
+    """`timm.create_model`, without its warnings."""
     import timm
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return timm.create_model(name, pretrained_cfg=tag or None, **settings)
+        return timm.create_model(name, **settings)

@@ -12,17 +12,19 @@ from torch import nn
 
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import HubFile
-from purity_cli.models.checkpoints import Checkpoint, fit
+from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.declared import from_torchvision
+from purity_cli.models.fitting import fit
 
 # The keys of auxiliary heads, by network. Their builders reorder the input's channels' scale with pretrained weights.
-AUXILIARY = {"googlenet": "aux", "inception_v3": "AuxLogits."}
+AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 # Module names held dots when the DenseNet files were made; torchvision renames them as it loads them.
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
 
 
 class Torchvision(Source):
     name = "torchvision"
+    about = "torchvision's classification networks, resnet50 with -w IMAGENET1K_V1"
 
     def names(self) -> list[str]:
         from torchvision import models
@@ -59,10 +61,10 @@ def _build(name: str, settings: dict[str, Any], checkpoint: Checkpoint | None) -
     from torchvision.models import get_model
 
     if checkpoint is not None:
-        state = {OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in checkpoint.stripped().state.items()}
+        state = {OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in checkpoint.state.items()}
         checkpoint = replace(checkpoint, state=state)
         if name in AUXILIARY:
-            auxiliary = any(key.startswith(AUXILIARY[name]) for key in state)
+            auxiliary = any(AUXILIARY[name] in key for key in state)
             settings = {"transform_input": True, "aux_logits": auxiliary, "init_weights": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the slow initialisation of the two Inceptions

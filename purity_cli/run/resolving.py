@@ -16,7 +16,6 @@ from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, sele
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
-from purity_cli.models.base import output_shape
 from purity_cli.pixels import prepare
 from purity_cli.plan import Job, Preprocessing, Size
 from purity_cli.run import code
@@ -82,16 +81,20 @@ def resolve(
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
-    with code.Imports() as imports:
-        network = models.load(job.model, job.weights)
+    headless = any(not read(text)[0].gradient for text in job.metrics)
+    network = models.load(job.model, job.weights, headless=headless)
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
     size = picture_size(source, selection, preprocessing) or network.input_size
+    batch_size = resolve_batch_size(job.batch_size, device, size)
+    network = models.tried(network, size, batch_size=batch_size)
+    for sentence in network.notes:
+        warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    classifies = predicts_classes(network)
+    classifies = bool(network.num_classes)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"
@@ -103,7 +106,7 @@ def resolve(
         selection=selection,
         preprocessing=preprocessing,
         device=device,
-        batch_size=resolve_batch_size(job.batch_size, device, size),
+        batch_size=network.largest_batch or batch_size,
         label_note=note,
         classifies=classifies,
         identity={
@@ -111,7 +114,7 @@ def resolve(
             "model": f"{network.source}:{network.name}",
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,
-            "network_sha256": code.network_sha256(network, job.model, imports.files),
+            "network_sha256": code.network_sha256(network),
             "dataset": source.name,
             "dataset_fingerprint": source.fingerprint,
             "selection": _digest(selection),
@@ -121,10 +124,8 @@ def resolve(
         },
     )
     if not resolved.metrics:
-        raise PurityError(
-            f"{network.name} predicts no class, and purity is of the predicted class: ask for measures that need none, "
-            "e.g. --metrics rankme."
-        )
+        why = network.without_logits or f"{network.name} predicts no class, and purity is of the predicted class"
+        raise PurityError(f"{why}; or ask for measures that need none, e.g. --metrics rankme.")
     if not classifies:
         warn(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
@@ -138,13 +139,7 @@ def resolve(
 
 def predicts_classes(network: models.Network) -> bool:
     """Whether the network's output is logits (n, classes); features, pooled or not, are none."""
-    if getattr(network.module, "num_classes", None) == 0:
-        return False
-    if network.num_classes:
-        return True
-    # Where it cannot be said by shapes alone, the first batch will say it.
-    shape = output_shape(network.module, network.input_size)
-    return shape is None or len(shape) == 2
+    return getattr(network.module, "num_classes", None) != 0 and network.without_logits is None
 
 
 def _digest(images: Sequence[int]) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from purity_cli.engine import Engine, NonFinite
+from purity_cli.errors import PurityError
 from purity_cli.machine import device_name
+from purity_cli.models import failed
 from purity_cli.pixels import Block, normalise
 from purity_cli.run.interrupts import PATIENCE, Interrupts
 from purity_cli.run.ranks import Ranks
@@ -62,6 +64,7 @@ class Share:
             precision=job.job.precision,
             batch_size=before.batch_size,
             metrics=job.metrics,
+            memory_format=job.network.memory_format,
         )
         done: dict[int, tuple[tuple[str, str], ...]] = {}
         base, clock, whole = self.states, time.monotonic(), True
@@ -87,19 +90,22 @@ class Share:
                     interrupts.check()
                     if self.unfinished.due():
                         self.unfinished.save(now())
+                        self._before = None  # never over what is newer
                     # On a GPU this would wait for the device, and blocks are short there.
-                    if job.device.type == "cpu" and time.monotonic() > self._next:
+                    elif job.device.type == "cpu" and time.monotonic() > self._next:
                         self._take_before(now)
                 self.states = now()
             except NonFinite as error:
                 image = job.source.paths[job.selection[error.position]]
                 raise NonFinite(error.where, error.position, image) from None
-            except BaseException:
+            except BaseException as error:
                 if not whole:
                     self._save_before()
                 elif done:
                     with suppress(NonFinite):
                         self.unfinished.save(now())
+                if not whole and isinstance(error, Exception) and not isinstance(error, PurityError):
+                    raise failed(job.network, error) from error  # raised by the network itself
                 raise
         return self.states.heading()
 
@@ -111,9 +117,10 @@ class Share:
         self._next = began + max(PATIENCE, 100 * took)
 
     def _save_before(self) -> bool:
-        if self._before is not None:
+        # What was saved since then must not give way to what there was then.
+        if self._before is not None and len(self._before.blocks) > self.unfinished.blocks:
             self.unfinished.save(self._before)
-        return self._before is not None
+        return self.unfinished.blocks > 0
 
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""

@@ -143,8 +143,15 @@ def _expand(spec: str, net: nn.Module, source: str, name: str, seen: Mapping[str
     marks = {module: stage for stage, module in _known(net, source, name, seen).items()}
     return [
         Tap(module, marks.get(module), ACTIVATION if module in marks else None)
-        for module in _paths(spec, source, name, seen, marks)
+        for module in _paths(spec, source, name, {**seen, **_other_names(net, seen)}, marks)
     ]
+
+
+def _other_names(net: nn.Module, seen: Mapping[str, LayerInfo]) -> dict[str, LayerInfo]:
+    """Modules by further paths that lead to them, as where a network keeps a layer by itself and in a Sequential."""
+    first = {module: path for path, module in net.named_modules()}
+    every = {path: first[module] for path, module in net.named_modules(remove_duplicate=False)}
+    return {path: seen[own] for path, own in every.items() if path != own and own in seen}
 
 
 def _check_colon(spec: str, seen: Mapping[str, LayerInfo]) -> None:
@@ -193,16 +200,17 @@ def _lacks(reading: str, name: str, asked: Sequence[str], taps: Sequence[Tap], o
 
 
 def _paths(spec: str, source: str, name: str, seen: Mapping[str, LayerInfo], stages_first: Iterable[str]) -> list[str]:
-    """What a module path or a glob names."""
+    """What a module path or a glob names, each by its first path."""
     if spec in seen:
         if problem := seen[spec].problem:
             raise UnsuitableLayer(
                 f"{spec} {problem}, but a layer must run once per image and give one (n, c, h, w) map: choose another "
                 f"from {_listing(source, name)}."
             )
-        return [spec]
+        return [seen[spec].module]
     matches = fnmatch.filter(seen, spec) if set(spec) & set("*?[") else []
-    found = [module for module in matches if seen[module].problem is None]
+    good = {seen[path].module for path in matches if seen[path].problem is None}
+    found = [path for path in seen if path in good]
     if matches and not found:
         raise UnsuitableLayer(
             f"{spec} matches {len(matches)} modules of {name} and none gives one (n, c, h, w) map per image: "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
+from purity_cli.recomputing import kept
 
 Size = tuple[int, int]
 """(height, width) of the network's input in pixels."""
@@ -70,6 +71,7 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
             if name:
                 trace.follow(name, module, stack)
         net.eval()
+        stack.enter_context(kept())
         try:
             net(_picture(net, input_size))
         except Exception as error:  # whatever a network's own code may raise

@@ -91,7 +91,6 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
     train, test = _open(training, download)
-    _check_classes(network, train, test)
     preprocessing, size = network.preprocessing, network.input_size
     if training.resize:
         size = (training.resize, training.resize)
@@ -100,6 +99,10 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
             raise PurityError(f"{network.name} takes no images of {size[0]}x{size[1]}: give another --resize.")
     elif network.preprocessing_note:
         warn(network.preprocessing_note)
+    network = models.tried(network, size, scored=False, seed=training.seed)
+    for note in network.notes:
+        warn(note)
+    _check_classes(network, train, test)
     return Course(
         training=training,
         network=network,
@@ -108,7 +111,7 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
         preprocessing=preprocessing,
         size=size,
         device=device,
-        batch_size=training.batch_size or BATCH_SIZE.get(network.name, 128),
+        batch_size=network.largest_batch or training.batch_size or BATCH_SIZE.get(network.name, 128),
     )
 
 
@@ -155,10 +158,12 @@ def train(
     `workers` threads decode. `progress` is called with the images done in this call and their number in all;
     `report` after each epoch. Raises PurityError.
     """
-    training, kept = course.training, course.training.kept()
+    training, kept, network = course.training, course.training.kept(), course.network
     with store.claim(output, "purity train"), numerics(course.device, training.precision):
-        folder = Folder(output, course.network.name, course.recipe())
-        loop = Loop(course.network.module, training, course.batch_size, course.preprocessing, course.device)
+        folder = Folder(output, network.name, course.recipe())
+        loop = Loop(
+            network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
+        )
         done = folder.resume(loop, kept, course.device)
         if done >= training.epochs:
             return [folder.weights(epoch) for epoch in kept]

@@ -32,9 +32,10 @@ class Loop:
     batch_size: int
     preprocessing: Preprocessing
     device: torch.device
+    memory_format: torch.memory_format = torch.channels_last
 
     def __post_init__(self) -> None:
-        self.net = self.network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = self.network.requires_grad_(True).to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         # Fused: one pass over the parameters per step, where the default makes several.
         self.optimizer = torch.optim.Adam(self.net.parameters(), self.training.lr, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.training.precision == "fp16")
