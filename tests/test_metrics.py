@@ -424,16 +424,24 @@ def features():
 """
 
 
-@pytest.mark.parametrize("output", ["maps", "features"])
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("maps", "no logits (n, classes)"),
+        ("features", "predicts no class, and purity is of the predicted class"),
+    ],
+)
 def test_a_network_without_a_classifier_gives_what_needs_no_gradient(
-    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    output: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(HEADLESS)
     arguments = ["score", "-m", f"net.py:{output}", "-l", "conv,relu", "--resize", "32", "--crop", "32"]
     arguments += ["--limit", "40", "-b", "16", "-o", "out"]
     assert cli.run(arguments) == 1
-    assert "predicts no class, and purity is of the predicted class" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert why in err
+    assert "--metrics" in err
     assert cli.run([*arguments, "--metrics", ALL, "--format", "csv"]) == 0
     out, err = capsys.readouterr()
     said = f"{output} predicts no class, so that there is neither purity nor accuracy, only {ALL.replace(',', ', ')}."

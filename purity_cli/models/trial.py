@@ -56,7 +56,9 @@ def tried(
         without = getattr(module, "num_classes", None) == 0
         try:
             place = _find_logits(network, output)
-        except NoLogits:
+        except NoLogits as error:
+            if scored and not headless:
+                raise NoLogits(f"{str(error)[:-1]}; or ask for --metrics that need none, such as rankme.") from None
             if not headless:
                 raise
             without, place = True, None
