@@ -45,7 +45,10 @@ Completion by the Tab key, for ~/.bashrc, ~/.zshrc or fish's config.fish:
   fish: _PURITY_COMPLETE=fish_source purity | source
 """
 
-NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+NO_MEMORY = (
+    *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
 """In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
 
 
