@@ -45,6 +45,8 @@ class Network:
     """In which it runs: channels last, or the contiguous one where it does not bear that."""
     format_note: str | None = None
     """Why it does not bear channels last."""
+    without_logits: str | None = None
+    """What it gives in place of logits, and the way out; None where it gives those, or nobody looked."""
     largest_batch: int | None = None
     """1 where it takes one image at a time."""
     code: Callable[[], tuple[Path, ...]] = tuple

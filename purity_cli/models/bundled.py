@@ -81,7 +81,7 @@ def _net(name: str, tag: str | None = None) -> Shipped:
 
 
 ENTRIES = {
-    "resnet13_cifar": _net("resnet13_cifar", "cifar10"),
+    "resnet10_cifar": _net("resnet10_cifar", "cifar10"),
     "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
     "tiny_vgg": _net("tiny_vgg"),
     "resnet18_cifar": _net("resnet18_cifar"),

@@ -51,7 +51,7 @@ class UserFile(Source):
         # Only the network itself can say what it takes.
         preprocessing, note = code.working(partial(_declared, made, function))
         build = partial(_fill, made, code, f"{path.name}:{function}")
-        return Recipe(build, preprocessing, None, note, code=code.code)
+        return Recipe(build, preprocessing, None, note, code=partial(code.code, made))
 
 
 def _make(code: UserCode, path: Path, function: str) -> nn.Module:

@@ -27,25 +27,14 @@ from purity_cli.recomputing import kept
 FORMATS = (torch.channels_last, torch.contiguous_format)
 
 
-class NoLogits(PurityError):
-    """A network whose output holds nothing that could be logits."""
-
-
 def tried(
-    network: Network,
-    size: Size,
-    *,
-    batch_size: int | None = None,
-    scored: bool = True,
-    headless: bool = False,
-    seed: int = 0,
+    network: Network, size: Size, *, batch_size: int | None = None, scored: bool = True, seed: int = 0
 ) -> Network:
     """`network`, ready to run on images of `size` (h, w): complete, giving logits (n, classes), in the memory format
-    that it bears, with what has to be said of it in its `notes`.
+    that it bears, with what has to be said of it in its `notes`. Where it gives none, `without_logits` says what.
 
     Where it is to be `scored`, an image's values must be its own: PurityError where they depend on the batch, unless
-    `batch_size` is 1, on chance, or can have no gradient. PurityError for all that keeps it from running. Where a
-    network without a classifier will do, `headless`, one that gives no logits has `num_classes` 0.
+    `batch_size` is 1, on chance, or can have no gradient. PurityError for all that keeps it from running.
     """
     module, notes = network.module, list(network.notes)
     images = _images(2, 3, size)
@@ -53,21 +42,13 @@ def tried(
         if is_lazy(module):
             _complete(network, images[:1])
         memory_format, output, format_note = _first(network, images[:1])
-        without = getattr(module, "num_classes", None) == 0
-        try:
-            place = _find_logits(network, output)
-        except NoLogits as error:
-            if scored and not headless:
-                raise NoLogits(f"{str(error)[:-1]}; or ask for --metrics that need none, such as rankme.") from None
-            if not headless:
-                raise
-            without, place = True, None
-        if place is not None and not without:
+        place, lacking = _find_logits(network, output)
+        if place is not None:
             module.register_forward_hook(partial(_hand_on, place))
             notes.append(f"{network.name} gives {_kind(output)}, of which {_where(place)} is taken for the logits.")
         with torch.enable_grad():
             values, runs = _run(module, images[:1], memory_format)
-        if scored and not without:
+        if scored and not lacking and getattr(module, "num_classes", None) != 0:
             _check_gradient(network, values, runs)
         values = values.detach() if isinstance(values, Tensor) else None
         both, problem = _two(module, images, memory_format, values)
@@ -78,7 +59,8 @@ def tried(
             notes += [note] if note else []
     return replace(
         network,
-        num_classes=0 if without or values is None else values.shape[1],
+        num_classes=None if lacking or values is None else values.shape[1],
+        without_logits=lacking,
         memory_format=memory_format,
         format_note=format_note,
         largest_batch=1 if problem else None,
@@ -216,10 +198,10 @@ def _tensors(output: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
                 yield from _tensors(value, (*place, key))
 
 
-def _find_logits(network: Network, output: Any) -> Place | None:
-    """Where the logits (1, classes) of one image are in an output; None where it is them itself."""
+def _find_logits(network: Network, output: Any) -> tuple[Place | None, str | None]:
+    """Where the logits (1, classes) of one image are in an output, if it isn't them itself; or why there are none."""
     if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point() and len(output) == 1:
-        return None
+        return None, None
     found = [place for place, tensor in _tensors(output) if tensor.ndim == 2 and len(tensor) == 1]
     named = [place for place in found if place[-1:] == ("logits",)] or (
         [("logits",)] if _is_logits(getattr(output, "logits", None)) else []
@@ -227,7 +209,7 @@ def _find_logits(network: Network, output: Any) -> Place | None:
     flat = [(*place, None) for place, t in _tensors(output) if t.ndim == 4 and len(t) == 1 and t.shape[2:] == (1, 1)]
     chosen = named or found or flat
     if len(chosen) == 1:
-        return chosen[0]
+        return chosen[0], None
     if len(chosen) > 1:
         shown = " and ".join(_where(place) for place in chosen[:4])
         raise PurityError(
@@ -238,7 +220,7 @@ def _find_logits(network: Network, output: Any) -> Place | None:
         hint += ", and keep the batch's axis, e.g. by flatten(1) in place of squeeze()"
     elif any(tensor.ndim == 4 for _, tensor in _tensors(output)):
         hint += "; a network that gives a map, as for segmentation, needs a function of yours that averages it"
-    raise NoLogits(f"{network.name} gives {_kind(output)} for one image and no logits (n, classes): {hint}.")
+    return None, f"{network.name} gives {_kind(output)} for one image and no logits (n, classes): {hint}"
 
 
 def _is_logits(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sys
 import sysconfig
 import traceback
@@ -17,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
+from torch import nn
+
 from purity_cli.errors import PurityError, said
 
 T = TypeVar("T")
@@ -24,6 +27,7 @@ OWN_NAME = "purity_user_"
 HERE = Path(__file__).resolve().parents[1]
 LIBRARIES = (HERE, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")))
 INSTALLED = {"site-packages", "dist-packages"}
+DYNAMIC = re.compile(r"import_module|__import__|importlib|exec\(")
 READS_OPTIONS = {"argparse", "optparse", "getopt", "click", "typer", "absl", "fire", "docopt", "tyro", "simple_parsing"}
 
 
@@ -65,6 +69,12 @@ class Folder:
         for name in self.modules:
             del sys.modules[name]
         Folder.at_work = None
+
+    def loaded(self) -> list[tuple[str, Path]]:
+        """The modules that were imported from here, and their files."""
+        modules = self.modules if Folder.at_work is not self else sys.modules
+        files = ((name, getattr(module, "__file__", None)) for name, module in modules.items() if self._holds(module))
+        return [(name, Path(file).resolve()) for name, file in files if file]
 
     def find(self, name: str) -> Path | None:
         """The file of a module, where it is no library's."""
@@ -124,13 +134,15 @@ class UserCode:
         """Whether the file, or one that it brought in, is another than when it ran."""
         return any(digest != _digest(file) for file, digest in self.content.items())
 
-    def code(self) -> tuple[Path, ...]:
-        """All files of the user's own code: this one and what it imports, or may import later, directly or not.
+    def code(self, net: nn.Module | None = None) -> tuple[Path, ...]:
+        """All files of the user's own code: this one, those of the classes of `net`, and what these import, or may
+        import later, directly or not.
 
-        Read off the import statements, and so the same whatever has run before; libraries are left out.
+        Read off the import statements, and so the same whatever has run before; where names are put together as it
+        runs (`importlib.import_module`), all that was imported from the folder. Libraries are left out.
         """
         found: dict[Path, str] = {}
-        todo = [(self.path, "")]
+        todo = [(self.path, ""), *((file, "") for file in _classes(net) if not _is_library(file))]
         while todo:
             file, package = todo.pop()
             if file in found:
@@ -146,6 +158,8 @@ class UserCode:
                 for name, place in places
                 if place
             ]
+            if DYNAMIC.search(file.read_text(errors="replace")):
+                todo += [(place, name.rpartition(".")[0]) for name, place in self.folder.loaded()]
         return tuple(sorted(found))
 
     def working(self, action: Callable[[], T]) -> T:
@@ -205,6 +219,15 @@ class UserCode:
             if file and _is_library(Path(file)):
                 return next((place.name for place in beside if place.exists()), None)
         return None
+
+
+def _classes(net: nn.Module | None) -> set[Path]:
+    """The files in which the classes of a network stand."""
+    codes = (
+        getattr(kind.forward, "__code__", None) for kind in {type(part) for part in (net.modules() if net else ())}
+    )
+    files = {Path(code.co_filename) for code in codes if code}
+    return {file.resolve() for file in files if file.is_file()}
 
 
 def _digest(file: Path) -> bytes | None:

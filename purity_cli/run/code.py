@@ -20,7 +20,8 @@ def network_sha256(network: Network) -> str | None:
 
     None where the weight file says it all.
     """
-    if network.weights_sha256 and network.source != "file":
+    files = network.code()
+    if network.weights_sha256 and not files:
         return None
     digest = hashlib.sha256()
     for name, tensor in network.module.state_dict().items():
@@ -29,7 +30,7 @@ def network_sha256(network: Network) -> str | None:
             continue
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for content in sorted({file.read_bytes() for file in network.code()}):
+    for content in sorted({file.read_bytes() for file in files}):
         digest.update(content)
     return digest.hexdigest()
 

@@ -90,11 +90,11 @@ def resolve(
         warn(network.preprocessing_note)
     size = picture_size(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
-    network = models.tried(network, size, batch_size=batch_size, headless=headless)
+    network = models.tried(network, size, batch_size=batch_size)
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    classifies = bool(network.num_classes)
+    classifies = predicts_classes(network)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"
@@ -124,10 +124,8 @@ def resolve(
         },
     )
     if not resolved.metrics:
-        raise PurityError(
-            f"{network.name} predicts no class, and purity is of the predicted class: ask for measures that need none, "
-            "e.g. --metrics rankme."
-        )
+        why = network.without_logits or f"{network.name} predicts no class, and purity is of the predicted class"
+        raise PurityError(f"{why}; or ask for measures that need none, e.g. --metrics rankme.")
     if not classifies:
         warn(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
@@ -137,6 +135,11 @@ def resolve(
     for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
         warn(sentence)
     return resolved
+
+
+def predicts_classes(network: models.Network) -> bool:
+    """Whether the network's output is logits (n, classes); features, pooled or not, are none."""
+    return getattr(network.module, "num_classes", None) != 0 and network.without_logits is None
 
 
 def _digest(images: Sequence[int]) -> str:

@@ -209,7 +209,8 @@ def _paths(spec: str, source: str, name: str, seen: Mapping[str, LayerInfo], sta
             )
         return [seen[spec].module]
     matches = fnmatch.filter(seen, spec) if set(spec) & set("*?[") else []
-    found = list(dict.fromkeys(seen[path].module for path in matches if seen[path].problem is None))
+    good = {seen[path].module for path in matches if seen[path].problem is None}
+    found = [path for path in seen if path in good]
     if matches and not found:
         raise UnsuitableLayer(
             f"{spec} matches {len(matches)} modules of {name} and none gives one (n, c, h, w) map per image: "
