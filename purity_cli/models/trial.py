@@ -46,28 +46,24 @@ def tried(
         if place is not None:
             module.register_forward_hook(partial(_hand_on, place))
             notes.append(f"{network.name} gives {_kind(output)}, of which {_where(place)} is taken for the logits.")
-        if lacking:
-            return replace(
-                network, num_classes=None, without_logits=lacking, memory_format=memory_format, format_note=format_note,
-                notes=tuple(notes),
-            )  # fmt: skip
         with torch.enable_grad():
-            logits, runs = _run(module, images[:1], memory_format)
-        if scored and getattr(module, "num_classes", None) != 0:
-            _check_gradient(network, logits, runs)
-        logits = logits.detach()
-        both, problem = _two(module, images, memory_format)
-        if both is None:
+            values, runs = _run(module, images[:1], memory_format)
+        if scored and not lacking and getattr(module, "num_classes", None) != 0:
+            _check_gradient(network, values, runs)
+        values = values.detach() if isinstance(values, Tensor) else None
+        both, problem = _two(module, images, memory_format, values)
+        if problem:
             notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-        elif scored and _differ(logits, both):
+        elif scored and values is not None and both is not None and _differ(values, both):
             note = _depends(network, images, memory_format, batch_size)
             notes += [note] if note else []
     return replace(
         network,
-        num_classes=logits.shape[1],
+        num_classes=None if lacking or values is None else values.shape[1],
+        without_logits=lacking,
         memory_format=memory_format,
         format_note=format_note,
-        largest_batch=1 if both is None else None,
+        largest_batch=1 if problem else None,
         notes=tuple(notes),
     )
 
@@ -166,16 +162,20 @@ def _backward_fails(output: Any) -> str | None:
     return None
 
 
-def _two(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str]:
-    """The logits of two images; None, and why, where the network takes only one at a time."""
+def _two(
+    module: nn.Module, images: Tensor, memory_format: torch.memory_format, alone: Tensor | None
+) -> tuple[Tensor | None, str]:
+    """The values of two images, where one's `alone` are a tensor; and why the network takes only one at a time."""
     try:
         with torch.no_grad():
-            logits, _ = _run(module, images, memory_format)
+            values, _ = _run(module, images, memory_format)
     except Exception as error:
         return None, said(error)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        return None, f"{len(images)} give {_kind(logits)}"
-    return logits, ""
+    if alone is None:
+        return None, ""
+    if not isinstance(values, Tensor) or values.ndim != alone.ndim or len(values) != len(images):
+        return None, f"{len(images)} give {_kind(values)}"
+    return values, ""
 
 
 # Where in an output the logits are: an index or a name at each step, and `None` for the (n, c, 1, 1) of a convolution.
