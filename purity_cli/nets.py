@@ -7,6 +7,7 @@ is a module of its own and runs once, so that each can be tapped.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,22 +40,24 @@ def resnet18_cifar(num_classes: int = 10) -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
-def resnet13_cifar(num_classes: int = 10) -> nn.Module:
+def resnet10_cifar(num_classes: int = 10) -> nn.Module:
     """A small ResNet whose four stages fire: the one that is scored where no other is named.
 
-    Each of layer1..layer4 is a 3x3 convolution to 32, 64, 80, 96 channels with BN and ReLU, a maxpool of 3 with stride
-    2 and one basic block, after DAWNBench's ResNet-9 (Page 2018, github.com/davidcpage/cifar10-fast); then the mean and
-    a fully connected layer. Initialised as torchvision's with `zero_init_residual`. Maps are 16x16, 8x8, 4x4 and 2x2.
+    After DAWNBench's ResNet-9 (Page 2018, github.com/davidcpage/cifar10-fast): each of layer1..layer4 is a 3x3
+    convolution with BN and ReLU, to 32, 64, 96, 160 channels, and a maxpool of 3 with stride 2; layer1 begins with one
+    more convolution, to 16 channels, and layer2 and layer3 end in a basic block. Then the mean and a fully connected
+    layer. Initialised as torchvision's with `zero_init_residual`. Stages C1..C4 are what layer1..layer4 hand on, of
+    16x16, 8x8, 4x4 and 2x2.
     """
+    widths = (16, 32, 64, 96, 160)
     layers: dict[str, nn.Module] = {}
-    c_in = 3
-    for number, c in enumerate((32, 64, 80, 96), 1):
-        convolution = nn.Conv2d(c_in, c, 3, padding=1, bias=False)
-        parts = convolution, nn.BatchNorm2d(c), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1), _Block(c, c)
-        layers[f"layer{number}"] = nn.Sequential(*parts)
-        c_in = c
-    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(c_in, num_classes)}
+    for number, (c_in, c) in enumerate(pairwise(widths), 1):
+        parts = [*_convolution(3, c_in)] if number == 1 else []
+        parts += [*_convolution(c_in, c), nn.MaxPool2d(3, 2, padding=1)]
+        layers[f"layer{number}"] = nn.Sequential(*parts, *([_Block(c, c)] if number in (2, 3) else []))
+    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(widths[-1], num_classes)}
     net = nn.Sequential(OrderedDict({**layers, **head}))
+    net.purity_stages = tuple(layers)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -63,6 +66,10 @@ def resnet13_cifar(num_classes: int = 10) -> nn.Module:
             # them exceed t = 0.5.
             nn.init.zeros_(module.bn2.weight)
     return net
+
+
+def _convolution(c_in: int, c: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(c_in, c, 3, padding=1, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True)
 
 
 class _TinyVgg(nn.Module):

@@ -179,7 +179,7 @@ class Job(Frozen):
     stands in the result's provenance.
     """
 
-    model: Text = "resnet13_cifar"
+    model: Text = "resnet10_cifar"
     weights: Annotated[
         Text, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
     ] = "default"

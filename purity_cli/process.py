@@ -56,6 +56,8 @@ class Signals:
 
     asked = False
     """Whether one has come."""
+    raises = True
+    """Whether the next one raises: not the second, nor one that comes when all is done. Those end the process."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -69,7 +71,9 @@ class Signals:
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        Signals.asked = True
+        if not Signals.raises:
+            leave("Interrupted.")
+        Signals.asked, Signals.raises = True, False
         raise KeyboardInterrupt
 
     def _watch(self) -> None:
@@ -95,18 +99,19 @@ def run(work: Callable[[], int], say: Callable[[str], None]) -> NoReturn:
     1 stands for 0 where not all of stdout could be written, unless nobody reads it: a closed one, or a pipe to `head`.
     """
     stdout = streams()
-    Signals(say)
-    keep_freed_memory()
-    # It finds a place for its files where there is no home folder, and would say so at length.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
+        Signals(say)
+        keep_freed_memory()
+        # It finds a place for its files where there is no home folder, and would say so at length.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         code = work()
+        if code == INTERRUPTED:
+            leave()
+        Signals.raises = False
     except BaseException:
         if not Signals.asked:
             raise
         leave("Interrupted.")
-    if code == INTERRUPTED:
-        leave()
     sys.stdout.flush()
     if code == 0 and stdout and stdout.failed and stdout.failed.errno not in NOBODY_READS:
         reason = stdout.failed.strerror

@@ -6,6 +6,7 @@ there is: what decided the numbers (`identity`), what the states are of, and of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -118,8 +119,9 @@ class States:
         arrays = {name: _smallest(array) for name, array in self.arrays.items()}
         arrays |= {"tally": self.tally, "blocks": np.array(sorted(self.blocks), np.int64)}
         told = {"states": {name: getattr(self, name) for name in HEADING}, **about}
+        told["digests"] = {name: _digest(array.tobytes()) for name, array in arrays.items()}
         metadata = {name: json.dumps(finite(value), allow_nan=False) for name, value in told.items()}
-        return safetensors.numpy.save(arrays, {"format": FORMAT, **metadata})
+        return safetensors.numpy.save(arrays, {"format": FORMAT, "digest": _digest_of(metadata), **metadata})
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -131,8 +133,12 @@ def unpack(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> tup
     """States and what else `pack` was given, of those arrays that are `wanted`; raises as `describe`."""
 
     def read(file: Any, about: dict[str, Any]) -> tuple[States, dict[str, Any]]:
-        names = [name for name in file.keys() if name in ("tally", "blocks") or wanted(name)]  # noqa: SIM118
-        arrays = {name: _widest(file.get_tensor(name)) for name in names}
+        digests = about.pop("digests")
+        arrays = {name: file.get_tensor(name) for name in digests if name in ("tally", "blocks") or wanted(name)}
+        changed = [name for name, array in arrays.items() if _digest(array.tobytes()) != digests[name]]
+        if changed:
+            raise Unusable(f"it is damaged ({changed[0]} is not what was written)")
+        arrays = {name: _widest(array) for name, array in arrays.items()}
         heading = about.pop("states")
         blocks, tally = arrays.pop("blocks"), arrays.pop("tally")
         return States(
@@ -156,11 +162,22 @@ def _open(path: Path, read: Callable[[Any, dict[str, Any]], T]) -> T:
             written = metadata.pop("format", "no states of this tool")
             if written != FORMAT:
                 raise Unusable(f"it holds {written}, and this version reads {FORMAT!r}")
+            if metadata.pop("digest", None) != _digest_of(metadata):
+                raise Unusable("it is damaged (what it says of itself is not what was written)")
             return read(file, {name: json.loads(text) for name, text in metadata.items()})
     except FileNotFoundError:
         raise
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Unusable(f"it is damaged ({error})") from None
+
+
+def _digest(content: bytes) -> str:
+    """Short, against accidents: a flipped bit must not become another number."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _digest_of(metadata: Mapping[str, str]) -> str:
+    return _digest("\0".join(part for item in sorted(metadata.items()) for part in item).encode())
 
 
 def _smallest(array: Array) -> Array:

@@ -174,6 +174,8 @@ class Unfinished:
         self.stem = f"partial-{hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]}"
         self.name = f"{self.stem}.safetensors" if rank == 0 else f"{self.stem}-{rank}.safetensors"
         self._saved = monotonic()
+        self.blocks = 0
+        """How many blocks this process has saved."""
 
     def restore(self, empty: States, warn: Callable[[str], None]) -> States:
         """What earlier runs left, of one process or of several, in one file; `empty` if nothing. For rank 0 alone.
@@ -217,7 +219,7 @@ class Unfinished:
             return
         images = {number: self.images[number] for number in sorted(states.blocks)}
         write_bytes(self.folder / self.name, states.pack(identity=self.identity, images=images))
-        self._saved = monotonic()
+        self._saved, self.blocks = monotonic(), len(states.blocks)
 
     def clear(self) -> None:
         """Remove what this job left, once its result is there."""

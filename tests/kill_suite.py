@@ -24,7 +24,7 @@ from safetensors import safe_open
 import purity_cli
 
 SUITE = """
-defaults: {weights: none, batch_size: 4}
+defaults: {weights: none, batch_size: 4, metrics: "rankme,alpha-req,saturation"}
 models: [tiny_vgg_10, {model: tiny_vgg, limit: 300}, {model: resnet18_cifar, limit: 60}]
 """
 # Checkpoints after every block, so that most kills strike between or in the middle of two.
@@ -53,18 +53,37 @@ def contents(folder: Path) -> dict[str, Any]:
             continue
         if path.suffix == ".safetensors":
             with safe_open(path, framework="numpy") as file:
-                metadata = {
-                    key: json.loads(value) if key == "result" else value for key, value in file.metadata().items()
-                }
+                metadata = {key: json.loads(text) for key, text in file.metadata().items() if key != "format"}
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
             metadata["result"]["provenance"] = timeless(metadata["result"]["provenance"])
-            found[name] = (metadata, {key: (a.dtype.str, a.shape, a.tobytes()) for key, a in arrays.items()})
+            metadata["states"] = timeless(metadata["states"])
+            # Sums of floating point numbers may differ in their last digits, and what is computed of them.
+            metadata = rounded(metadata)
+            found[name] = (metadata, {key: (a.dtype.str, a.shape, rounded(a.tolist())) for key, a in arrays.items()})
             assert all(np.isfinite(a).all() for a in arrays.values())
         elif path.suffix == ".json":
             found[name] = timeless(json.loads(path.read_text()))
-        else:
+        elif path.suffix == ".csv":
+            found[name] = rounded([[number(cell) for cell in line.split(",")] for line in path.read_text().split("\n")])
+        elif path.name != ".lock":
             found[name] = path.read_bytes()
     return found
+
+
+def number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def rounded(value: Any) -> Any:
+    """Floating point numbers to ten digits."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +113,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 struck += 1
-                partial = len(list((wild / "results").glob("*/partial*.safetensors")))
+                partial = len(list((wild / "results").glob("*/partial-*.safetensors")))
                 unfinished += partial
                 finished = len(list((wild / "results").glob("*/states.safetensors")))
                 print(f"kill {struck}: {finished} jobs finished, {partial} unfinished", flush=True)

@@ -21,7 +21,7 @@ RESULTS, FIGURES = ROOT / "results", ROOT / "docs" / "figures"
 def main() -> None:
     default, lite0, resnet20 = (
         store.read(RESULTS / name)
-        for name in ("resnet13_cifar_cifar10-sample", "efficientnet_lite0_imagenet-sample", "resnet20_cifar10-jpeg")
+        for name in ("resnet10_cifar_cifar10-sample", "efficientnet_lite0_imagenet-sample", "resnet20_cifar10-jpeg")
     )
     with mpl.rc_context(STYLE):
         for name, figure in {"maps": maps(default), "images": images(lite0), "taps": taps(resnet20)}.items():

@@ -50,7 +50,7 @@ def test_with_no_options_the_bundled_network_is_scored_on_the_bundled_images(
 ) -> None:
     assert cli.run(["score"]) == 0
     out, err = capfd.readouterr()
-    result = store.read(Path("results/resnet13_cifar_cifar10-sample"))
+    result = store.read(Path("results/resnet10_cifar_cifar10-sample"))
     assert result.top1 is not None
     assert result.top1 >= 85
     assert f"top-1 {result.top1:.2f} %" in out
@@ -59,7 +59,7 @@ def test_with_no_options_the_bundled_network_is_scored_on_the_bundled_images(
     place = result.thresholds.index(0.5)
     assert all(layer.counts[:, place].sum() >= 5 * layer.channels for layer in result.layers)
     assert "Warning" not in err
-    assert "Wrote results/resnet13_cifar_cifar10-sample" in err
+    assert "Wrote results/resnet10_cifar_cifar10-sample" in err
     assert result.provenance["command"] == "purity score"
 
 
@@ -75,7 +75,7 @@ def test_every_format_prints_the_same_numbers(capfd: pytest.CaptureFixture[str])
     assert record["n_images"] == 30
     for layout in ("md", "table"):
         assert f"{record['purity']:.3f}" in printed[layout]
-    assert printed["md"] == Path("results/resnet13_cifar_cifar10-sample/purity.md").read_text()
+    assert printed["md"] == Path("results/resnet10_cifar_cifar10-sample/purity.md").read_text()
 
 
 def test_several_models_give_a_folder_each_and_one_table(capfd: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +179,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     "misspelt data set": (["-d", "digts"], 1, "No data set 'digts'.*Did you mean digits", None),
     "no such folder": (["-d", "not/there"], 1, "No data set 'not/there', and no such file or folder", None),
     "empty folder": (["-d", "empty"], 1, "empty", lambda: Path("empty").mkdir()),
-    "unknown stage": (["-l", "C7"], 1, r"resnet13_cifar has no stage C7: it has C1\.\.C4", None),
+    "unknown stage": (["-l", "C7"], 1, r"resnet10_cifar has no stage C7: it has C1\.\.C4", None),
     "unknown layer": (["-l", "features.99"], 1, "no layer 'features.99'.*purity layers", None),
     "wrong weights file": (["-w", "w.pth"], 1, "w.pth is damaged or no PyTorch", _no_weights),
     "weights of other classes": (

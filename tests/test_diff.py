@@ -368,7 +368,7 @@ models: [{{}}, {{weights: {weights}}}]
 
 def test_the_nightly_suite_is_one() -> None:
     tasks = suites.read(Path(__file__).resolve().parents[1] / "configs" / "nightly.yaml").tasks()
-    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["resnet13_cifar"]
+    assert [task.job.model for task in tasks if not task.job.dataset.startswith("../")] == ["resnet10_cifar"]
     assert all(task.job.batch_size != "auto" for task in tasks)
 
 

@@ -35,6 +35,7 @@ from purity_cli.views import cells
 from tests import test_engine
 
 Floats = NDArray[np.float64]
+NET = {"model": "tiny_vgg_10", "dataset": "digits"}
 SPECTRAL = ("rankme", "alpha-req", "participation-ratio", "stable-rank", "saturation")
 ALL = ",".join(SPECTRAL)
 
@@ -300,7 +301,7 @@ def test_a_layer_without_room_is_left_out_and_the_others_are_not(monkeypatch: py
     room = SecondMoments.bytes(10, (), 1) + 8
     monkeypatch.setattr("purity_cli.engine.ROOM", room)
     said: list[str] = []
-    job = Job.of(limit=60, layers=("C1", "last"), metrics="rankme")
+    job = Job.of(**NET, limit=60, layers=("C1", "last"), metrics="rankme")
     result = run.score(run.resolve(job), workers=1, warn=said.append)
     assert said == ["rankme of features.8 is left out, for which there is no room: tap fewer layers."]
     assert [math.isnan(layer.measures["rankme"]) for layer in result.layers] == [False, True]
@@ -345,7 +346,7 @@ def test_what_is_no_metric_is_said(written: str, says: str, capsys: pytest.Captu
 
 @pytest.fixture(scope="module")
 def scored() -> Result:
-    job = Job.of(limit=60, layers=("last", "features.0", "C1"), metrics=ALL)
+    job = Job.of(**NET, limit=60, layers=("last", "features.0", "C1"), metrics=ALL)
     return run.score(run.resolve(job), workers=1)
 
 
@@ -382,7 +383,7 @@ def test_they_survive_the_store_and_stand_in_tables_only_where_asked_for(scored:
 
 
 def test_the_record_names_the_convention(tmp_path: Path) -> None:
-    job = Job.of(limit=20, layers=("last",), metrics="rankme:epsilon=1e-5")
+    job = Job.of(**NET, limit=20, layers=("last",), metrics="rankme:epsilon=1e-5")
     result = run.score(run.resolve(job), workers=1)
     (told,) = result.provenance["metrics"]
     assert (told["metric"], told["columns"], told["epsilon"]) == ("rankme", ["rankme"], 1e-5)
@@ -392,7 +393,7 @@ def test_the_record_names_the_convention(tmp_path: Path) -> None:
 
 def test_one_that_is_unknown_is_said_and_stored_as_such(tmp_path: Path) -> None:
     said: list[str] = []
-    job = Job.of(limit=3, layers=("last",), metrics="alpha-req")
+    job = Job.of(**NET, limit=3, layers=("last",), metrics="alpha-req")
     result = run.score(run.resolve(job), workers=1, warn=said.append)
     assert said == ["alpha_req of features.8 is unknown: too few images or channels that vary."]
     store.write(result, tmp_path)
@@ -510,7 +511,21 @@ def test_a_measure_is_added_by_its_entry_alone(
     assert "peaks" in capsys.readouterr().out
     assert cli.run(["score", "--metrics", "peeks"]) == 2
     assert "Did you mean peaks?" in capsys.readouterr().err
-    arguments = ["score", "--limit", "50", "-b", "16", "--metrics", "peaks:scale=2,rankme", "-o", "out"]
+    arguments = [
+        "score",
+        "-m",
+        "tiny_vgg_10",
+        "-d",
+        "digits",
+        "--limit",
+        "50",
+        "-b",
+        "16",
+        "--metrics",
+        "peaks:scale=2,rankme",
+        "-o",
+        "out",
+    ]
     assert cli.run([*arguments, "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert list(rows[0])[-3:] == ["rankme", "peaks", "peaks_se"]
@@ -524,7 +539,7 @@ def test_a_measure_is_added_by_its_entry_alone(
     assert stored.provenance["metrics"][1]["scale"] == 2
     # The same from a suite.
     Path("mine.yaml").write_text(
-        "models: [{model: tiny_vgg_10, limit: 50, batch_size: 16, metrics: ['peaks:scale=2']}]"
+        "models: [{model: tiny_vgg_10, dataset: digits, limit: 50, batch_size: 16, metrics: ['peaks:scale=2']}]"
     )
     assert cli.run(["bench", "mine.yaml", "-o", "suite"]) == 0
     (place,) = Path("suite").glob("*/states.safetensors")

@@ -13,8 +13,8 @@ from torch import nn
 from purity_cli import nets
 from purity_cli.stages import layers
 
-NETWORKS = (nets.resnet13_cifar, nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
-RELUS = {nets.resnet13_cifar: 12, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
+NETWORKS = (nets.resnet10_cifar, nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
+RELUS = {nets.resnet10_cifar: 12, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
 Build = Callable[..., nn.Module]
 
 
@@ -56,8 +56,8 @@ def test_resnet18_is_torchvisions_with_a_stem_for_small_pictures() -> None:
     torch.testing.assert_close(net(images), other.eval()(images), rtol=0, atol=0)
 
 
-def test_resnet13_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
-    net = nets.resnet13_cifar().eval()
+def test_resnet10_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
+    net = nets.resnet10_cifar().eval()
     found = {
         layer.stage: (layer.module, layer.shape) for layer in layers(net, "bundled", "net", (32, 32)) if layer.stage
     }

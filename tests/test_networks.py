@@ -310,8 +310,7 @@ def test_extra_state_counts_for_the_identity_and_is_loaded(here: Path) -> None:
     torch.save(load("net.py:make").module.state_dict(), here / "w.pth")
     assert same_counts(scored("net.py:make", weights="w.pth"), scored("plain.py:make"))
     jobs = [Job.of(model=f"net.py:{name}", dataset="images", layers=("conv1",)) for name in ("make", "negative")]
-    hashes = {run.resolve(job).identity["network_sha256"] for job in jobs}
-    assert len(hashes) == 2
+    assert len({run.resolve(job).identity["network_sha256"] for job in jobs}) == 2
     torch.save(load("net.py:negative").module.state_dict(), here / "bad.pth")
     with pytest.raises(PurityError, match=r"does not take bad\.pth \(ValueError: a negative scale\)"):
         load("net.py:make", "bad.pth")

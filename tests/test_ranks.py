@@ -130,8 +130,8 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
     assert "Processes 0 and 1 differ in network sha256" in ran.stdout
     assert "absent.safetensors" in ran.stdout
     # The first process left off as soon as the second had failed, and kept what it had by then.
-    (part,) = tmp_path.glob("two/fails*/partial-*.safetensors")
-    assert 0 < len(safetensors.numpy.load_file(part)["blocks"]) < 50
+    parts = [safetensors.numpy.load_file(part)["blocks"] for part in tmp_path.glob("two/fails*/partial-*.safetensors")]
+    assert 0 < sum(map(len, parts)) < 100
     monkeypatch.chdir(tmp_path)
     alone = Bench(read(Path("suite.yaml")), Path("one"), workers=1).run()
     shared = results(tmp_path / "two")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import sysconfig
 import traceback
 from importlib import import_module, metadata
 from pathlib import Path
@@ -44,7 +45,10 @@ Completion by the Tab key, for ~/.bashrc, ~/.zshrc or fish's config.fish:
   fish: _PURITY_COMPLETE=fish_source purity | source
 """
 
-NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+NO_MEMORY = (
+    *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
 """In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
 
 
@@ -111,13 +115,6 @@ def cli() -> None:
     """What have the layers of a pretrained CNN learned? Feature purity answers without labels."""
 
 
-def main() -> None:
-    """The entry point of scripts that were installed before it moved."""
-    from purity_cli.__main__ import main as moved
-
-    moved()
-
-
 def run(arguments: list[str]) -> int:
     """The exit code for these arguments. With `--debug` an error is raised instead."""
     if COMPLETE in os.environ:
@@ -151,6 +148,12 @@ def _answer(error: BaseException, debug: bool) -> int:
     return 1
 
 
+def _is_users(file: str) -> bool:
+    """Whether code stands in a file of the user's: in none of Python's, of a library's or of this package's."""
+    ours = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]), "<")
+    return not file.startswith(ours) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
 def sentence(error: BaseException) -> str:
     """What to say of an error, in one line, with the way out."""
     if isinstance(error, PurityError):
@@ -158,11 +161,15 @@ def sentence(error: BaseException) -> str:
     text = first_line(error)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
         return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    if own:
+        where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+        return f"{where}, failed with {type(error).__name__}: {text[:200]}. --debug shows how it came to that."
     if isinstance(error, OSError):
         place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
         return f"{place} cannot be used ({error.strerror or text}): mend that, or give another place."
     if isinstance(error, SystemExit):
         return f"Code that this ran wanted to end the program (exit code {error.code}): it must not."
-    frames = traceback.extract_tb(error.__traceback__)
     place = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
     return f"unexpected {type(error).__name__}: {text[:200]}{place}. --debug shows all of it, and is worth a report."

@@ -169,7 +169,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
                 "weights": {None: "", True: "here", False: "missing"}[job.weights_here],
                 "images": f"{len(plan.selection):,}" if plan else "",
                 "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else "",
-                "layers": ", ".join(f"{tap.stage or ''} {tap.module}".strip() for tap in plan.taps) if plan else "",
+                "layers": ", ".join(f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps),
                 "note": job.problem or ("finished" if job.finished else ""),
             }
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("epochs", cls=options.JobCommand)
-@click.argument("given", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.argument("given", nargs=-1, metavar="[CHECKPOINT]...")
 @functools.partial(options.job_options, without=("weights",))
 @options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
 @options.fresh_option
@@ -46,16 +46,17 @@ def command(
 ) -> None:
     """Score the purity of a network's layers at each checkpoint of its training.
 
-    CHECKPOINT is a weight file, or a pattern in quotes. Epochs, and --model and --dataset where they are not given,
-    come from the JSON beside each file that `purity train` writes; else epochs come from the files' names. Purity
-    without labels chooses a checkpoint, and the regret says how many points of accuracy that costs.
+    CHECKPOINT is a weight file, or a pattern in quotes; without any, those of `purity train` without options. Epochs,
+    and --model and --dataset where they are not given, come from the JSON beside each file that `purity train` writes;
+    else epochs come from the files' names. Purity without labels chooses a checkpoint, and the regret says how many
+    points of accuracy that costs.
     """
     from purity_cli import epochs
     from purity_cli.plan import DEFAULT_GRID
     from purity_cli.suite import slug
     from purity_cli.views import epochs as view
 
-    checkpoints = epochs.number(epochs.find(given), progress.warn)
+    checkpoints = epochs.number(epochs.find(given or _trained()), progress.warn)
     model = _defaults(checkpoints, models, settings)
     (job,) = options.make_jobs([model], settings, tuple(sorted({*DEFAULT_GRID, threshold})))
     folder = output or Path("results", f"{slug(job)}_epochs")
@@ -77,6 +78,18 @@ def command(
     report = view.epochs(results, threshold, patience=patience)
     _write(results, report, threshold, folder)
     console.show(report, layout)
+
+
+def _trained() -> tuple[str, ...]:
+    """The checkpoints of `purity train` without options; PurityError where there are none."""
+    from purity_cli.errors import PurityError
+    from purity_cli.train.settings import Training
+
+    training = Training()
+    folder = Path("checkpoints", f"{training.model}_{training.dataset}")
+    if not any(folder.glob("*.safetensors")):
+        raise PurityError(f"No checkpoints are named, and {folder} has none: run `purity train` first, or name some.")
+    return (f"{folder}/*.safetensors",)
 
 
 def _defaults(checkpoints: list[Snapshot], models: tuple[str, ...], settings: dict[str, Any]) -> str:

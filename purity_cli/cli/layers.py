@@ -50,7 +50,7 @@ def command(model: str, weights: str, size: tuple[int, int] | None, everything: 
     """
     from purity_cli import models, stages
 
-    network = models.load(model, weights)
+    network = models.load(model, weights, headless=True)
     size = size or network.input_size
     network = models.tried(network, size, scored=False)
     found = stages.layers(network.module, network.source, network.name, size)

@@ -121,7 +121,7 @@ def _several_weights(about: Option) -> click.Option:
 
 
 _MODEL = click.option(
-    "--model", "-m", "models", multiple=True, default=("resnet13_cifar",), show_default=True, metavar="NAME",
+    "--model", "-m", "models", multiple=True, default=("resnet10_cifar",), show_default=True, metavar="NAME",
     help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models.",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from purity_cli.cli import console, options, progress, stored
 
 
 @click.command("plot")
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @click.option(
     "--figure",
     "-f",
@@ -35,7 +35,8 @@ def command(
 ) -> None:
     """Draw stored results as PNG and SVG.
 
-    DIR is a folder that `purity score` has written, or one that holds such folders. stages: purity from stage to
+    DIR is a folder that `purity score` has written, or one that holds such folders; without any, what `purity score`
+    without options has written. stages: purity from stage to
     stage, a line per model; heatmap: models by stages; accuracy: purity of the last stage against top-1 accuracy.
     """
     from purity_cli.errors import PurityError
@@ -43,7 +44,7 @@ def command(
     from purity_cli.views.cells import frame
     from purity_cli.views.sweep import only
 
-    results = stored.read(folders)
+    results = stored.read(stored.or_default(folders))
     scored = Scored(frame(only(results, layers), threshold), frame(results, threshold))
     for name in chosen or FIGURES:
         try:
@@ -51,7 +52,7 @@ def command(
         except PurityError as error:
             if chosen:
                 raise
-            progress.warn(str(error))
+            progress.note(str(error))
             continue
         for path in drawing.save(figure, output / name):
             click.echo(path)

@@ -38,7 +38,7 @@ def command(
 ) -> None:  # fmt: skip
     """Score the feature purity of a model's layers.
 
-    Without options this scores the bundled resnet13_cifar on 1,000 bundled test images of CIFAR-10, offline. A result
+    Without options this scores the bundled resnet10_cifar on 1,000 bundled test images of CIFAR-10, offline. A result
     that is there already, of all that decides its numbers, is kept; an unfinished one is gone on from.
     """
     from purity_cli.views import layers

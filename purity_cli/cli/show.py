@@ -10,7 +10,7 @@ from purity_cli.cli import console, options, stored
 
 
 @click.command("show")
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @options.threshold_option()
 @click.option(
     "--layers",
@@ -35,12 +35,13 @@ def command(
 ) -> None:
     """Show stored results: F with its standard error, N, live channels and the other measures of every layer.
 
-    DIR is a folder that `purity score`, `bench` or `epochs` has written, or one that holds such folders.
+    DIR is a folder that `purity score`, `bench` or `epochs` has written, or one that holds such folders; without
+    any, what `purity score` without options has written.
     """
     from purity_cli.views import VIEWS, comparison
     from purity_cli.views.sweep import only
 
-    results = only(stored.read(folders), layers)
+    results = only(stored.read(stored.or_default(folders)), layers)
     if reference is None:
         console.show(VIEWS[view](results, threshold), layout)
         return

@@ -53,6 +53,19 @@ def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
     return [one.result for one in unique.values()]
 
 
+def or_default(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The folders given, else that of `purity score` without options; PurityError where that is not there."""
+    if folders:
+        return folders
+    from purity_cli.plan import Job
+
+    job = Job()
+    folder = Path("results", f"{job.model}_{job.dataset}")
+    if not folder.exists():
+        raise PurityError(f"No results are named, and {folder} is not there: run `purity score` first, or {WAY_OUT}.")
+    return (folder,)
+
+
 def find(folder: Path) -> list[Found]:
     """The result in a folder, or those in all folders inside it; PurityError where there are none."""
     if not folder.exists():

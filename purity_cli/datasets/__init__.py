@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {
         shards.FAMILY,
         parquet.FAMILY,
         folder.FAMILY,
-    )  # fmt: skip
+    )
 }
 """Sets of images that can be named, and kinds of paths. A path is of the first kind that fits it, or of the one that
 stands before it, as in `folder:PATH`.

@@ -107,7 +107,7 @@ def seen_note(source: ImageSource, selection: Sequence[int], limit: int | None) 
         return None
     return (
         f"--limit {limit} takes the first images of {source.name}, and with them {seen:,} of its {there:,} classes: "
-        "use --per-class to take some of each."
+        "use --per-class alone to take some of each."
     )
 
 

@@ -106,7 +106,9 @@ class Course:
         """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
         jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
         for job in jobs:
-            models.load(job.model, job.weights)  # so that the last one does not fail after hours
+            models.load(
+                job.model, job.weights, headless=bool(job.metrics)
+            )  # so that the last one does not fail after hours
         return [
             Task(f"epoch{one.epoch:03}", job, about=one.provenance())
             for one, job in zip(self.checkpoints, jobs, strict=True)

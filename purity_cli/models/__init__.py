@@ -38,17 +38,20 @@ COUNTED = 50
 """Networks that `catalogue` looks into at most: timm's take some 0.3 s each even without their tensors."""
 
 
-def load(name: str, weights: str = "default", *, seed: int = 0) -> Network:
+def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool = False) -> Network:
     """The network `name` with `weights`; `tried` makes it ready for images of one size.
 
     `name` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ...; `weights` is `default`, the name of
     weights that the source knows, `none` (random, by `seed`) or a file. Raises PurityError for a name that is unknown,
-    weights that are not at hand or do not fit, and files that hold anything but tensors.
+    weights that are not at hand or do not fit, and files that hold anything but tensors; unless one that is `headless`
+    will do, for a network without a classifier.
     """
     source, bare, written = _find(name)
     tag = _choose(source, bare, written, weights)
     with seeded(seed):  # a user's function builds its network here
         recipe = source.recipe(bare, tag)
+    if recipe.headless and not headless:
+        raise PurityError(recipe.headless)
     path, label = _weight_file(source, recipe, bare, tag, weights)
     module, taken = _build(recipe, read(path) if path else [], seed)
     notes = tuple(taken.notes) if taken else ()
@@ -219,8 +222,10 @@ def _entry(source: Source, name: str, tag: str | None) -> tuple[ModelEntry, Reci
     recipes: dict[str | None, Recipe] = {}
     tags: list[str | None] = [tag] if tag else [*source.tags(name)] or [None]
     for candidate in tags:
-        with suppress(PurityError):  # weights without a classifier
-            recipes[candidate] = source.recipe(name, candidate)
+        with suppress(PurityError):
+            made = source.recipe(name, candidate)
+            if not made.headless:
+                recipes[candidate] = made
     recipe = next(iter(recipes.values()), None)
     entry = ModelEntry(
         name=f"{name}.{tag}" if tag else name,

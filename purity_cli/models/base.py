@@ -99,6 +99,8 @@ class Recipe:
     """(h, w) of the input where `preprocessing` does not say."""
     code: Callable[[], tuple[Path, ...]] = tuple
     """All files of the user's own code in it."""
+    headless: str | None = None
+    """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
     @property
     def input_size(self) -> Size:

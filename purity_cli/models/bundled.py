@@ -81,7 +81,7 @@ def _net(name: str, tag: str | None = None) -> Shipped:
 
 
 ENTRIES = {
-    "resnet13_cifar": _net("resnet13_cifar", "cifar10"),
+    "resnet10_cifar": _net("resnet10_cifar", "cifar10"),
     "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
     "tiny_vgg": _net("tiny_vgg"),
     "resnet18_cifar": _net("resnet18_cifar"),
@@ -93,7 +93,7 @@ ENTRIES = {
 
 class Bundled(Source):
     name = "bundled"
-    about = "networks that come with purity or with a package of its extras, efficientnet_lite0"
+    about = "networks that come with purity or with a package of an extra, as efficientnet_lite0"
 
     def names(self) -> list[str]:
         return list(ENTRIES)

@@ -44,7 +44,9 @@ class HuggingFace(Source):
         config = HuggingFaceFile(repo, names=(CONFIG,), revision=revision or None).fetch(f"hf-hub:{name}")
         cfg, build = _read(config, self.shown(name))
         preprocessing, note = from_timm(cfg)
-        return Recipe(build, preprocessing, HuggingFaceFile(repo, revision=revision or None), note)
+        return Recipe(
+            build, preprocessing, HuggingFaceFile(repo, revision=revision or None), note, headless=_headless(cfg, name)
+        )
 
 
 class LocalFolder(Source):
@@ -77,7 +79,13 @@ class LocalFolder(Source):
         preprocessing, note = from_timm(cfg)
         weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
         missing = f"{folder} holds none of {', '.join(WEIGHTS)}; put one there, or pass --weights FILE or none."
-        return Recipe(build, preprocessing, LocalFile(weights, missing), note)
+        return Recipe(build, preprocessing, LocalFile(weights, missing), note, headless=_headless(cfg, name))
+
+
+def _headless(cfg: dict[str, Any], name: str) -> str | None:
+    if cfg.get("num_classes") != 0:
+        return None
+    return f"{name} has no classifier and so predicts no class: ask for --metrics that need none, such as rankme."
 
 
 def _read(config: Path, shown: str) -> tuple[dict[str, Any], Any]:
@@ -95,8 +103,6 @@ def _read(config: Path, shown: str) -> tuple[dict[str, Any], Any]:
         ) from None
     if not known:
         raise PurityError(f"{config} names the network {architecture!r}, which this timm does not have: update timm.")
-    if cfg.get("num_classes") == 0:
-        raise PurityError(f"The network in {config} has no classifier and so predicts no class: take another.")
     return cfg, partial(_build, shown, architecture, cfg, arguments or {})
 
 

@@ -53,13 +53,15 @@ class Timm(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         cfg = _configuration(name, tag)
+        preprocessing, note = from_timm(cfg)
+        headless = None
         if cfg.get("num_classes") == 0:
             full = f"{name}.{tag}" if tag else name
-            raise PurityError(
-                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights."
+            headless = (
+                f"{full} has no classifier and so predicts no class: `purity models '{name}.*'` lists other weights; "
+                "or ask for --metrics that need none, such as rankme."
             )
-        preprocessing, note = from_timm(cfg)
-        return Recipe(partial(build, name, tag), preprocessing, _file(cfg), note)
+        return Recipe(partial(build, name, tag), preprocessing, _file(cfg), note, headless=headless)
 
 
 def _configurations(name: str) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def score_into(
         if ranks.first and (kept or fresh):
             Share(job, folder, 0, ranks).unfinished.clear()
         if kept:
+            kept.provenance.update(about or {})
             store.write_tables(kept, folder, threshold)
         return kept is not None
 
@@ -230,7 +231,8 @@ def _result(job: Resolved, total: States, warn: Warn) -> Result:
     classes = network.num_classes or 0
     measured = _measures(job, total, warn)
     top1 = 100 * hits1 / labelled if known else None
-    chance = top1 is not None and datasets.chance_note(top1, labelled, classes, source.order)
+    trained = top1 is not None and network.weights != "none"
+    chance = datasets.chance_note(top1, labelled, classes, source.order) if top1 is not None and trained else None
     if chance:
         warn(chance)
     return Result(

@@ -81,7 +81,8 @@ def resolve(
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
-    network = models.load(job.model, job.weights)
+    headless = any(not read(text)[0].gradient for text in job.metrics)
+    network = models.load(job.model, job.weights, headless=headless)
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
@@ -93,7 +94,7 @@ def resolve(
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    classifies = predicts_classes(network)
+    classifies = bool(network.num_classes)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"

@@ -90,8 +90,9 @@ class Share:
                     interrupts.check()
                     if self.unfinished.due():
                         self.unfinished.save(now())
+                        self._before = None  # never over what is newer
                     # On a GPU this would wait for the device, and blocks are short there.
-                    if job.device.type == "cpu" and time.monotonic() > self._next:
+                    elif job.device.type == "cpu" and time.monotonic() > self._next:
                         self._take_before(now)
                 self.states = now()
             except NonFinite as error:
@@ -116,9 +117,10 @@ class Share:
         self._next = began + max(PATIENCE, 100 * took)
 
     def _save_before(self) -> bool:
-        if self._before is not None:
+        # What was saved since then must not give way to what there was then.
+        if self._before is not None and len(self._before.blocks) > self.unfinished.blocks:
             self.unfinished.save(self._before)
-        return self._before is not None
+        return self.unfinished.blocks > 0
 
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""

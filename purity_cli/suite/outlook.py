@@ -67,7 +67,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast
 def _taps(job: Job) -> Sequence[stages.Tap]:
     """The layers of a Job without its weights and images, at the network's own size; none where that cannot be told."""
     try:
-        network = models.load(job.model, "none")
+        network = models.load(job.model, "none", headless=True)
         size = resolve_preprocessing(job, network.preprocessing).crop or network.input_size
         return stages.resolve(network.module, network.source, network.name, job.layers, size)
     except Exception:  # the job itself will say what is wrong

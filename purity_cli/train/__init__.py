@@ -158,10 +158,9 @@ def train(
     `workers` threads decode. `progress` is called with the images done in this call and their number in all;
     `report` after each epoch. Raises PurityError.
     """
-    training, kept = course.training, course.training.kept()
+    training, kept, network = course.training, course.training.kept(), course.network
     with store.claim(output, "purity train"), numerics(course.device, training.precision):
-        folder = Folder(output, course.network.name, course.recipe())
-        network = course.network
+        folder = Folder(output, network.name, course.recipe())
         loop = Loop(
             network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
         )

@@ -124,7 +124,8 @@ def user_file(stage: Stage, world: World) -> None:
     stage.tried.append(f"a network that does `{fault}` in {phase}")
     command = score(model="own.py:net")
     ran = stage.run(*command if stage.rng.random() < 0.8 else ["layers", "own.py:net"])
-    if ran.code == 1 and not any(word in ran.err for word in ("own.py", "net", "w.safetensors")):
+    named = ("own.py", "net", "w.safetensors", "Memory ran out")
+    if ran.code == 1 and not any(word in ran.err for word in named):
         stage.fell("the sentence does not name the network")
     if ran.code == 0 and ran.arguments[0] == "score":
         stage.same(stage.rows(), world.score)

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
 
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
 HANG = 60.0
 """Seconds; the longest command here takes three on two busy cores."""
 
@@ -91,9 +92,12 @@ class Stage:
         names = [str(self.folder / f".{name}{self._number}") for name in ("out", "err")]
         sys.stdout.flush()
         began = time.monotonic()
+        # A signal that comes before purity could see it would be the attack's own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         child = os.fork()
         if child == 0:
             _become(self.folder, arguments, env or {}, (names[0], stdout), (names[1], stderr))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         handle = os.pidfd_open(child)
         over: list[int] = []
 
@@ -175,6 +179,8 @@ def _become(
     """In a fresh fork: be purity with these arguments, and end with its exit code."""
     code = 99
     try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.setsid()
         os.chdir(folder)
         for name in LEFT_OUT:
@@ -183,17 +189,19 @@ def _become(
         for name, value in env.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Closing comes last, for the next file that is opened takes the number.
         for number, (name, how) in enumerate(outputs, 1):
+            sink = _sink(name, how)
+            os.dup2(sink, number)
+            os.close(sink)
+        for number, (_, how) in enumerate(outputs, 1):
             if how == "closed":
                 os.close(number)
-            else:
-                os.dup2(_sink(name, how), number)
         encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
         for name, number in (("stdout", 1), ("stderr", 2)):
             closed = outputs[number - 1][1] == "closed"
             setattr(sys, name, None if closed else open(number, "w", encoding=encoding, closefd=False))  # noqa: SIM115
         sys.argv = ["purity", *arguments]
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         from purity_cli.__main__ import main
 
         main()
