@@ -51,32 +51,29 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
         _complete(network, images[:1])
     memory_format, output, format_note = _first(network, images[:1])
     place, lacking = logits_in.find(network.name, output)
+    predicts = lacking is None and getattr(module, "num_classes", None) != 0
     if place is not None:
         module.register_forward_hook(partial(logits_in.hand_on, place))
         given, part = logits_in.kind(output), logits_in.where(place)
         notes.append(f"{network.name} gives {given}, of which {part} is taken for the logits.")
-    if lacking:
-        return replace(
-            network, num_classes=None, without_logits=lacking, memory_format=memory_format, format_note=format_note,
-            notes=tuple(notes),
-        )  # fmt: skip
     with torch.enable_grad():
-        logits, runs = _run(module, images[:1], memory_format)
-    if scored and getattr(module, "num_classes", None) != 0:
-        _check_gradient(network, logits, runs)
-    logits = logits.detach()
-    both, problem = _two(module, images, memory_format)
-    if both is None:
+        values, runs = _run(module, images[:1], memory_format)
+    if scored and predicts:
+        _check_gradient(network, values, runs)
+    alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
+    both, problem = _two(module, images, memory_format) if alone is not None else (None, None)
+    if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and differ(logits, both):
+    elif scored and alone is not None and both is not None and differ(alone, both):
         note = depends(module, network.name, images, memory_format, batch_size)
         notes += [note] if note else []
     return replace(
         network,
-        num_classes=logits.shape[1],
+        num_classes=values.shape[1] if predicts else 0,
+        without_logits=lacking,
         memory_format=memory_format,
         format_note=format_note,
-        largest_batch=1 if both is None else None,
+        largest_batch=1 if problem else None,
         notes=tuple(notes),
     )
 
@@ -175,16 +172,16 @@ def _backward_fails(output: Any) -> str | None:
     return None
 
 
-def _two(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str]:
-    """The logits of two images; None, and why, where the network takes only one at a time."""
+def _two(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
+    """What two images give; None, and why, where the network takes only one at a time."""
     try:
         with torch.no_grad():
-            logits, _ = _run(module, images, memory_format)
+            values, _ = _run(module, images, memory_format)
     except Exception as error:
         return None, said(error)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        return None, f"{len(images)} give {logits_in.kind(logits)}"
-    return logits, ""
+    if not isinstance(values, Tensor) or values.ndim < 2 or len(values) != len(images):
+        return None, f"{len(images)} give {logits_in.kind(values)}"
+    return values, None
 
 
 def _check_gradient(network: Network, logits: Tensor, runs: list[_Run]) -> None:

@@ -137,11 +137,6 @@ def resolve(
     return resolved
 
 
-def predicts_classes(network: models.Network) -> bool:
-    """Whether the network's output is logits (n, classes); features, pooled or not, are none."""
-    return getattr(network.module, "num_classes", None) != 0 and network.without_logits is None
-
-
 def _digest(images: Sequence[int]) -> str:
     return hashlib.sha256(array("q", images).tobytes()).hexdigest()
 
