@@ -124,8 +124,11 @@ def resolve(
         },
     )
     if not resolved.metrics:
-        why = network.without_logits or f"{network.name} predicts no class, and purity is of the predicted class"
-        raise PurityError(f"{why}; or ask for measures that need none, e.g. --metrics rankme.")
+        way_out = f"{network.without_logits}; or " if network.without_logits else ""
+        raise PurityError(
+            f"{network.name} predicts no class, and purity is of the predicted class: {way_out}ask for measures that "
+            "need none, e.g. --metrics rankme."
+        )
     if not classifies:
         warn(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
