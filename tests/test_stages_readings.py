@@ -500,7 +500,7 @@ def test_a_network_without_stages_has_no_readings() -> None:
 def alexnet(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     """`purity layers` with AlexNet for whatever model is asked."""
     loaded = models.load("torchvision:alexnet", "none")
-    monkeypatch.setattr(models, "load", lambda name, weights, headless: loaded)
+    monkeypatch.setattr(models, "load", lambda *_, **__: loaded)
     return CliRunner()
 
 
@@ -526,7 +526,7 @@ def test_layers_lists_readings_in_every_format(alexnet: CliRunner) -> None:
 
 def test_a_module_of_two_readings_shows_both(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = models.load("torchvision:resnet18", "none")
-    monkeypatch.setattr(models, "load", lambda name, weights, headless: loaded)
+    monkeypatch.setattr(models, "load", lambda *_, **__: loaded)
     shown = CliRunner().invoke(cli.command, ["resnet18"], catch_exceptions=False).stdout.splitlines()
     assert next(line for line in shown if line.split()[0] == "layer3").endswith("C4, block:C4")
 

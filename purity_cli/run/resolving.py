@@ -94,7 +94,7 @@ def resolve(
     for sentence in network.notes:
         warn(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    classifies = predicts_classes(network)
+    classifies = bool(network.num_classes)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
     seen = datasets.seen_note(source, selection, job.limit)
     note = note if classifies else f"{network.name} predicts no class"
@@ -124,8 +124,11 @@ def resolve(
         },
     )
     if not resolved.metrics:
-        why = network.without_logits or f"{network.name} predicts no class, and purity is of the predicted class"
-        raise PurityError(f"{why}; or ask for measures that need none, e.g. --metrics rankme.")
+        way_out = f"{network.without_logits}; or " if network.without_logits else ""
+        raise PurityError(
+            f"{network.name} predicts no class, and purity is of the predicted class: {way_out}ask for measures that "
+            "need none, e.g. --metrics rankme."
+        )
     if not classifies:
         warn(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
@@ -135,11 +138,6 @@ def resolve(
     for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
         warn(sentence)
     return resolved
-
-
-def predicts_classes(network: models.Network) -> bool:
-    """Whether the network's output is logits (n, classes); features, pooled or not, are none."""
-    return getattr(network.module, "num_classes", None) != 0 and network.without_logits is None
 
 
 def _digest(images: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purity_cli import taps
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name
@@ -104,8 +106,8 @@ class Share:
                 elif done:
                     with suppress(NonFinite):
                         self.unfinished.save(now())
-                if not whole and isinstance(error, Exception) and not isinstance(error, PurityError):
-                    raise failed(job.network, error) from error  # raised by the network itself
+                if isinstance(error, Exception) and not isinstance(error, PurityError) and _in_taps(error):
+                    raise failed(job.network, error) from error
                 raise
         return self.states.heading()
 
@@ -138,3 +140,8 @@ class Share:
     def _images(self, states: States) -> int:
         size, last = self.job.batch_size, len(self.job.selection)
         return sum(min(size, last - number * size) for number in states.blocks)
+
+
+def _in_taps(error: Exception) -> bool:
+    """Whether it was raised while the network ran."""
+    return any(frame.filename == taps.__file__ for frame in traceback.extract_tb(error.__traceback__))
