@@ -126,7 +126,7 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
     rows = [line.split() for line in ran.stdout.splitlines()[2:7]]
     assert [row[1] for row in rows] == ["scored", "failed", "failed", "failed", "scored"]
     assert ran.stdout.count("tiny_vgg_10_digits") == 3, "one process prints"
-    assert "Process 1 of 2 failed: RuntimeError: this part is broken" in ran.stdout
+    assert "Process 1 of 2 failed: fails failed as it ran (RuntimeError: this part is broken)" in ran.stdout
     assert "Processes 0 and 1 differ in network sha256" in ran.stdout
     assert "absent.safetensors" in ran.stdout
     # The first process left off as soon as the second had failed, and kept what it had by then.

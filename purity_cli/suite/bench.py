@@ -196,7 +196,8 @@ class Bench:
         return next((path for path in others if store.kept(path, job.identity)[0]), None)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
-        unexpected = None if isinstance(error, PurityError) else "".join(traceback.format_exception(error))
+        ours = isinstance(error, PurityError) and error.__cause__ is None  # else what a network's own code raised
+        unexpected = None if ours else "".join(traceback.format_exception(error))
         record = {
             "key": task.job.key(),
             "error": describe(error),
