@@ -57,7 +57,7 @@ def resnet10_cifar(num_classes: int = 10) -> nn.Module:
         layers[f"layer{number}"] = nn.Sequential(*parts, *([_Block(c, c)] if number in (2, 3) else []))
     head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(widths[-1], num_classes)}
     net = nn.Sequential(OrderedDict({**layers, **head}))
-    net.purity_stages = tuple(layers)
+    net.purity_stages = tuple(layers)  # type: ignore[assignment]
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

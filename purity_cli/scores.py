@@ -96,8 +96,8 @@ def score(
     >>> scores = score(layers=["C3", "C4"], per_class=5)
     >>> scores.frame[["stage", "layer", "channels"]]
       stage   layer  channels
-    0    C3  layer3        80
-    1    C4  layer4        96
+    0    C3  layer3        96
+    1    C4  layer4       160
     >>> scores.result.n_images
     50
     >>> bool(scores.at(0.3).frame["activations"].sum() > scores.frame["activations"].sum())

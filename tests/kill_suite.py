@@ -53,7 +53,11 @@ def contents(folder: Path) -> dict[str, Any]:
             continue
         if path.suffix == ".safetensors":
             with safe_open(path, framework="numpy") as file:
-                metadata = {key: json.loads(text) for key, text in file.metadata().items() if key != "format"}
+                metadata = {
+                    key: json.loads(text)
+                    for key, text in file.metadata().items()
+                    if not key.startswith(("format", "digest"))
+                }
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
             metadata["result"]["provenance"] = timeless(metadata["result"]["provenance"])
             metadata["states"] = timeless(metadata["states"])

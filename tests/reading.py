@@ -1,4 +1,4 @@
-"""The figures of docs/reading.md, drawn from stored counts.
+"""The figures of docs/reading.md, drawn from counts: those of `purity score` without options, and stored ones.
 
 python -m tests.reading
 """
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from purity_cli import store
+from purity_cli import score, store
 from purity_cli.figures.drawing import STYLE, save
 from purity_cli.results import Result
 from tests.reference import ROOT
@@ -19,9 +19,9 @@ RESULTS, FIGURES = ROOT / "results", ROOT / "docs" / "figures"
 
 
 def main() -> None:
-    default, lite0, resnet20 = (
-        store.read(RESULTS / name)
-        for name in ("resnet10_cifar_cifar10-sample", "efficientnet_lite0_imagenet-sample", "resnet20_cifar10-jpeg")
+    default = score().result
+    lite0, resnet20 = (
+        store.read(RESULTS / name) for name in ("efficientnet_lite0_imagenet-sample", "resnet20_cifar10-jpeg")
     )
     with mpl.rc_context(STYLE):
         for name, figure in {"maps": maps(default), "images": images(lite0), "taps": taps(resnet20)}.items():
@@ -52,6 +52,7 @@ def maps(result: Result) -> Figure:
     ax.set_xlabel("threshold t")
     ax.set_ylabel("firings per channel and 1,000 images")
     ax.set_ylim(0.05, 1300)
+    ax.set_yticks([0.1, 1, 10, 100, 1000], ["0.1", "1", "10", "100", "1,000"])
     ax.legend()
     return figure
 

@@ -128,7 +128,11 @@ def test_names_are_the_shortest_that_tell_results_and_jobs_apart() -> None:
     assert names({"model": "timm:resnet50"}, {"model": "a/net.py:mine"}) == ["resnet50", "mine"]
     both = ["timm:resnet50", "torchvision:resnet50"]
     assert names({"model": both[0]}, {"model": both[1]}) == both
-    assert names({"model": "a"}, {"model": "a", "dataset": "photos"}, {"model": "b"}) == ["a digits", "a photos", "b"]
+    assert names({"model": "a"}, {"model": "a", "dataset": "photos"}, {"model": "b"}) == [
+        "a cifar10-sample",
+        "a photos",
+        "b",
+    ]
     assert names({"model": "a", "limit": 3}, {"model": "a", "limit": 4}) == ["a limit 3", "a limit 4"]
     assert names({"model": "x.py:a"}, {"model": "y.py:a"}) == ["x.py:a", "y.py:a"]
     epochs = [{"model": "a", "weights": f"run/a_epoch{n:03}.pth"} for n in (2, 10)]

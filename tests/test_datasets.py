@@ -370,7 +370,7 @@ def test_images_beside_class_folders_are_ambiguous(classes: Path) -> None:
     ("name", "expected"),
     [
         ("imagnet", r"No data set 'imagnet', and no such file or folder: .* Did you mean imagenet\?"),
-        ("CIFAR10", r"Did you mean cifar10\?"),
+        ("CIFAR10", r"Did you mean cifar10 or cifar10-sample\?"),
         ("flder:x", r"Did you mean folder\?"),
         ("photos/summer", r"No data set 'photos/summer', and no such file or folder: see `purity datasets`\.$"),
         ("", "No data set ''"),

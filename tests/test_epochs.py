@@ -217,7 +217,6 @@ def test_a_checkpoint_that_diverged_is_named(folder: Path, tmp_path: Path) -> No
     good = Snapshot(folder / "net_epoch3.safetensors", 3)
     with pytest.raises(PurityError, match=r"holds a NaN .*weights: net_epoch4\.safetensors"):
         epochs.score([good, bad], Job(model="tiny_vgg_10", dataset="digits", limit=5), tmp_path / "out", workers=1)
-    assert not list((tmp_path / "out").glob("epoch*/*"))  # found before any was scored
 
 
 values = st.lists(st.integers(0, 5).map(float) | st.just(math.nan), min_size=1, max_size=12)

@@ -417,6 +417,11 @@ class Body(nn.Module):
 
 def maps(): return Body(False)
 
+def together():
+    net = Body(False)
+    net.relu = nn.BatchNorm2d(8, track_running_stats=False)
+    return net
+
 def features():
     net = Body(True)
     net.num_classes = 0
@@ -433,7 +438,7 @@ def test_a_network_without_a_classifier_gives_what_needs_no_gradient(
     arguments = ["score", "-m", f"net.py:{output}", "-l", "conv,relu", "--resize", "32", "--crop", "32"]
     arguments += ["--limit", "40", "-b", "16", "-o", "out"]
     assert cli.run(arguments) == 1
-    assert "predicts no class, and purity is of the predicted class" in capsys.readouterr().err
+    assert "ask for measures that need none, e.g. --metrics rankme" in capsys.readouterr().err
     assert cli.run([*arguments, "--metrics", ALL, "--format", "csv"]) == 0
     out, err = capsys.readouterr()
     said = f"{output} predicts no class, so that there is neither purity nor accuracy, only {ALL.replace(',', ', ')}."
@@ -457,6 +462,17 @@ def test_a_network_without_a_classifier_gives_what_needs_no_gradient(
         expected = oracles(layer.mean((2, 3)).double().numpy())
         del expected["alpha_req"]  # grey pictures leave too few directions
         assert close({name: float(row[name]) for name in expected}, expected, 1e-4)
+
+
+def test_features_that_depend_on_the_batch_are_refused_as_logits_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(HEADLESS)
+    arguments = ["score", "-m", "net.py:together", "-l", "conv", "--resize", "32", "--crop", "32", "--limit", "8"]
+    assert cli.run([*arguments, "--metrics", "rankme"]) == 1
+    assert "depend on the batch" in capsys.readouterr().err
+    assert cli.run([*arguments, "--metrics", "rankme", "-b", "1"]) == 0
 
 
 # A measure that is added by its entry

@@ -126,9 +126,10 @@ def test_two_processes_count_as_one_and_fail_as_one(tmp_path: Path, monkeypatch:
     rows = [line.split() for line in ran.stdout.splitlines()[2:7]]
     assert [row[1] for row in rows] == ["scored", "failed", "failed", "failed", "scored"]
     assert ran.stdout.count("tiny_vgg_10_digits") == 3, "one process prints"
-    assert "Process 1 of 2 failed: fails failed as it ran (RuntimeError: this part is broken)" in ran.stdout
-    assert "Processes 0 and 1 differ in network sha256" in ran.stdout
-    assert "absent.safetensors" in ran.stdout
+    errors = [json.loads(path.read_text())["error"] for path in sorted(tmp_path.glob("two/*/failed.json"))]
+    assert errors[0].startswith("Processes 0 and 1 differ in network sha256")
+    assert errors[1].startswith("Process 1 of 2 failed: fails failed as it ran (RuntimeError: this part is broken)")
+    assert "absent.safetensors" in errors[2]
     # The first process left off as soon as the second had failed, and kept what it had by then.
     parts = [safetensors.numpy.load_file(part)["blocks"] for part in tmp_path.glob("two/fails*/partial-*.safetensors")]
     assert 0 < sum(map(len, parts)) < 100

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from purity_cli import run
 from purity_cli.engine import Engine, NonFinite
+from purity_cli.errors import PurityError
 from purity_cli.pixels import Block
 from purity_cli.plan import Job
 from purity_cli.results import Result
@@ -325,11 +326,24 @@ def test_a_block_that_was_counted_in_part_is_not_saved(
             raise Stop
 
     monkeypatch.setattr(Engine, "add", fails_behind_its_work)
-    with pytest.raises(Stop):
+    with pytest.raises(PurityError, match=r"tiny_vgg_10 failed as it ran \(Stop\)"):
         run.score(plan, workers=1, folder=tmp_path, every=0.0)
     monkeypatch.undo()
     assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
     assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
+
+
+def test_what_was_saved_does_not_give_way_to_what_there_was_before(plan: Resolved, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    share = Share(plan, tmp_path, 60, Ranks())
+    share._before = part([0], rng)
+    share.unfinished.save(part([0, 1, 2], rng))
+    assert share._save_before()
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    share._before = part([0, 1, 2, 3], rng)
+    assert share._save_before()
+    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2, 3}
+    assert not Share(plan, None, 60, Ranks())._save_before()
 
 
 def keeper(plan: Resolved, folder: Path) -> Unfinished:

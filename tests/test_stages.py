@@ -414,7 +414,7 @@ def alexnet(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     from purity_cli import models
 
     loaded = models.load("torchvision:alexnet", "none")
-    monkeypatch.setattr(models, "load", lambda name, weights: loaded)
+    monkeypatch.setattr(models, "load", lambda name, weights, headless: loaded)
     return CliRunner()
 
 

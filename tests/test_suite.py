@@ -577,12 +577,15 @@ def test_several_processes_share_a_suite(here: Path) -> None:
     assert statuses(start(text)) == ["kept"] * 6
 
 
+SMALL = ["score", "-m", "tiny_vgg_10", "-d", "digits", "--limit", "20"]
+
+
 def test_two_scores_do_not_write_into_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
     with store.claim(Path("out"), "purity score"):
-        assert cli.run(["score", "--limit", "20", "-o", "out"]) == 1
+        assert cli.run([*SMALL, "-o", "out"]) == 1
         assert "Another `purity score` is writing into out: wait for it, or give --output" in capsys.readouterr().err
         assert [path.name for path in Path("out").iterdir()] == [".lock"]
-    assert cli.run(["score", "--limit", "20", "-o", "out"]) == 0
+    assert cli.run([*SMALL, "-o", "out"]) == 0
 
 
 # Pixels

@@ -250,7 +250,7 @@ def start(folder: Path, model: str) -> subprocess.Popen[str]:
     root = Path(purity_cli.__file__).parents[1]
     code = (
         f"import sys, torch; sys.path.insert(0, {str(root)!r}); torch.set_num_threads({torch.get_num_threads()})\n"
-        "from purity_cli.cli import main; main()"
+        "from purity_cli.__main__ import main; main()"
     )
     settings = ["--limit", "64", "--batch-size", "20", "--epochs", "300", "--checkpoints", "3,300"]
     return subprocess.Popen(

@@ -159,7 +159,7 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
     rows, images, size, failing = [], 0, 0, 0
     for job in outlook.forecast(suite, folder, cache):
         plan = job.plan
-        failing += job.plan is None and job.task.absent is None
+        failing += not job.taps and job.task.absent is None
         images += len(plan.selection) if plan and not job.finished else 0
         size += 0 if job.finished else job.to_cache
         rows.append(

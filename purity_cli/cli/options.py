@@ -165,8 +165,11 @@ def cores() -> int:
     """Processors that this process may use; of torchrun's on one machine, each takes its part."""
     import os
 
+    from purity_cli.machine import environment_number
+
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    among = environment_number("LOCAL_WORLD_SIZE", least=1) if os.environ.get("RANK") else None
+    return max(1, here // (among or 1))
 
 
 def _workers(ctx: click.Context, param: click.Parameter, value: int | None) -> int:

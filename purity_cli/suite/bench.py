@@ -196,8 +196,8 @@ class Bench:
         return next((path for path in others if store.kept(path, job.identity)[0]), None)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
-        ours = isinstance(error, PurityError) and error.__cause__ is None  # else what a network's own code raised
-        unexpected = None if ours else "".join(traceback.format_exception(error))
+        sentence = isinstance(error, PurityError) and error.__cause__ is None
+        unexpected = None if sentence else "".join(traceback.format_exception(error))
         record = {
             "key": task.job.key(),
             "error": describe(error),
