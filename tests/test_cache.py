@@ -643,7 +643,7 @@ def test_score_keeps_pixels_only_if_asked(
     options = ["--dataset", str(photos), "--resize", "40", "--crop", "32", "--device", "cpu", "--format", "csv"]
     printed = []
     for more in ([], ["--cache", "auto"], ["--cache", "auto"], ["--cache", str(tmp_path / "cache")]):
-        assert cli.run(["score", *options, *more]) == 0
+        assert cli.run(["score", *options, *more, "--fresh"]) == 0
         out, err = capfd.readouterr()
         printed.append(out)
         assert ("Caching photos in" in err) is (len(printed) == 2)

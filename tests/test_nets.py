@@ -14,7 +14,7 @@ from purity_cli import nets
 from purity_cli.stages import layers
 
 NETWORKS = (nets.resnet10_cifar, nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
-RELUS = {nets.resnet10_cifar: 12, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
+RELUS = {nets.resnet10_cifar: 9, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
 Build = Callable[..., nn.Module]
 
 
@@ -63,7 +63,7 @@ def test_resnet10_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
     }
     assert found == {
         "C1": ("layer1", (32, 16, 16)), "C2": ("layer2", (64, 8, 8)),
-        "C3": ("layer3", (80, 4, 4)), "C4": ("layer4", (96, 2, 2)),
+        "C3": ("layer3", (96, 4, 4)), "C4": ("layer4", (160, 2, 2)),
     }  # fmt: skip
     widths = (3, 32, 64, 80, 96)
     convolutions = sum(9 * (a * b + 2 * b * b) + 3 * 2 * b for a, b in pairwise(widths))

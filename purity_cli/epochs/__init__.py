@@ -12,6 +12,7 @@ from typing import Any
 from purity_cli import models
 from purity_cli.epochs.numbering import epochs_of, natural
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
 from purity_cli.results import Result
@@ -45,7 +46,7 @@ def find(given: Sequence[str]) -> list[Path]:
     """
     files: list[Path] = []
     for text in given:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
             raise PurityError(f"{text} is a folder: give the weight files in it, e.g. '{text}/*.safetensors'.")
         expanded = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=natural)]

@@ -12,6 +12,7 @@ from torch import nn
 
 from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.files import expanded
 from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
@@ -105,7 +106,7 @@ def preview(name: str, weights: str = "default") -> Preview:
     with seeded():
         recipe = source.recipe(bare, tag)
     if weights not in ("default", "none") and looks_like_file(weights):
-        here = Path(weights).expanduser().is_file()
+        here = expanded(weights).is_file()
     else:
         here = source.comes_built or weights == "none" or recipe.file is None or bool(recipe.file.cached())
     return Preview(recipe.preprocessing, here)
@@ -190,7 +191,7 @@ def _has(source: Source, name: str, tag: str) -> bool:
 def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, weights: str) -> tuple[Path | None, str]:
     """The file to read and how results call it; no file for random weights."""
     if weights not in ("default", "none") and looks_like_file(weights):
-        return Path(weights).expanduser(), Path(weights).name
+        return expanded(weights), Path(weights).name
     if source.comes_built:
         return None, "as built"
     if weights == "none" or recipe.file is None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from purity_cli.errors import PurityError, did_you_mean, said
+from purity_cli.files import expanded
 from purity_cli.models.base import Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
@@ -45,7 +46,7 @@ class UserFile(Source):
         match = REFERENCE.fullmatch(name)
         if match is None:
             raise PurityError(f"{name!r} does not name a function in a file: write FILE.py:FUNCTION.")
-        path, function = Path(match["path"]).expanduser(), match["function"] or ""
+        path, function = expanded(match["path"]), match["function"] or ""
         code = UserCode.of(path)
         made = code.working(partial(_make, code, path, function))
         # Only the network itself can say what it takes.

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from purity_cli.errors import PurityError, said
+from purity_cli.files import expanded
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import WEIGHTS, HuggingFaceFile, LocalFile
 from purity_cli.models.checkpoints import Checkpoint
@@ -62,13 +63,13 @@ class LocalFolder(Source):
         return (text, None) if text else None
 
     def shown(self, name: str) -> str:
-        return Path(name).expanduser().resolve().name
+        return expanded(name).resolve().name
 
     def tags(self, name: str) -> list[str]:
         return ["saved"]
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if not (folder / CONFIG).is_file():
             there = "has none" if folder.is_dir() else "is not there"
             raise PurityError(

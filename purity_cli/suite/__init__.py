@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from purity_cli.errors import PurityError
+from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
 
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
@@ -145,10 +146,9 @@ def slug(job: Job) -> str:
 def read(path: Path) -> Suite:
     """The suite in a YAML file; PurityError names the line of what is wrong with it."""
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PurityError(f"{path} cannot be read ({reason}): give the YAML file of a suite.") from None
+        text = read_text(path)
+    except OSError as error:
+        raise PurityError(f"{path} cannot be read ({error.strerror}): give the YAML file of a suite.") from None
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()

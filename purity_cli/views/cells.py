@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded
 from purity_cli.plan import Job
 from purity_cli.results import READINGS, Layer, Result
 from purity_cli.stats import jackknife_of_mean
@@ -128,7 +129,7 @@ def epoch_of(job: Job, result: Result | None = None) -> int | None:
     known = result.provenance.get("epoch") if result else None
     if known is None and Path(job.weights).suffix:
         try:
-            about = json.loads(Path(job.weights).expanduser().with_suffix(".json").read_text("utf-8"))
+            about = json.loads(expanded(job.weights).with_suffix(".json").read_text("utf-8"))
             known = about.get("epoch")
         except (OSError, ValueError, AttributeError):
             known = None

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from purity_cli.errors import PurityError
+from purity_cli.files import expanded
 from purity_cli.plan import Job
 from purity_cli.report import Report, Row, Table, number, text
 from purity_cli.results import READINGS, Layer, Result
@@ -89,7 +89,7 @@ def reference(name: str) -> list[Known]:
     """The paper's values, or those of a CSV file laid out as one of its tables; PurityError."""
     import pandas as pd
 
-    path = resources.files("purity_cli") / "paper" / f"{name}.csv" if name in PAPER else Path(name).expanduser()
+    path = resources.files("purity_cli") / "paper" / f"{name}.csv" if name in PAPER else expanded(name)
     try:
         with path.open(encoding="utf-8") as file:
             frame = pd.read_csv(file)

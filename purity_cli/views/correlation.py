@@ -12,6 +12,7 @@ import pandas as pd
 
 from purity_cli.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.files import expanded
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells
@@ -230,7 +231,7 @@ def read_against(text: str, results: Sequence[Result]) -> tuple[list[float], str
     if not path or not column:
         raise PurityError(f"Cannot read --against {text}: write FILE.csv:COLUMN.")
     try:
-        rows = pd.read_csv(Path(path).expanduser(), dtype=str, keep_default_na=False, skipinitialspace=True)
+        rows = pd.read_csv(expanded(path), dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError, UnicodeError) as error:
         raise PurityError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]}).") from None
     for name in ("model", column):
