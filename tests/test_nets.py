@@ -65,16 +65,19 @@ def test_resnet10_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
         "C1": ("layer1", (32, 16, 16)), "C2": ("layer2", (64, 8, 8)),
         "C3": ("layer3", (96, 4, 4)), "C4": ("layer4", (160, 2, 2)),
     }  # fmt: skip
-    widths = (3, 32, 64, 80, 96)
-    convolutions = sum(9 * (a * b + 2 * b * b) + 3 * 2 * b for a, b in pairwise(widths))
-    assert sum(p.numel() for p in net.parameters()) == convolutions + 96 * 10 + 10
+    # A convolution and its norm for each width, in blocks of two at 64 and 96 channels as well, and the classifier.
+    widths = (3, 16, 32, 64, 96, 160)
+    trunk = sum(9 * a * b + 2 * b for a, b in pairwise(widths))
+    blocks = sum(2 * (9 * b * b + 2 * b) for b in (64, 96))
+    assert sum(p.numel() for p in net.parameters()) == trunk + blocks + 160 * 10 + 10
     images = torch.rand(4, 3, 32, 32)
     expected = images
     for number in range(1, 5):
         stage = net.get_submodule(f"layer{number}")
-        convolution, norm = stage[0], stage[1]  # type: ignore[index]
-        rectified = norm(nn.functional.conv2d(expected, convolution.weight, padding=1)).relu()
-        expected = nn.functional.max_pool2d(rectified, 3, 2, 1)
+        for first in (0, 3) if number == 1 else (0,):
+            convolution, norm = stage[first], stage[first + 1]  # type: ignore[index]
+            expected = norm(nn.functional.conv2d(expected, convolution.weight, padding=1)).relu()
+        expected = nn.functional.max_pool2d(expected, 3, 2, 1)
     torch.testing.assert_close(net(images), net.get_submodule("fc")(expected.mean((2, 3))))
 
 

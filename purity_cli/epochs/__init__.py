@@ -49,8 +49,8 @@ def find(given: Sequence[str]) -> list[Path]:
         path = expanded(text)
         if path.is_dir():
             raise PurityError(f"{text} is a folder: give the weight files in it, e.g. '{text}/*.safetensors'.")
-        expanded = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=natural)]
-        matches = [path] if path.exists() else [match for match in expanded if match.suffix in SUFFIXES]
+        there = [Path(match) for match in sorted(glob.glob(str(path), recursive=True), key=natural)]
+        matches = [path] if path.exists() else [match for match in there if match.suffix in SUFFIXES]
         if not matches:
             raise PurityError(f"There is no checkpoint {text}: give weight files, or a pattern such as 'run/*.pth'.")
         files += matches
