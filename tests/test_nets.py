@@ -14,7 +14,7 @@ from purity_cli import nets
 from purity_cli.stages import layers
 
 NETWORKS = (nets.resnet10_cifar, nets.resnet18_cifar, nets.tiny_vgg, nets.tiny_vgg_10)
-RELUS = {nets.resnet10_cifar: 12, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
+RELUS = {nets.resnet10_cifar: 9, nets.resnet18_cifar: 17, nets.tiny_vgg: 4, nets.tiny_vgg_10: 4}
 Build = Callable[..., nn.Module]
 
 
@@ -58,23 +58,21 @@ def test_resnet18_is_torchvisions_with_a_stem_for_small_pictures() -> None:
 
 def test_resnet10_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
     net = nets.resnet10_cifar().eval()
-    found = {
-        layer.stage: (layer.module, layer.shape) for layer in layers(net, "bundled", "net", (32, 32)) if layer.stage
-    }
+    found = {x.stage: (x.module, x.shape) for x in layers(net, "bundled", "net", (32, 32)) if x.stage}
     assert found == {
         "C1": ("layer1", (32, 16, 16)), "C2": ("layer2", (64, 8, 8)),
-        "C3": ("layer3", (80, 4, 4)), "C4": ("layer4", (96, 2, 2)),
+        "C3": ("layer3", (96, 4, 4)), "C4": ("layer4", (160, 2, 2)),
     }  # fmt: skip
-    widths = (3, 32, 64, 80, 96)
-    convolutions = sum(9 * (a * b + 2 * b * b) + 3 * 2 * b for a, b in pairwise(widths))
-    assert sum(p.numel() for p in net.parameters()) == convolutions + 96 * 10 + 10
+    blocks = sum(2 * (9 * c * c + 2 * c) for c in (64, 96))
+    convolutions = sum(9 * a * b + 2 * b for a, b in pairwise((3, 16, 32, 64, 96, 160)))
+    assert sum(p.numel() for p in net.parameters()) == convolutions + blocks + 160 * 10 + 10
     images = torch.rand(4, 3, 32, 32)
     expected = images
-    for number in range(1, 5):
-        stage = net.get_submodule(f"layer{number}")
-        convolution, norm = stage[0], stage[1]  # type: ignore[index]
-        rectified = norm(nn.functional.conv2d(expected, convolution.weight, padding=1)).relu()
-        expected = nn.functional.max_pool2d(rectified, 3, 2, 1)
+    for number, pairs in enumerate((2, 1, 1, 1), 1):
+        stage = list(net.get_submodule(f"layer{number}"))  # type: ignore[arg-type]
+        for first in range(0, 3 * pairs, 3):
+            expected = stage[first + 1](nn.functional.conv2d(expected, stage[first].weight, padding=1)).relu()
+        expected = nn.functional.max_pool2d(expected, 3, 2, 1)
     torch.testing.assert_close(net(images), net.get_submodule("fc")(expected.mean((2, 3))))
 
 
