@@ -69,9 +69,11 @@ def test_resnet10_has_four_stages_whose_blocks_begin_as_the_identity() -> None:
     images = torch.rand(4, 3, 32, 32)
     expected = images
     for number, pairs in enumerate((2, 1, 1, 1), 1):
-        stage = list(net.get_submodule(f"layer{number}"))  # type: ignore[arg-type]
+        stage = [*net.get_submodule(f"layer{number}").children()]
         for first in range(0, 3 * pairs, 3):
-            expected = stage[first + 1](nn.functional.conv2d(expected, stage[first].weight, padding=1)).relu()
+            expected = stage[first + 1](
+                nn.functional.conv2d(expected, stage[first].get_parameter("weight"), padding=1)
+            ).relu()
         expected = nn.functional.max_pool2d(expected, 3, 2, 1)
     torch.testing.assert_close(net(images), net.get_submodule("fc")(expected.mean((2, 3))))
 
