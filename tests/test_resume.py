@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from purity_cli import run
 from purity_cli.engine import Engine, NonFinite
-from purity_cli.errors import PurityError
 from purity_cli.pixels import Block
 from purity_cli.plan import Job
 from purity_cli.results import Result
