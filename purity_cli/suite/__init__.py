@@ -146,7 +146,7 @@ def slug(job: Job) -> str:
 def read(path: Path) -> Suite:
     """The suite in a YAML file; PurityError names the line of what is wrong with it."""
     try:
-        text = read_text(path)
+        text = read_text(path).rstrip("\n")  # or an error at the end would be told of a line that is not there
     except OSError as error:
         raise PurityError(f"{path} cannot be read ({error.strerror}): give the YAML file of a suite.") from None
     loader = yaml.SafeLoader(text)
