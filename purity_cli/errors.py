@@ -17,13 +17,17 @@ class UnsuitableLayer(PurityError):
     """A tapped module that gives no (n, c, h, w) feature map, or not exactly one per forward pass."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type's name where it says nothing, or fails even at that."""
+def _lines(error: BaseException) -> list[str]:
+    """What an error says, without empty lines; nothing where it fails even at that."""
     try:
-        lines = str(error).strip().splitlines()
+        return [line.strip() for line in str(error).splitlines() if line.strip()]
     except Exception:  # an error of a user's own may raise anything as it is printed
-        lines = []
-    return lines[0] if lines else type(error).__name__
+        return []
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type's name where it says nothing."""
+    return next(iter(_lines(error)), type(error).__name__)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -34,6 +38,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def said(error: BaseException) -> str:
     """An error of somebody else's code in few words: its kind and what it said, of many lines the outer two."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = _lines(error)
     text = " ... ".join(line.rstrip(".")[:160] for line in (lines if len(lines) < 2 else [lines[0], lines[-1]]))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

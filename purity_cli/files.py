@@ -1,11 +1,16 @@
-"""Paths and text files as users bring them: `~`, names that are no UTF-8, and what other systems put into text."""
+"""Paths and text files as users bring them: `~`, names that are no UTF-8, and what other systems put into text; and
+what JSON has no word for.
+"""
 
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from purity_cli.errors import PurityError
 
@@ -67,3 +72,12 @@ def to_text(data: bytes, name: str) -> str:
     while lines and not lines[-1].strip():
         lines.pop()
     return "".join(f"{line}\n" for line in lines)
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN: null stands for it."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

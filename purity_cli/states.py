@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from purity_cli.errors import PurityError
+from purity_cli.files import finite
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -191,12 +191,3 @@ def _smallest(array: Array) -> Array:
 
 def _widest(array: Array) -> Array:
     return array.astype(np.int64) if array.dtype.kind in "iu" else array
-
-
-def finite(value: Any) -> Any:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,10 +17,11 @@ from time import monotonic
 from typing import Any, TextIO
 
 from purity_cli.errors import PurityError
+from purity_cli.files import finite
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
-from purity_cli.states import States, Unusable, describe, finite, unpack
+from purity_cli.states import States, Unusable, describe, unpack
 from purity_cli.views import layers
 
 STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "purity.md"

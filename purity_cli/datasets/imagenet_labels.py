@@ -13,7 +13,7 @@ from typing import Any
 
 from torchvision.datasets.imagenet import load_meta_file
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text, to_text
 
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})(?=[._]|$)")
@@ -80,7 +80,7 @@ def read_table(path: Path) -> dict[int, str]:
         if strange or not table:
             raise ValueError(f"{min(strange)!r} is not one of ILSVRC2012's classes" if strange else "it holds none")
     except Exception as error:  # tarfile, scipy, csv and torch each have their own for damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if isinstance(error, OSError) and error.filename:
             reason = f"{Path(error.filename).name}: {error.strerror}"
         raise PurityError(f"Cannot read labels from {path.name} ({reason}): mend it or move it away.") from None

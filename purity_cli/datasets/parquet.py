@@ -16,7 +16,7 @@ from purity_cli.datasets.base import Family, ImageSource, UnreadableImage, finge
 from purity_cli.datasets.pieces import Pieces
 from purity_cli.datasets.shards import number
 from purity_cli.datasets.trees import File, FileSource
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 from purity_cli.files import expanded, shown
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Tables:
         except PurityError:
             raise UnreadableImage("its table cannot be opened any more") from None
         except Exception as error:  # pyarrow has its own for damage, and OSError, StopIteration for what is cut short
-            reason = f"row group {group} of its table is damaged ({_line(error)[:80]})"
+            reason = f"row group {group} of its table is damaged ({first_line(error)[:80]})"
             self._broken[table, group] = self._next, reason
             self._group = None
             raise UnreadableImage(reason) from None
@@ -178,9 +178,9 @@ def _opened(table: str) -> ParquetFile:
     except OSError as error:
         if error.strerror:
             raise PurityError(f"Cannot read {shown(table)} ({error.strerror}): make it readable.") from None
-        raise PurityError(f"{shown(table)} is damaged or truncated ({_line(error)}): fetch it again.") from None
+        raise PurityError(f"{shown(table)} is damaged or truncated ({first_line(error)}): fetch it again.") from None
     except Exception as error:  # pyarrow's own, of which some are ValueErrors
-        raise PurityError(f"{shown(table)} is no parquet, or damaged ({_line(error)}): fetch it again.") from None
+        raise PurityError(f"{shown(table)} is no parquet, or damaged ({first_line(error)}): fetch it again.") from None
 
 
 def _columns(table: str, schema: pa.Schema) -> Columns:
@@ -248,7 +248,7 @@ def _small(opened: ParquetFile, table: str, columns: Columns) -> tuple[list[str 
     try:
         read = opened.read(columns=wanted, use_threads=False)
     except Exception as error:  # pyarrow's own
-        raise PurityError(f"{shown(table)} is damaged ({_line(error)}): fetch it again.") from None
+        raise PurityError(f"{shown(table)} is damaged ({first_line(error)}): fetch it again.") from None
     labels = read.column(columns.label).to_pylist() if columns.label else [None] * rows
     image = read.column(columns.path.partition(".")[0]).to_pylist() if columns.path else [None] * rows
     return [row and row["path"] for row in image], [None if label is None else str(label) for label in labels]
@@ -270,10 +270,6 @@ def _footer(table: str) -> str:
         length = int.from_bytes(file.read(4), "little")
         file.seek(-8 - length, 2)
         return hashlib.sha256(file.read(length)).hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 FAMILY = Family(

@@ -9,7 +9,7 @@ import re
 from purity_cli.datasets.base import SPLITS, NoSplit, choose_split, default_split, with_split
 from purity_cli.datasets.endings import is_image, is_systems
 from purity_cli.errors import PurityError
-from purity_cli.files import expanded, natural, shown
+from purity_cli.files import natural, shown
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """webdataset's way to write many names: `shard-{000000..000099}.tar`."""
@@ -77,15 +77,6 @@ class Pieces:
         single = len(self.files) == 1 and not self.is_folder
         base = os.path.basename(os.path.abspath(self.files[0] if single else self.root))
         return (base.partition(".")[0] if single else base) or "images"
-
-
-def check_readable(file: str) -> int:
-    """When a file last changed, as `File.changed`; PurityError where it may not be read."""
-    try:
-        with expanded(file).open("rb") as opened:
-            return os.fstat(opened.fileno()).st_ctime_ns
-    except OSError as error:
-        raise PurityError(f"Cannot read {shown(file)} ({error.strerror}): make it readable.") from None
 
 
 def _inside(place: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 
 StateDict = dict[str, Any]
 """Tensors by key, and what a network's `get_extra_state` put beside them."""
@@ -103,7 +103,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise PurityError(f"{path} cannot be read as safetensors ({_first_line(error)}): fetch it again.") from None
+        raise PurityError(
+            f"{path} cannot be read as safetensors ({first_line(error).rstrip('.:')[:120]}): fetch it again."
+        ) from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -124,7 +126,9 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         if ".tar" in str(error):
             raise PurityError(f"{path} is in PyTorch's old tar format, which is unsafe to read: {advice}.") from None
-        raise PurityError(f"{path} is damaged or no PyTorch weight file ({_first_line(error)}): get it anew.") from None
+        raise PurityError(
+            f"{path} is damaged or no PyTorch weight file ({first_line(error).rstrip('.:')[:120]}): get it anew."
+        ) from None
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -197,8 +201,3 @@ def some(keys: Any) -> str:
     keys = list(keys)
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(str(key) for key in keys[:3]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:")[:120] if lines else type(error).__name__

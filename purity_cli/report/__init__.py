@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from purity_cli.files import finite
+
 Value = str | float | None
 """Of a cell; a bool and an int are numbers, too."""
 Row = Mapping[str, Any]
@@ -195,15 +197,6 @@ def to_json(report: Report) -> str:
         "notes": report.sentences,
     }
     return json.dumps(finite(found), indent=2, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(report: Report) -> str:
