@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from purity_cli.naming import row_name
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from purity_cli.plan import Job
     from purity_cli.states import States
-
-
-READINGS = ("activation", "conv", "block", "pool")
-"""What of a stage a tapped module is (SPEC, Readings); `activation` is meant where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ class Layer:
     @property
     def name(self) -> str:
         """What the row is called: `C3`, `conv:C3`, or the module's path."""
-        if self.stage is None:
-            return self.module
-        return self.stage if self.reading in (None, "activation") else f"{self.reading}:{self.stage}"
+        return row_name(self.module, self.stage, self.reading)
 
 
 @dataclass(frozen=True)

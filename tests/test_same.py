@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from purity_cli.naming import label
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS, Report
 from purity_cli.results import Layer, Result
@@ -125,10 +126,8 @@ def by_score(given: list[Result]) -> Seen:
         values = []
         for one, last in zip(given, deep, strict=True):
             mine = [r for r in rows if r["weights"] == one.weights]
-            value = {cells.label(r["reading"], "Average"): number(r["average"]) for r in mine if r["stage"]} | {
-                "deepest": number(
-                    next(r["purity"] for r in mine if cells.label(r["reading"], r["stage"] or "") == last)
-                )
+            value = {label(r["reading"], "Average"): number(r["average"]) for r in mine if r["stage"]} | {
+                "deepest": number(next(r["purity"] for r in mine if label(r["reading"], r["stage"] or "") == last))
             }
             values.append(nan(value, layout))
         found[layout] = NAMES, values
@@ -168,7 +167,7 @@ def by_bench(given: list[Result]) -> Seen:
         ("csv, last", csv_of(last)),
         ("json, last", json_of(last)["models"]),
     ):
-        (key,) = {cells.label(cells.reading_of(cells.deepest(one)), "purity") for one in given}
+        (key,) = {label(cells.reading_of(cells.deepest(one)), "purity") for one in given}
         found[layout] = [line["model"] for line in rows], [nan({"deepest": number(line[key])}, layout) for line in rows]
     lines = [line.split() for line in console(stages).splitlines() if "Average" in line]
     found["table"] = NAMES, [{words[0]: float(words[i]) for words in lines} for i in (1, 2, 3)]
@@ -188,9 +187,7 @@ def by_epochs(given: list[Result]) -> Seen:
         ],
     )
     for layout, rows in (("csv", csv_of(page)), ("json", json_of(page)["epochs"])):
-        staged = [
-            (f"net epoch {r['epoch']}", cells.label(r["reading"], "Average"), r["average"]) for r in rows if r["stage"]
-        ]
+        staged = [(f"net epoch {r['epoch']}", label(r["reading"], "Average"), r["average"]) for r in rows if r["stage"]]
         found[layout] = (
             list(dict.fromkeys(name for name, *_ in staged)),
             [

@@ -21,8 +21,9 @@ from purity_cli import models, nets, run, stages, suite
 from purity_cli.cli import layers as cli
 from purity_cli.errors import PurityError
 from purity_cli.monitor import PurityMonitor
+from purity_cli.naming import ACTIVATION, READINGS
 from purity_cli.plan import Job
-from purity_cli.results import READINGS, Result
+from purity_cli.results import Result
 from purity_cli.stages import NoStages, Tap, probe, resolve
 from purity_cli.views import cells
 from tests.test_stages import build
@@ -603,4 +604,4 @@ def test_suites_of_the_paper_on_cifar10(name: str) -> None:
 
 
 def test_readings_are_named_in_one_place() -> None:
-    assert (stages.ACTIVATION, *stages.FINDERS) == READINGS
+    assert (ACTIVATION, *stages.FINDERS) == READINGS

@@ -198,6 +198,12 @@ def parse_threshold(ctx: click.Context, param: click.Parameter, value: float) ->
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+stored_layers_option = click.option(
+    "--layers", "-l", default="*", show_default=True, callback=parse_layers, metavar="SPEC,...",
+    help="Only these of the layers scored: stages, paths or globs.",
+)  # fmt: skip
+
+
 def threshold_option(about: str = "At which purity is read.") -> Callable[[Any], Any]:
     """`--threshold`, one of them."""
     return click.option(

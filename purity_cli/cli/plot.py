@@ -20,15 +20,7 @@ from purity_cli.cli import console, options, progress, stored
     help="Which to draw; again for more.  [default: all that the results allow]",
 )
 @options.threshold_option()
-@click.option(
-    "--layers",
-    "-l",
-    default="*",
-    show_default=True,
-    callback=options.parse_layers,
-    metavar="SPEC,...",
-    help="Only these of the layers scored: stages, paths or globs.",
-)
+@options.stored_layers_option
 @options.output_option("Folder of the figures.", Path("figures"))
 def command(
     folders: tuple[Path, ...], chosen: tuple[str, ...], threshold: float, layers: tuple[str, ...], output: Path
@@ -36,8 +28,8 @@ def command(
     """Draw stored results as PNG and SVG.
 
     DIR is a folder that `purity score` has written, or one that holds such folders; without any, what `purity score`
-    without options has written. stages: purity from stage to
-    stage, a line per model; heatmap: models by stages; accuracy: purity of the last stage against top-1 accuracy.
+    without options has written. stages: purity from stage to stage, a line per model; heatmap: models by stages;
+    accuracy: purity of the last stage against top-1 accuracy.
     """
     from purity_cli.errors import PurityError
     from purity_cli.figures import FIGURES, Scored, drawing

@@ -12,15 +12,7 @@ from purity_cli.cli import console, options, stored
 @click.command("show")
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @options.threshold_option()
-@click.option(
-    "--layers",
-    "-l",
-    default="*",
-    show_default=True,
-    callback=options.parse_layers,
-    metavar="SPEC,...",
-    help="Only these of the layers scored: stages, paths or globs.",
-)
+@options.stored_layers_option
 @click.option(
     "--view", type=console.views(), default="layers", show_default=True,
     help="What of the results: their layers, purity against the threshold, over epochs, or against accuracy.",

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
+from purity_cli.naming import ACTIVATION, row_name
 from purity_cli.stages.families import FAMILIES, find
 from purity_cli.stages.probe import LayerInfo, Size, probe, weightless
 from purity_cli.stages.readings import FINDERS, Order
 
 __all__ = [
-    "ACTIVATION",
     "ALL",
     "FAMILIES",
     "FINDERS",
@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 STAGE = r"C\d+|last"
-ACTIVATION = "activation"
-"""The reading that a stage has with nothing before it."""
 ALL = "all"
 """Before a stage: every reading that it has."""
 
@@ -49,9 +47,7 @@ class Tap:
     @property
     def name(self) -> str:
         """What it is called: `C3`, `conv:C3`, or the module's path."""
-        if self.stage is None:
-            return self.module
-        return self.stage if self.reading in (None, ACTIVATION) else f"{self.reading}:{self.stage}"
+        return row_name(self.module, self.stage, self.reading)
 
 
 class NoStages(PurityError):

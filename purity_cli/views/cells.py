@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded
+from purity_cli.naming import ACTIVATION, READINGS, label
 from purity_cli.plan import Job
-from purity_cli.results import READINGS, Layer, Result
+from purity_cli.results import Layer, Result
 from purity_cli.stats import jackknife_of_mean
 
 if TYPE_CHECKING:
@@ -89,14 +90,9 @@ def _cells(result: Result, layers: Sequence[Layer], places: Sequence[int]) -> li
     return [Cell(*value, *(amount if one else ())) for *value, amount in zip(*values, amounts, strict=True)]
 
 
-def label(reading: str | None, stage: str) -> str:
-    """`C3`, `conv:C3`."""
-    return stage if reading in (None, "activation") else f"{reading}:{stage}"
-
-
 def reading_of(layer: Layer) -> str | None:
     """`activation` for a stage of which nothing else is said, as in results of before; None for no stage."""
-    return None if layer.stage is None else layer.reading or "activation"
+    return None if layer.stage is None else layer.reading or ACTIVATION
 
 
 def depth(stage: str | None) -> int:
@@ -116,7 +112,7 @@ def deepest(result: Result) -> Layer:
     if not staged:
         return result.layers[-1]
     of = stages_of(result)
-    return deepest_of(of["activation"] if "activation" in of else of[reading_of(staged[-1]) or ""])
+    return deepest_of(of[ACTIVATION] if ACTIVATION in of else of[reading_of(staged[-1]) or ""])
 
 
 def deepest_of(layers: Sequence[Layer]) -> Layer:

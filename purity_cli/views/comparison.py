@@ -10,9 +10,10 @@ from typing import Any
 
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded
+from purity_cli.naming import READINGS, label
 from purity_cli.plan import Job
 from purity_cli.report import Report, Row, Table, number, text
-from purity_cli.results import READINGS, Layer, Result
+from purity_cli.results import Layer, Result
 from purity_cli.views import cells, worth
 from purity_cli.views.layers import TOP1, across
 from purity_cli.views.nearness import by_reading, nearness, shared, verdict
@@ -146,7 +147,7 @@ def _last(found: Sequence[Column], threshold: float) -> Table:
         if one.result:
             row[TOP1] = one.result.top1
             for reading, layer in _lasts(one.result).items():
-                key = cells.label(reading, LAST)
+                key = label(reading, LAST)
                 row[key] = cells.cell(one.result, layer, threshold).purity
                 readings[key] = None
         rows.append(row)
@@ -241,7 +242,7 @@ def comparison(found: Sequence[Column], name: str, known: Sequence[Known], thres
     groups = {reading: (part, common.get(reading)) for reading, part in readings.items()}
     for row in rows:
         if row["cell"] in (TOP1, cells.AVERAGE) and row["measured"] is not None:
-            kind = TOP1 if row["cell"] == TOP1 else cells.label(row["reading"], cells.AVERAGE)
+            kind = TOP1 if row["cell"] == TOP1 else label(row["reading"], cells.AVERAGE)
             groups.setdefault(kind, ([], None))[0].append(row)
     for reading, (part, both) in groups.items():
         own, over = nearness(part), nearness(both) if both and len(common) > 1 else None

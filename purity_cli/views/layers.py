@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from purity_cli.naming import READINGS
 from purity_cli.report import Column, Report, Row, Table, number, text
-from purity_cli.results import READINGS, Result
+from purity_cli.results import Result
 from purity_cli.views import cells, worth
 
 TOP1 = "top1"

@@ -16,16 +16,16 @@ def truncated_images_count() -> None:
 
 def images_left_out_in_silence() -> None:
     """What can't be read is left out of the record of what was left out."""
-    import purity_cli.run
+    import purity_cli.run as runs
 
-    result = purity_cli.run._result
+    result = runs.result_of  # type: ignore[attr-defined]
 
     def silent(*arguments: Any) -> Any:
         made = result(*arguments)
         made.provenance["images_skipped"] = []
         return made
 
-    purity_cli.run._result = silent  # type: ignore[assignment]
+    runs.result_of = silent  # type: ignore[attr-defined]
 
 
 def cache_believed() -> None:
