@@ -25,7 +25,7 @@ def images_left_out_in_silence() -> None:
         made.provenance["images_skipped"] = []
         return made
 
-    runs.result_of = silent  # type: ignore[attr-defined]
+    runs.result_of = silent  # type: ignore[assignment, attr-defined]
 
 
 def cache_believed() -> None:
