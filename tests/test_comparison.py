@@ -148,7 +148,7 @@ def test_table1_has_the_papers_rows_and_columns() -> None:
     (line,) = (line for line in page.splitlines() if line.startswith("| vgg13_bn ") and "| C1 " in line)
     shown = [cell.strip() for cell in line.split("|")[1:-1]]
     assert shown == ["vgg13_bn", "C1", "activation", "net.relu.C1", "0.100", "0.407", "-0.307", "0.000"]
-    assert "No reading is called the nearest: there is only activation." in report.notes
+    assert "No reading is called the nearest: all values are of activation." in report.notes
 
 
 def test_table2_is_accuracy_and_purity_and_says_what_is_missing() -> None:
@@ -332,7 +332,7 @@ def test_with_no_result_at_all_the_table_still_has_the_papers_rows() -> None:
     assert [row["stage"] for row in report.main.rows] == ["C1", "C2", "C3", "C4", "C5", "Average"]
     beside = compared("table1", missing="resnet50")
     assert all(row["measured"] is None for row in beside.main.rows)
-    assert "No reading is called the nearest: there is none." in beside.notes
+    assert "No reading is called the nearest: nothing was measured." in beside.notes
 
 
 def test_stages_come_before_layers_and_in_their_order() -> None:
