@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -22,7 +23,7 @@ from torchvision.transforms.functional import pil_modes_mapping
 
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
-from purity_cli.plan import Preprocessing
+from purity_cli.plan import Preprocessing, Size
 
 AHEAD = 2
 """Blocks that are decoded while the engine works on one."""
@@ -169,6 +170,18 @@ def prepare(source: Source, i: int, preprocessing: Preprocessing) -> Image.Image
             return resize_and_crop(source.load(i), preprocessing, source.paths[i])
         except MemoryError:
             raise UnreadableImage("it takes more memory than there is") from None
+
+
+def size_of(source: Source, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
+    """(h, w) of these images as the network sees them: of the first that can be read, where no setting tells."""
+    known = preprocessing.crop or preprocessing.resize
+    if isinstance(known, tuple):
+        return known
+    for i in selection:
+        with suppress(UnreadableImage):
+            image = prepare(source, i, preprocessing)
+            return image.height, image.width
+    return None
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:

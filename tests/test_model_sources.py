@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
-from purity_cli import run
+from purity_cli import cli, run, store
 from purity_cli.cli.models import command
 from purity_cli.errors import PurityError
 from purity_cli.models import SOURCES, load
@@ -152,9 +154,6 @@ class Dummy(Source):
     def names(self) -> list[str]:
         return ["small_dummy"]
 
-    def tags(self, name: str) -> list[str]:
-        return []
-
     def recipe(self, name: str, tag: str | None) -> Recipe:
         def build(checkpoint: Checkpoint | None) -> torch.nn.Module:
             assert checkpoint is None
@@ -163,7 +162,9 @@ class Dummy(Source):
         return Recipe(build, Preprocessing(), None, size=(32, 32))
 
 
-def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_is_one_entry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(SOURCES, "dummy", Dummy())
     runner = CliRunner()
     assert "small_dummy" in runner.invoke(command, ["small_dum"]).stdout
@@ -172,9 +173,13 @@ def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         load("dummy:smal_dummy")
     with pytest.raises(PurityError, match=r"names begin with .*dummy:"):
         load("nowhere:net")
-    plan = run.resolve(Job.of(model="small_dummy", limit=20))
-    assert plan.network.source == "dummy"
-    assert run.score(plan, workers=1).n_images == 20
+    arguments = ["score", "-m", "dummy:small_dummy", "--limit", "20", "--device", "cpu", "-o", str(tmp_path)]
+    assert cli.run([*arguments, "--format", "csv"]) == 0
+    (row, *_) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["model"], row["source"], row["weights"], row["n_images"]) == ("small_dummy", "dummy", "none", "20")
+    assert store.read(tmp_path).source == "dummy"
+    assert cli.run([*arguments[:1], "-m", "small_dumy"]) == 1
+    assert "Did you mean small_dummy?" in capsys.readouterr().err
 
 
 def test_help_names_every_source() -> None:
