@@ -228,6 +228,12 @@ def test_an_encrypted_zip_and_one_that_leads_out(tmp_path: Path) -> None:
 # Shards
 
 
+def test_a_slip_of_the_pen_names_no_endless_files() -> None:
+    for pattern in ("val-{0..9999999999}.tar", "val-{0..9999}-{0..9999}.parquet"):
+        with pytest.raises(PurityError, match=r"val-\{0.* names [\d,]+ files: give a smaller range\."):
+            open_dataset(pattern)
+
+
 @pytest.mark.parametrize("label", ["cls", "json"])
 def test_shards_by_folder_pattern_and_braces(label: str, tmp_path: Path) -> None:
     path = in_shards(tmp_path / "set", images(), label=label)

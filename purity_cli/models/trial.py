@@ -196,7 +196,8 @@ def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
             return False
         return True
 
-    channels = _channels(network.module)
+    convolutions = (part for part in network.module.modules() if isinstance(part, nn.Conv2d))
+    channels = next((part.in_channels for part in convolutions), None)
     if channels not in (None, 3) and runs(_images(2, channels or 1, size)[:1]):
         plural = "channel" if channels == 1 else "channels"
         return PurityError(
@@ -213,8 +214,3 @@ def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
     if other:
         return PurityError(f"{text}, but on one of {other}x{other}: give --resize {other} --crop {other}.")
     return PurityError(f"{text}: --debug shows where.")
-
-
-def _channels(module: nn.Module) -> int | None:
-    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
-    return next((part.in_channels for part in convolutions), None)
