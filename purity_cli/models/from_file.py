@@ -12,10 +12,10 @@ from torch import nn
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
-from purity_cli.models.base import Recipe, Source, output_shape
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
 from purity_cli.models.fitting import fit
+from purity_cli.models.from_timm import declared
 from purity_cli.models.user_code import UserCode
 from purity_cli.models.whole import is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
@@ -30,17 +30,11 @@ class UserFile(Source):
     about = "a function in a file of your own, net.py:function; what it returns is scored"
     comes_built = True
 
-    def names(self) -> list[str]:
-        return []
-
     def find(self, text: str) -> tuple[str, str | None] | None:
         return (text, None) if REFERENCE.fullmatch(text) else None
 
     def shown(self, name: str) -> str:
         return name.rpartition(":")[2]
-
-    def tags(self, name: str) -> list[str]:
-        return []
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         match = REFERENCE.fullmatch(name)
@@ -98,7 +92,7 @@ def _function(module: ModuleType, path: Path, function: str) -> Any:
 def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | None]:
     cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     if cfg:
-        return from_timm(cfg if isinstance(cfg, dict) else cfg.to_dict())
+        return declared(cfg if isinstance(cfg, dict) else cfg.to_dict())
     module.eval()
     sizes = () if is_lazy(module) else USUAL_SIZES
     size = next((size for size in sizes if output_shape(module, (size, size)) is not None), 224)
