@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from purity_cli import run, store
+from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
@@ -103,7 +103,7 @@ class Bench:
 
     def run(self) -> list[Outcome]:
         """Run every job that no other process holds; the outcomes are in the order of the suite."""
-        self.ranks.together(lambda: store.prepare(self.folder) if self.ranks.first else None)
+        self.ranks.together(lambda: locks.prepare(self.folder) if self.ranks.first else None)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
             order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
@@ -131,7 +131,7 @@ class Bench:
 
         One process at a time is let in, so that the last one's tables have everything.
         """
-        with store.claim(self.folder, self.name, wait=True):
+        with locks.claim(self.folder, self.name, wait=True):
             yield [self._finished(outcome) if outcome.status == "held" else outcome for outcome in outcomes]
 
     def _finished(self, outcome: Outcome) -> Outcome:
@@ -153,7 +153,7 @@ class Bench:
                 return self._run(task, folder, pool)
         except (RankLost, KeyboardInterrupt):
             raise
-        except store.Held:
+        except locks.Held:
             return Outcome(task, "held", folder, error="another process is at it")
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
             if self.ranks.first:
@@ -206,6 +206,6 @@ class Bench:
             "job": task.job.model_dump(mode="json"),
         }
         try:
-            store.write_text(store.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
+            store.write_text(locks.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
             self.warn(str(problem))
