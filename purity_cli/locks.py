@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import tempfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,8 +88,12 @@ def _lock(handle: TextIO, wait: bool) -> None:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who writes into `folder` now; None where nobody does, or where there are no locks to tell. Writes nothing."""
-    with suppress(ImportError, OSError), (folder / LOCK).open() as handle:
+    """Who writes into `folder` now; None where nobody does. Writes nothing. OSError where there are no locks."""
+    try:
+        handle = (folder / LOCK).open()
+    except FileNotFoundError:
+        return None
+    with handle:
         import fcntl
 
         try:

@@ -25,8 +25,8 @@ from purity_cli.models.trial import failed, tried
 from purity_cli.models.whole import check_finite, freeze
 
 __all__ = [
-    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file",
-    "preview", "tried",
+    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file", "named",
+    "preview", "sketch", "tried",
 ]  # fmt: skip
 
 SOURCES: dict[str, Source] = {
@@ -109,7 +109,7 @@ def preview(name: str, weights: str = "default") -> Preview:
         here = expanded(weights).is_file()
     else:
         here = source.comes_built or weights == "none" or recipe.file is None or bool(recipe.file.cached())
-    return Preview(recipe.preprocessing, here)
+    return Preview(recipe.preprocessing, here, recipe.input_size, recipe.headless)
 
 
 def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEntry]:
@@ -128,6 +128,27 @@ def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEn
     if (pattern is None and not here) or len(found) > COUNTED:
         return [entry for _, entry, _ in found]
     return [_counted(entry, match[1], recipe) for match, entry, recipe in found]
+
+
+def named(pattern: str, *, pretrained: bool = False) -> list[str]:
+    """The models that a pattern means, as `load` takes them; `pretrained`, each set of weights that classifies."""
+    found = []
+    for source in SOURCES.values():
+        for name, tag in _matches(source, pattern):
+            tags = [tag] if tag or not pretrained else source.tags(name)
+            for one in tags:
+                with suppress(PurityError):  # of a name that a library lists and cannot make
+                    recipe = source.recipe(name, one)
+                    if recipe.file or not pretrained:
+                        found.append(f"{source.name}:{name}.{one}" if one else f"{source.name}:{name}")
+    return found
+
+
+def sketch(name: str) -> tuple[nn.Module, str, str]:
+    """A network without memory for its weights, which gives shapes and no values; its source and its bare name."""
+    source, bare, written = _find(name)
+    with seeded(), ShapesOnly():
+        return source.recipe(bare, _choose(source, bare, written, "default")).build(None).eval(), source.name, bare
 
 
 def _find(text: str) -> tuple[Source, str, str | None]:

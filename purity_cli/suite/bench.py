@@ -19,8 +19,11 @@ from purity_cli.run.ranks import RankLost, Ranks, describe
 from purity_cli.run.resolving import Resolved, Warn
 from purity_cli.suite import Task
 from purity_cli.suite.outlook import Sources, grouped
+from purity_cli.suite.sharing import WHOLE, Shard
 
 FAILED = "failed.json"
+ELSEWHERE = ("held", "shard")
+"""What becomes of a job that is left to another process, which may have finished it by the end."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Outcome:
 
     task: Task
     status: str
-    """`scored`, `kept` from an earlier run, `failed`, `left out`, or `held` by another process."""
+    """`scored`, `kept` from an earlier run, `failed`, `left out`, `held` by another process, or of another `shard`."""
     folder: Path
     result: Result | None = None
     error: str | None = None
@@ -73,8 +76,9 @@ class Bench:
 
     A job whose result is there already, of all that decides its numbers, is kept, unless `fresh`. A failed one leaves
     `failed.json`. Several of these, in as many processes, share the jobs of one folder: each takes the next that is
-    neither finished nor held by another. `workers` threads decode for all jobs, and `cache` is where they share decoded
-    pixels. Every one of several `ranks` must call this with the same suite.
+    neither finished nor held by another; where the file system has no locks, each is given its `shard`. `workers`
+    threads decode for all jobs, and `cache` is where they share decoded pixels. Every one of several `ranks` must call
+    this with the same suite.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Bench:
         download: bool = False,
         fresh: bool = False,
         every: float = 60.0,
+        shard: Shard | None = None,
         ranks: Ranks | None = None,
         watch: Watch | None = None,
         warn: Warn = run.silent,
@@ -96,22 +101,33 @@ class Bench:
     ) -> None:
         self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
         self.every, self.ranks, self.command, self.name = every, ranks or Ranks(), command, name
+        self.shard = shard or WHOLE
         heard = self.ranks.first
         self.watch: Watch = watch if watch and heard else Unwatched()
         self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
         self.sources = Sources(download)
 
     def run(self) -> list[Outcome]:
-        """Run every job that no other process holds; the outcomes are in the order of the suite."""
+        """Run every job of this shard that no other process holds; the outcomes are in the order of the suite."""
         self.ranks.together(lambda: locks.prepare(self.folder) if self.ranks.first else None)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
-            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
+            if self.shard == WHOLE and not locks.there_are(self.folder):
+                self.warn(
+                    f"The file system of {self.folder} has no locks: several processes would score the same jobs, "
+                    "unless each is given its --shard."
+                )
+            mine = [task for place, task in enumerate(tasks) if self.shard.has(place)]
+            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(mine)])[0]
             if self.ranks.first:
                 absent = (0, 0)
                 amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
                 self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
-            outcomes: dict[int, Outcome] = {}
+            outcomes = {
+                place: Outcome(task, "shard", self.folder / task.name, error=f"of another shard than {self.shard}")
+                for place, task in enumerate(tasks)
+                if not self.shard.has(place)
+            }
             while order:
                 for i in order:
                     outcomes[i] = self._outcome(tasks[i], pool)
@@ -132,7 +148,7 @@ class Bench:
         One process at a time is let in, so that the last one's tables have everything.
         """
         with locks.claim(self.folder, self.name, wait=True):
-            yield [self._finished(outcome) if outcome.status == "held" else outcome for outcome in outcomes]
+            yield [self._finished(outcome) if outcome.status in ELSEWHERE else outcome for outcome in outcomes]
 
     def _finished(self, outcome: Outcome) -> Outcome:
         try:
