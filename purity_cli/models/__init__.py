@@ -120,10 +120,7 @@ def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEn
     weights are listed one by one (`resnet50.*`). Where at most `COUNTED` are found, their parameters are counted and
     their stages looked for.
     """
-    matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
-    if pattern and not matches:
-        raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
-    found = [(match, *_entry(*match)) for match in matches]
+    found = [(match, *_entry(*match)) for match in _all_matches(pattern)]
     found = [each for each in found if each[1].weights or not here]
     if (pattern is None and not here) or len(found) > COUNTED:
         return [entry for _, entry, _ in found]
@@ -131,16 +128,13 @@ def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEn
 
 
 def named(pattern: str, *, pretrained: bool = False) -> list[str]:
-    """The models that a pattern means, as `load` takes them; `pretrained`, each set of weights that classifies."""
+    """The models that a pattern means, as `load` takes them; `pretrained`, each set of weights that they have."""
     found = []
-    for source in SOURCES.values():
-        for name, tag in _matches(source, pattern):
-            tags = [tag] if tag or not pretrained else source.tags(name)
-            for one in tags:
-                with suppress(PurityError):  # of a name that a library lists and cannot make
-                    recipe = source.recipe(name, one)
-                    if recipe.file or not pretrained:
-                        found.append(f"{source.name}:{name}.{one}" if one else f"{source.name}:{name}")
+    for source, name, tag in _all_matches(pattern):
+        for one in [tag] if tag or not pretrained else source.tags(name):
+            with suppress(PurityError):  # of a name that a library lists and cannot make
+                if source.recipe(name, one).file or not pretrained:
+                    found.append(f"{source.name}:{name}.{one}" if one else f"{source.name}:{name}")
     return found
 
 
@@ -223,6 +217,13 @@ def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, wei
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _all_matches(pattern: str | None) -> list[tuple[Source, str, str | None]]:
+    matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
+    if pattern and not matches:
+        raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
+    return matches
 
 
 def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]]:

@@ -22,7 +22,7 @@ from purity_cli.suite.outlook import Sources, grouped
 from purity_cli.suite.sharing import WHOLE, Shard
 
 FAILED = "failed.json"
-ELSEWHERE = ("held", "shard")
+ELSEWHERE = ("held", "elsewhere")
 """What becomes of a job that is left to another process, which may have finished it by the end."""
 
 
@@ -32,7 +32,8 @@ class Outcome:
 
     task: Task
     status: str
-    """`scored`, `kept` from an earlier run, `failed`, `left out`, `held` by another process, or of another `shard`."""
+    """`scored`, `kept` from an earlier run, `failed`, `left out`, `held` by another process, or of another shard and
+    therefore `elsewhere`."""
     folder: Path
     result: Result | None = None
     error: str | None = None
@@ -124,7 +125,7 @@ class Bench:
                 amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
                 self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
             outcomes = {
-                place: Outcome(task, "shard", self.folder / task.name, error=f"of another shard than {self.shard}")
+                place: Outcome(task, "elsewhere", self.folder / task.name, error=f"of another shard than {self.shard}")
                 for place, task in enumerate(tasks)
                 if not self.shard.has(place)
             }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache as remember
 from importlib import metadata
@@ -156,11 +156,8 @@ def _each(names: Sequence[Named], workers: int) -> Iterator[Look]:
     if len(names) < PARALLEL or workers < 2:
         yield from map(look, names)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(look, names, chunksize=4)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with multiprocessing.get_context("spawn").Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.imap(look, names, chunksize=4)
 
 
 # Kept on disk, for what the versions behind it say

@@ -75,11 +75,17 @@ def _meant(suite: Suite, pattern: SuiteEntry) -> list[_Meant]:
         if preview.headless:
             found.append(_Meant(name, entry, lacks="no classifier"))
             continue
-        sizes = set[Size]()
-        for dataset in suite.datasets if pattern.below_gmacs else ():
-            for settings in suite.settings:
-                job = suite.job_of(suite.defaults, dataset, settings, entry)
-                sizes.add(resolve_preprocessing(job, preview.preprocessing).crop or preview.input_size)
+        jobs = [
+            suite.job_of(suite.defaults, dataset, settings, entry)
+            for dataset in suite.datasets
+            for settings in suite.settings
+            if pattern.below_gmacs
+        ]
+        try:
+            sizes = {resolve_preprocessing(job, preview.preprocessing).crop or preview.input_size for job in jobs}
+        except PurityError as error:  # timm pads where a crop is larger than what it is of
+            found.append(_Meant(name, entry, lacks=f"its pixels ({error})"))
+            continue
         found.append(_Meant(name, entry, [(costs.network(name), *size) for size in sorted(sizes)]))
     return found
 
