@@ -52,6 +52,27 @@ def resolve_device(name: str, precision: str) -> torch.device:
     return device
 
 
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that a device computes in by instructions of its own, the fastest first."""
+    import torch
+
+    if device.type == "cuda":
+        return ("bf16", "fp16", "tf32", "fp32")
+    half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("bf16", "fp32") if half else ("fp32",)
+
+
+def kind_of(device: torch.device) -> str:
+    """What kind of device it is, as far as its arithmetic goes: a GPU's own name, or what a CPU has for bfloat16."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if torch.cpu._is_amx_tile_supported():
+        return "CPU with AMX"
+    return "CPU with AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else "CPU without bfloat16"
+
+
 @contextmanager
 def float32_of(precision: str) -> Iterator[None]:
     """Have a GPU compute float32 as `precision` says: PyTorch lets convolutions use TensorFloat-32 unless told not to.
