@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from purity_cli import run, store
 from purity_cli.engine import Engine
-from purity_cli.machine import keep_freed_memory, kind_of, precisions
+from purity_cli.machine import keep_freed_memory, kind_of, precisions, resolve_device
 from purity_cli.pixels import Block, normalise
 from purity_cli.plan import Job
 from purity_cli.run.resolving import Resolved
@@ -146,7 +145,11 @@ def measured(job: Job, asked: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     blocks = list(run.pixels_of(resolved, workers=2).blocks())
     kind, n = kind_of(resolved.device), sum(len(block.positions) for block in blocks)
     expected, _ = counts(resolved, blocks, "fp32")
-    names = {"kind": kind, "network": resolved.network.name, "weights": "random" if job.weights == "none" else "trained"}
+    names = {
+        "kind": kind,
+        "network": resolved.network.name,
+        "weights": "random" if job.weights == "none" else "trained",
+    }
     for precision in asked:
         found, _ = counts(resolved, blocks, precision)
         for row in compare(expected, found, n):
@@ -206,7 +209,7 @@ def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device:
         if networks and name not in networks:
             continue
         job = job.model_copy(update={"device": device})
-        known = [one for one in precisions(torch.device("cuda" if torch.cuda.is_available() else "cpu")) if one != "fp32"]
+        known = precisions(resolve_device(device, "auto"))
         rows += measured(job, asked or (*known, BACKWARD))
         cells = pd.DataFrame(rows)
         print(summary(cells[cells["network"] == rows[-1]["network"]]).to_string(index=False), flush=True)
