@@ -38,7 +38,11 @@ class Browser:
             os.dup2(os.dup(other), 4)
 
         command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
         self._process = subprocess.Popen(command, close_fds=False, preexec_fn=pipes, **quiet)  # noqa: PLW1509
         os.close(theirs)
         os.close(ours)
@@ -97,9 +101,11 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """As a mouse does, in the middle of the first such element."""
-        where = f"document.querySelector({json.dumps(selector)})"
-        at = self[f"{where}.scrollIntoView({{block: 'center', behavior: 'instant'}}), "
-                  f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({where}.getBoundingClientRect())"]  # fmt: skip
+        at = self[
+            f"(element => (element.scrollIntoView({{block: 'center', behavior: 'instant'}}), "
+            "(({x, y, width, height}) => [x + width / 2, y + height / 2])(element.getBoundingClientRect())))"
+            f"(document.querySelector({json.dumps(selector)}))"
+        ]
         for kind in ("mousePressed", "mouseReleased"):
             self("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 

@@ -16,9 +16,10 @@ from purity_cli.report import said
 from purity_cli.results import Layer, Result
 from purity_cli.views import cells
 
-WIDTH, HEIGHT = 340, 200
-LEFT, RIGHT, TOP, BOTTOM = 34, 8, 8, 34
+LEFT, RIGHT, TOP, BOTTOM = 30, 10, 22, 34
 LINE = 15
+LONG = 48
+"""Characters of a name in a legend."""
 STYLES = 7
 """Colours that a page has for lines: classes `s0` to `s6`; dashes and markers follow other cycles."""
 DASHES, MARKERS = 4, 2
@@ -95,11 +96,16 @@ def chart(
     y_label: str,
     *,
     bars: bool = False,
+    size: tuple[int, int] = (340, 200),
 ) -> Element:
     """Lines over values from 0 to 1, with a legend below if there are several; errors as bars, or else as bands."""
     named = [(i, line.name) for i, line in enumerate(lines) if line.name and len(lines) > 1]
-    svg = Element("svg", {"viewBox": f"0 0 {WIDTH} {HEIGHT + LINE * len(named)}", "class": "chart"})
-    floor, start, stop = HEIGHT - BOTTOM, LEFT, WIDTH - RIGHT
+    width, height = size
+    svg = Element(
+        "svg",
+        {"viewBox": f"0 0 {width} {height + LINE * len(named)}", "class": "chart wide" if width > 400 else "chart"},
+    )
+    floor, start, stop = height - BOTTOM, LEFT, width - RIGHT
 
     def at(x: float) -> float:
         return start + (stop - start) * (x - across[0]) / (across[1] - across[0])
@@ -114,7 +120,7 @@ def chart(
     for x, name in ticks:
         _text(svg, at(x), floor + 13, name, "middle")
     _text(svg, (start + stop) / 2, floor + 28, x_label, "middle", "label")
-    _text(svg, 9, (TOP + floor) / 2, y_label, "middle", "label")
+    _text(svg, 0, 10, y_label, "start", "label")
     for i, line in enumerate(lines):
         known = [point for point in line.points if not math.isnan(point.y)]
         group = SubElement(svg, "g", {"class": _style(i)})
@@ -134,12 +140,12 @@ def chart(
                 dot = SubElement(group, "circle", {"cx": _n(at(point.x)), "cy": _n(up(point.y)), "r": "7"})
                 SubElement(dot, "title").text = point.about
     for place, (i, name) in enumerate(named):
-        y = HEIGHT + LINE * place + 6
+        y = height + LINE * place + 6
         group = SubElement(svg, "g", {"class": _style(i)})
         SubElement(group, "path", {"class": "line", "d": f"M{start} {y - 4}h26"})
         _dots(group, "dot", [(start + 13, y - 4)])
         silent = all(math.isnan(point.y) for point in lines[i].points)
-        _text(svg, start + 34, y, name + (": nothing fires" if silent else ""), "start")
+        _text(svg, start + 34, y, _short(name) + (": nothing fires" if silent else ""), "start")
     return svg
 
 
@@ -175,6 +181,10 @@ def channels(result: Result, place: int, threshold: float) -> Element:
     _text(svg, 0, 88, note, "start")
     _text(svg, width, 88, f"highest {100 * most / total:.2g} %" if total else "nothing fires", "end")
     return svg
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}…"
 
 
 def _style(i: int) -> str:

@@ -39,12 +39,13 @@ def page(
     results = [one.result for one in found]
     names = cells.names(results)
     board = leaderboard.leaderboard(results, threshold, {i: f"result-{i + 1}" for i in range(len(results))})
+    ranked = leaderboard.by_rank(results, board.tables[0])
     known = _references(results) if references is None else references
     parts = [
-        Report([], leaderboard.READING, title="How to read this"),
         Report([], [*failures, *board.said] or ["Nothing stands out."], title="What to be careful about"),
+        Report([], leaderboard.READING, title="How to read this"),
         *_curves(results, names, threshold),
-        *leaderboard.by_rank(results, board.tables[0]),
+        *([ranked] if ranked.tables else []),
         *_trainings(found, threshold),
         *(_beside(results, name, threshold) for name in known),
         *(_panel(i, names[i], one, threshold, (pictures or {}).get(i, ())) for i, one in enumerate(results)),
@@ -53,8 +54,12 @@ def page(
 
 
 def _curves(results: Sequence[Result], names: Sequence[str], threshold: float) -> Iterator[Report]:
-    """The stages of all results in one figure, where they are few."""
-    staged = [(name, one) for name, one in zip(names, results, strict=True) if len(_stages(one)) > 1]
+    """The stages of all results in one figure, where they are few; a training's checkpoints have their own."""
+    staged = [
+        (name, one)
+        for name, one in zip(names, results, strict=True)
+        if len(_stages(one)) > 1 and cells.epoch_of(one.job, one) is None
+    ]
     if not 1 < len(staged) <= CURVES:
         return
     most = max((_stages(one) for _, one in staged), key=len)
@@ -63,7 +68,7 @@ def _curves(results: Sequence[Result], names: Sequence[str], threshold: float) -
         for name, one in staged
     ]
     ticks = [(float(cells.depth(layer.stage) - 1), str(layer.stage)) for layer in most]
-    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", "F", bars=True)
+    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", "F", bars=True, size=(540, 300))
     title = "Purity from stage to stage"
     caption = f"Purity of {len(lines)} results from stage to stage, with 95 % intervals; hollow where it is biased low"
     yield Report([], title=title, figures={caption: draw})
@@ -116,9 +121,7 @@ def _beside(results: Sequence[Result], name: str, threshold: float) -> Report:
     return Report(view.tables, view.notes, f"Beside {'the paper: ' if name in comparison.PAPER else ''}{name}")
 
 
-def _panel(
-    place: int, name: str, result: Result, threshold: float, pictures: Sequence[tuple[str, bytes]]
-) -> Report:
+def _panel(place: int, name: str, result: Result, threshold: float, pictures: Sequence[tuple[str, bytes]]) -> Report:
     """All that is known of one result."""
     view = layers([result], threshold)
     figures: dict[str, Callable[[], Any]] = {}
@@ -144,7 +147,9 @@ def _provenance(result: Result) -> Table:
         "pixels": result.preprocessing,
         **{name.replace("_", " "): value for name, value in result.provenance.items() if name not in APART},
     }
-    rows: list[Row] = [{"what": name, "value": _said(value)} for name, value in about.items() if value not in (None, [])]
+    rows: list[Row] = [
+        {"what": name, "value": _said(value)} for name, value in about.items() if value not in (None, [])
+    ]
     rows += [
         {"what": f"metric {one['metric']}", "value": f"{one['convention']} ({one['reference']})"}
         for one in result.provenance.get("metrics") or ()

@@ -244,6 +244,12 @@ def _html(report: Report) -> str:
     return render(report)
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {"table": _table, "csv": to_csv, "md": markdown, "json": to_json, "html": _html}
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "table": _table,
+    "csv": to_csv,
+    "md": markdown,
+    "json": to_json,
+    "html": _html,
+}
 """What `--format` offers. One that has no place for notes leaves them to whoever prints it: see `WITHOUT_NOTES`."""
 WITHOUT_NOTES = {"csv"}

@@ -27,10 +27,8 @@ from purity_cli.report import SIGNS, Column, Report, Table, said, to_csv
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 INK = re.compile(r"#000000|#262626|\bblack\b")
 """What matplotlib draws text and axes with: the page's own colour of text stands for it."""
-LONG, WIDE = 12, 8
+LONG, WIDE = 20, 8
 """Rows from which a table can be searched, and columns from which they can be chosen."""
-MANY = 12
-"""Folded parts from which they can be searched."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,23 @@ def render(report: Report) -> str:
     counter = iter(range(10**9))
     script, style = _static("page.js"), _static("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template("page.html.j2").render(
-        report=report,
-        script=Markup(script),
-        style=Markup(style),
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        columns=columns,
-        lines=lines,
-        figure=lambda caption, draw: _figure(draw(), caption, f"f{next(counter)}-"),
-        number=lambda: next(counter),
-        downloads=list(_downloads(report)),
-        plot=_plot,
-        LONG=LONG,
-        WIDE=WIDE,
-        MANY=MANY,
-        SIGNS=SIGNS,
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            script=Markup(script),
+            style=Markup(style),
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+            columns=columns,
+            lines=lines,
+            figure=lambda caption, draw: _figure(draw(), caption, f"f{next(counter)}-"),
+            number=lambda: next(counter),
+            downloads=list(_downloads(report)),
+            plot=_plot,
+            LONG=LONG,
+            WIDE=WIDE,
+        )
     )
     # Half a character, as a path may hold, has no place in UTF-8; zero is no character of HTML.
     return page.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()
@@ -95,9 +95,7 @@ def columns(table: Table) -> list[Column]:
     errors = {column.error for column in every.values()}
     shown = {column.key for column in table.shown}
     held = {key for row in table.rows for key, value in row.items() if value is not None}
-    return [
-        one for key, one in every.items() if key not in errors and (key in shown or (one.optional and key in held))
-    ]
+    return [one for key, one in every.items() if key not in errors and (key in shown or (one.optional and key in held))]
 
 
 def lines(table: Table) -> Iterator[tuple[str, list[Cell]]]:
@@ -111,7 +109,7 @@ def _cell(table: Table, place: int, row: Mapping[str, Any], column: Column) -> C
     value, error = row.get(column.key), row.get(column.error) if column.error else None
     digits = None if column.digits is None else table.digits.get(place, column.digits)
     mark = table.marks.get((place, column.key), "")
-    bar = column.bar and isinstance(value, float) and not math.isnan(value)
+    share = value if column.bar and isinstance(value, float) and not math.isnan(value) else None
     return Cell(
         text=said(value, digits, column.signed),
         value=_exact(value),
@@ -120,7 +118,7 @@ def _cell(table: Table, place: int, row: Mapping[str, Any], column: Column) -> C
         error_value=_exact(error),
         mark=mark,
         hint=table.hints.get((place, column.key), ""),
-        share=f"{min(max(value, 0.0), 1.0):.3f}" if bar else "",
+        share="" if share is None else f"{min(max(share, 0.0), 1.0):.3f}",
     )
 
 
@@ -181,6 +179,5 @@ def _from_matplotlib(figure: Any, prefix: str) -> ElementTree.Element:
                 element.set("href", "#" + prefix + value.removeprefix("#"))
             else:
                 element.set(name, INK.sub("currentColor", value.replace("url(#", f"url(#{prefix}")))
-    width = float(svg.get("width", "400pt").removesuffix("pt"))
-    svg.attrib = {"viewBox": svg.get("viewBox", ""), "class": "drawn", "style": f"max-width:{width * 1.45:.0f}px"}
+    svg.attrib = {"viewBox": svg.get("viewBox", ""), "class": "drawn"}
     return svg

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from purity_cli.naming import label
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells, ranks, worth
@@ -56,9 +57,13 @@ def leaderboard(results: Sequence[Result], threshold: float, links: Mapping[int,
         }
     columns = _columns(results, rows)
     groups = [result.dataset for result in results]
-    numbers = [key for key in quantities(results, rows) if any(column.key == key for column in columns)]
+    titles = {column.key: column.heading for column in columns}
+    numbers = [key for key in quantities(results, rows) if key in titles]
     found = {group: ranks.correlations(_of(rows, groups, group), numbers) for group in dict.fromkeys(groups)}
-    said = {group: {pair: one.sentence(pair) for pair, one in pairs.items()} for group, pairs in found.items()}
+    said = {
+        group: {(a, b): one.sentence(titles[a], titles[b]) for (a, b), one in pairs.items()}
+        for group, pairs in found.items()
+    }
     x = TOP1 if any(row[TOP1] is not None for row in rows) else "parameters"
     table = Table(
         "results", columns, rows, marks=marks, hints=hints, links=links or {},
@@ -81,15 +86,21 @@ def quantities(results: Sequence[Result], rows: Sequence[Row]) -> list[str]:
     return [TOP1, LAST, *(key for key in purities if key != LAST), *cells.measures(results), *SIZES]
 
 
-def by_rank(results: Sequence[Result], board: Table) -> list[Report]:
-    """For each data set of `ranks.LEAST` results or more, their ranks by every quantity, and how these go together."""
-    groups, numbers = [result.dataset for result in results], quantities(results, board.rows)
-    several = len(set(groups)) > 1
-    return [
-        ranks.ranks(_of(board.rows, groups, group), numbers, f" on {group}" if several else "")
+def by_rank(results: Sequence[Result], board: Table) -> Report:
+    """The ranks of the results by every quantity, within each data set that has enough, and how these go together."""
+    groups, titles = [result.dataset for result in results], {one.key: one.heading for one in board.columns}
+    names = {key: titles[key] for key in quantities(results, board.rows) if key in titles}
+    parts = [
+        ranks.ranks(_of(board.rows, groups, group), names, f" on {group}" if len(set(groups)) > 1 else "")
         for group in dict.fromkeys(groups)
         if groups.count(group) >= ranks.LEAST
     ]
+    return Report(
+        [table for part in parts for table in part.tables],
+        [note for part in parts for note in part.notes],
+        title="Ranks side by side",
+        lead="Does purity tell more than another measure, than the number of parameters, or than the size of the map?",
+    )
 
 
 def _of(rows: Sequence[Row], groups: Sequence[str], group: str) -> list[Row]:
@@ -133,7 +144,8 @@ def _columns(results: Sequence[Result], rows: Sequence[Row]) -> list[Column]:
         *map(number, cells.measures(results)),
         number("parameters", digits=None), number("channels", "channels of last", None, optional=True),
         number("map", "h x w of last", None, optional=True), number("images_per_second", "images/s", 1),
-        text("last_layer", "module of last", optional=True), text("preprocessing", "pixels", optional=True),
+        text("last_layer", "module of last", optional=True),
+        text("preprocessing", "pixels", optional=True, fold=True),
     ]  # fmt: skip
     return [part for one in main for part in (one, *([number(one.error, shown=False)] if one.error else []))]
 
@@ -151,7 +163,7 @@ def _starved(result: Result, threshold: float) -> Iterator[tuple[str, str]]:
     for reading, layers in cells.stages_of(result).items():
         named = [layer.name for layer in layers if layer.name in low]
         if named:
-            yield cells.label(reading, cells.AVERAGE), f"Biased low in {', '.join(named)}."
+            yield label(reading, cells.AVERAGE), f"Biased low in {', '.join(named)}."
 
 
 def _lead(results: Sequence[Result], threshold: float) -> str:
@@ -174,12 +186,14 @@ def cautions(results: Sequence[Result], threshold: float) -> Iterator[str]:
         ("precisions", [result.job.precision for result in results]),
     ):
         if len(set(values)) > 1:
-            yield f"The results are of {len(set(values))} different {name} ({_some(list(dict.fromkeys(values)))}): "\
+            yield (
+                f"The results are of {len(set(values))} different {name} ({_some(list(dict.fromkeys(values)))}): "
                 "compare within one."
+            )
     sizes = {one.height * one.width for one in map(cells.deepest, results)}
     if len(sizes) > 1:
         yield (
-            f"The last maps have {min(sizes):,} to {max(sizes):,} positions: M, and so F, depends on the size of the map."
+            f"The last maps have {min(sizes):,} to {max(sizes):,} positions: M, and so F, depends on the map's size."
         )
     known = [result for result in results if result.top1 is not None]
     if len(known) < len(results):
@@ -216,7 +230,9 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 def _some_of(remarks: Sequence[str]) -> list[str]:
     rest = len(remarks) - FEW
-    return [*remarks] if rest < 2 else [*remarks[:FEW], f"{rest} more remarks stand beside the models that they are of."]
+    return (
+        [*remarks] if rest < 2 else [*remarks[:FEW], f"{rest} more remarks stand beside the models that they are of."]
+    )
 
 
 def _count(n: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from purity_cli.correlations import DRAWS, EXACT, ROUNDING, all_orders
 from purity_cli.report import Pair, Report, Row, Table, number, text
 
 LEAST = 3
+AGAINST = ("top1", "last")
+"""Accuracy, and purity of the last stage: what other quantities stand beside."""
 FEW = 10
 """Results up to which hardly any correlation can be told from chance."""
 AT_ONCE = 2**22
@@ -28,12 +30,12 @@ class Found(NamedTuple):
     high: float
     p: float
 
-    def sentence(self, pair: Pair) -> str:
+    def sentence(self, one: str, other: str) -> str:
         """With what n allows."""
         n = self.n
         least = 2 / math.factorial(n) if n <= EXACT else 1 / (DRAWS + 1)
         return (
-            f"{pair[0]} and {pair[1]}: Spearman's rank correlation {self.rho:.2f}, 95 % of resamples {self.low:.2f} to "
+            f"{one} and {other}: Spearman's rank correlation {self.rho:.2f}, 95 % of resamples {self.low:.2f} to "
             f"{self.high:.2f}, two-sided p {self.p:.2g}; n = {n} allows no p below {least:.2g}."
         )
 
@@ -47,15 +49,13 @@ def correlations(rows: Sequence[Row], names: Sequence[str]) -> dict[Pair, Found]
     """
     values = np.array([[_float(row.get(name)) for row in rows] for name in names]).reshape(len(names), len(rows))
     known = np.isfinite(values)
-    masks = {
-        (a, b): (known[a] & known[b]).tobytes() for a in range(len(names)) for b in range(a + 1, len(names))
-    }
+    masks = {(a, b): (known[a] & known[b]).tobytes() for a in range(len(names)) for b in range(a + 1, len(names))}
     found: dict[tuple[int, int], Found] = {}
     for mask in dict.fromkeys(masks.values()):
         both = np.frombuffer(mask, bool)
         varied = [i for i in range(len(names)) if known[i][both].all() and len(set(values[i][both])) > 1]
         if both.sum() >= LEAST and len(varied) > 1:
-            of_all = _all_pairs(values[np.ix_(varied, np.flatnonzero(both))])
+            of_all = _all_pairs(values[varied][:, both])
             found |= {
                 (a, b): of_all[i, varied.index(b, i + 1)]
                 for i, a in enumerate(varied)
@@ -104,56 +104,47 @@ def _ranked(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(found / np.sqrt((found**2).sum(-1, keepdims=True)))
 
 
-def ranks(rows: Sequence[Row], names: Sequence[str], where: str = "", against: Sequence[str] = ("top1", "last")) -> Report:
-    """Each row's rank by every quantity that differs, 1 for the highest; then each quantity's correlation with two."""
+def ranks(rows: Sequence[Row], names: Mapping[str, str], where: str = "") -> Report:
+    """Each row's rank by every quantity that differs, 1 for the highest; then each quantity's correlation with two.
+
+    `names` are what the columns are called."""
     from scipy.stats import rankdata
 
-    lines = [{"model": row["model"]} for row in rows]
-    shown = []
+    lines: list[dict[str, Any]] = [{"model": row["model"]} for row in rows]
+    shown: list[str] = []
     for name in names:
         values = np.array([_float(row.get(name)) for row in rows])
         known = np.flatnonzero(np.isfinite(values))
         if len(known) >= LEAST and len(set(values[known])) > 1:
             shown.append(name)
-            for i, rank in zip(known, rankdata(-values[known]), strict=True):
-                lines[i][name] = int(rank) if rank == int(rank) else float(rank)
+            for i, rank in zip(known, rankdata(-values[known]).tolist(), strict=True):
+                lines[i][name] = int(rank) if rank == int(rank) else rank
+    pairs = correlations(rows, list(names))
     order = sorted(lines, key=lambda line: line.get(shown[0], math.inf)) if shown else lines
-    pairs = correlations(rows, names)
-    summary = [
-        {"quantity": name, **_beside(pairs, name, against)} for name in shown if _beside(pairs, name, against)
-    ]
+    summary = [{"quantity": names[name], **beside} for name in shown if (beside := _beside(pairs, name))]
     columns = [
         column
-        for other in against
+        for other in AGAINST
+        if any(f"rho_{other}" in line for line in summary)
         for column in (
-            number(f"n_{other}", f"n with {other}", None, shown=False),
-            number(f"rho_{other}", f"with {other}", 2, signed=True),
+            number(f"n_{other}", "n", None), number(f"rho_{other}", f"with {names[other]}", 2, signed=True),
             number(f"low_{other}", "95 % from", 2, signed=True), number(f"high_{other}", "to", 2, signed=True),
             number(f"p_{other}", "p", 3),
         )
-        if any(f"rho_{other}" in line for line in summary)
     ]  # fmt: skip
-    tables = [
-        Table("rank_correlations", [text("quantity"), number("n", digits=None), *columns], summary,
-              "Spearman's correlation of each quantity with accuracy and with the purity of the last stage"),
-        Table("ranks", [text("model"), *(number(name, digits=None) for name in shown)], order,
-              "Ranks, 1 for the highest"),
+    found = [
+        Table("rank_correlations", [text("quantity"), *columns], summary, f"Spearman's rank correlation{where}"),
+        Table("ranks", [text("model"), *(number(name, names[name], None) for name in shown)], order,
+              f"Ranks{where}, 1 for the highest"),
     ]  # fmt: skip
-    return Report(
-        [table for table in tables if table.rows and len(table.columns) > 2],
-        [
-            f"{len(pairs)} correlations can be read here: some p below 0.05 are to be expected without any connection."
-        ] if len(pairs) > 1 else [],
-        title=f"Ranks side by side{where}",
-        lead="Does purity tell more than another measure, than the number of parameters, or than the size of the map?",
-    )  # fmt: skip
+    chance = f"{len(pairs)} correlations can be read{where}: some p below 0.05 are to be expected by chance alone."
+    return Report([table for table in found if len(table.columns) > 1], [chance] if len(pairs) > 1 else [])
 
 
-def _beside(pairs: Mapping[Pair, Found], name: str, against: Sequence[str]) -> dict[str, float]:
+def _beside(pairs: Mapping[Pair, Found], name: str) -> dict[str, float]:
+    """What a quantity has with those of `AGAINST`."""
     values: dict[str, float] = {}
-    for other in against:
-        one = pairs.get((name, other)) or pairs.get((other, name))
-        if one and name != other:
-            values |= {"n": one.n, f"n_{other}": one.n, f"rho_{other}": one.rho, f"low_{other}": one.low,
-                       f"high_{other}": one.high, f"p_{other}": one.p}  # fmt: skip
+    for other in AGAINST:
+        if one := pairs.get((name, other)) or pairs.get((other, name)):
+            values |= {f"{field}_{other}": value for field, value in one._asdict().items()}
     return values
