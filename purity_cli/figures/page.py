@@ -110,7 +110,7 @@ def _references(results: Sequence[Result]) -> list[str]:
     for name in comparison.PAPER:
         begins = "cifar10" if name in comparison.CIFAR else "imagenet"
         its = [one for one in columns if one.result and one.result.dataset.startswith(begins)]
-        if comparison.compare(its, comparison.reference(name), 0.5):
+        if its and comparison.compare(its, comparison.reference(name), 0.5):
             found.append(name)
     return found
 

@@ -27,6 +27,8 @@ from purity_cli.report import SIGNS, Column, Report, Table, said, to_csv
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 INK = re.compile(r"#000000|#262626|\bblack\b")
 """What matplotlib draws text and axes with: the page's own colour of text stands for it."""
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+"""Characters that XML cannot hold, as names of files may have them."""
 LONG, WIDE = 20, 8
 """Rows from which a table can be searched, and columns from which they can be chosen."""
 
@@ -164,7 +166,8 @@ def _from_matplotlib(figure: Any, prefix: str) -> ElementTree.Element:
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "purity"}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = ElementTree.fromstring(re.sub(r"^.*?(?=<svg)", "", out.getvalue(), flags=re.DOTALL))
+    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", out.getvalue())
+    svg = ElementTree.fromstring(text[text.index("<svg") :])
     for parent in list(svg.iter()):
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):

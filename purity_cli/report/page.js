@@ -31,7 +31,7 @@ function find(input) {
   for (const row of rows) {
     const said = row.textContent.toLowerCase(), link = row.querySelector('th a');
     row.hidden = !words.every((word) => said.includes(word));
-    if (link) document.getElementById(link.hash.slice(1)).hidden = row.hidden;
+    if (link) document.getElementById(link.hash.slice(1)).closest('details').hidden = row.hidden;
   }
   const shown = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
   document.querySelector(`output[data-for="${input.dataset.for}"]`).value = input.value.trim() ? shown : '';
@@ -119,11 +119,5 @@ function plot(figure) {
 }
 all('figure.plot').forEach(plot);
 
-/* Who follows a link to a folded part sees it; on paper all are open, unless they are many. */
-function open() {
-  const part = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (part?.matches('details')) { part.open = true; part.scrollIntoView(); }
-}
-addEventListener('hashchange', open);
-open();
+/* On paper all parts are open, unless they are many. */
 addEventListener('beforeprint', () => { const panels = all('details.panel'); if (panels.length <= 24) panels.forEach((one) => { one.open = true; }); });
