@@ -236,11 +236,13 @@ def format_option(about: str | None = None) -> Callable[[Any], Any]:
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
+    if value == "none":
+        return None
     from purity_cli.cache import NOWHERE, default_root
     from purity_cli.cli import progress
     from purity_cli.files import expanded
 
-    root = None if value == "none" else default_root() if value == "auto" else expanded(value)
+    root = default_root() if value == "auto" else expanded(value)
     if value == "auto" and root is None:
         progress.warn(f"No pixels are cached, for {NOWHERE}.")
     return root

@@ -10,6 +10,7 @@ import click
 from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
+    from purity_cli.plan import Job
     from purity_cli.results import Result
 
 
@@ -63,11 +64,15 @@ def score_all(
     `cache` is the folder in which decoded pixels are kept, None for none. Of several processes under torchrun only the
     first returns.
     """
-    from purity_cli import run, store
     from purity_cli.plan import DEFAULT_GRID
-    from purity_cli.run.ranks import joined
 
     jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
+    if len(jobs) == 1 and not fresh and (result := _scored_at_first(jobs[0], output, threshold)):
+        return [result]
+
+    from purity_cli import run, store
+    from purity_cli.run.ranks import joined
+
     results = []
     with joined() as crew:
         for job in jobs:
@@ -86,12 +91,25 @@ def score_all(
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     if crew.first and any(folder.glob(store.PARTIAL)):
-                        click.echo("The same command goes on where this stopped.", err=True)
+                        progress.note("The same command goes on where this stopped.")
                     raise
             if result is not None:
                 results.append(result)
             if crew.first:
-                click.echo(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}", err=True)
+                progress.note(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
+
+
+def _scored_at_first(job: Job, output: Path | None, threshold: float) -> Result | None:
+    """What an earlier run without options stored, at once; None where all has to be resolved to know."""
+    from purity_cli import shipped, store
+
+    folder = output or Path("results", f"{job.model}_{job.dataset}")
+    result = shipped.scored(job, folder)
+    if result:
+        with store.claim(folder, "purity score"):
+            store.write_tables(result, folder, threshold)
+        progress.note(f"Kept {folder}{KEPT}")
+    return result

@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets.imagenet import load_meta_file
-
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text, to_text
 
@@ -123,6 +121,8 @@ def _read_devkit_archive(path: Path) -> dict[int, str]:
 
 def _read_torchvision(path: Path) -> dict[int, str]:
     """What torchvision makes of the devkit: the WordNet ids of images 1, 2, ..."""
+    from torchvision.datasets.imagenet import load_meta_file  # takes PyTorch's seconds
+
     return dict(enumerate(load_meta_file(path.parent, path.name)[1], start=1))
 
 

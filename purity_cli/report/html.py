@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -164,7 +165,8 @@ def _from_matplotlib(figure: Any, prefix: str) -> ElementTree.Element:
     import matplotlib as mpl
 
     out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "purity"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "purity"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text, and the reader's fonts have it
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", out.getvalue())
     svg = ElementTree.fromstring(text[text.index("<svg") :])

@@ -10,9 +10,7 @@ import torch
 
 import purity_cli
 from purity_cli.models import Network
-
-ROUNDING = ("torch", "torchvision", "pillow")
-"""What another version of may round otherwise, as may this tool's: no job goes on with it, and no result is kept."""
+from purity_cli.shipped import ROUNDING
 
 
 def network_sha256(network: Network) -> str | None:
