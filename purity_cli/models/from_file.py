@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,8 @@ from purity_cli.models.base import Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
 from purity_cli.models.fitting import fit
-from purity_cli.models.user_code import UserCode
-from purity_cli.models.whole import is_lazy, unwrapped
+from purity_cli.models.user_code import PrintsAside, UserCode
+from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
 
 REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?")
@@ -69,7 +70,11 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise PurityError(f"{path}:{function} returned a {type(module).__name__}: it must return a torch.nn.Module.")
     module = unwrapped(module, f"{path}:{function}")
+    freeze(module, f"{path}:{function}")  # first of all: weights go into a network of float32, whatever it was built in
     module.register_forward_pre_hook(code.folder.enter)
+    prints = PrintsAside()
+    module.register_forward_pre_hook(prints.begin)
+    module.register_forward_hook(prints.end, always_call=True)
     return module
 
 
@@ -96,10 +101,15 @@ def _function(module: ModuleType, path: Path, function: str) -> Any:
 
 
 def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | None]:
-    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    if cfg:
-        return from_timm(cfg if isinstance(cfg, dict) else cfg.to_dict())
-    module.eval()
+    cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
+    if cfg and isinstance(cfg, Mapping):
+        try:
+            return from_timm(cfg)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise PurityError(
+                f"The pretrained_cfg of {function} is not as timm's are ({said(error)}): mend or remove it."
+            ) from None
     sizes = () if is_lazy(module) else USUAL_SIZES
     size = next((size for size in sizes if output_shape(module, (size, size)) is not None), 224)
     guess = Preprocessing(resize=256 if size == 224 else size, crop=(size, size), mean=IMAGENET_MEAN, std=IMAGENET_STD)
