@@ -481,7 +481,7 @@ def test_command_needs_whole_positive_epochs() -> None:
 
 
 def test_the_weights_that_ship() -> None:
-    file = Path(purity_cli.__file__).parent / "assets/tiny_vgg_10.safetensors"
+    file = Path(purity_cli.__file__).parent / "assets/tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors"
     about = json.loads(file.with_suffix(".json").read_text())
     assert file.stat().st_size < 100_000
     assert about["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()

@@ -75,14 +75,14 @@ def _lite(number: int, size: int) -> Shipped:
     return Shipped(partial(_in_order, like), None, size, "imagenet", partial(_lite_file, number), like)
 
 
-def _net(name: str, tag: str | None = None) -> Shipped:
+def _net(name: str, tag: str | None = None, file: str = "") -> Shipped:
     """A network of `nets`, with weights in `assets/` where these have a name."""
-    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, f"{name}.safetensors") if tag else lambda: None)
+    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, file) if tag else lambda: None)
 
 
 ENTRIES = {
-    "resnet10_cifar": _net("resnet10_cifar", "cifar10"),
-    "tiny_vgg_10": _net("tiny_vgg_10", "digits"),
+    "resnet10_cifar": _net("resnet10_cifar", "cifar10", "resnet10_cifar.safetensors"),
+    "tiny_vgg_10": _net("tiny_vgg_10", "digits", "tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors"),
     "tiny_vgg": _net("tiny_vgg"),
     "resnet18_cifar": _net("resnet18_cifar"),
     "efficientnet_lite0": _lite(0, 224),
