@@ -91,13 +91,13 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
-            click.echo(f"Interrupted. The same command {again}goes on where this stopped.", err=True)
+            progress.note(f"Interrupted. The same command {again}goes on where this stopped.")
         return INTERRUPTED
     if ranks.first:
         console.show(ran(outcomes))
         for report in views.values():
             console.show(report)
-        click.echo(f"Wrote {folder}", err=True)
+        progress.note(f"Wrote {folder}")
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
