@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
@@ -66,9 +67,9 @@ def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
         raise Held(f"Another `{holder}` is writing into {folder}: wait for it, or give --output.") from None
     except (ImportError, OSError):
         pass  # a system or a file system without locks
-    handle.truncate(0)
-    handle.write(f"{command}\n")
-    handle.flush()
+    with suppress(OSError):  # by whom it is held is a detail, that a full disk has no room for
+        os.ftruncate(handle.fileno(), 0)
+        os.write(handle.fileno(), f"{command}\n".encode())
     for leftover in folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
     return handle
