@@ -59,7 +59,7 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
         notes = (f"{source.shown(bare)} has no weights of its own, so these are random: pass --weights FILE.",)
     if taken and taken.part:
         label = f"{label}[{taken.part}]"
-    freeze(module)
+    freeze(module, source.shown(bare))
     check_finite(module, source.shown(bare), label)
     return Network(
         module=module,
