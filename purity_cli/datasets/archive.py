@@ -32,6 +32,8 @@ OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
     b"\xfd7zXZ\0": lambda file: cast(BinaryIO, lzma.LZMAFile(file)),  # noqa: SIM115
 }
 """How a compressed file begins -> what decompresses it."""
+DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, lzma.LZMAError, zlib.error)
+"""What a damaged tar raises as it is read, compressed or not."""
 
 
 SPECIAL = "a link or a special file in an archive"
@@ -269,7 +271,7 @@ def members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
         # tarfile stops at the first header that it cannot read, as if the archive ended there.
         file.seek(tar.offset)
         end = file.read(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
+    except DAMAGE as error:
         raise PurityError(damaged.format(error)) from None
     if end != tarfile.NUL * tarfile.BLOCKSIZE:
         after = "at its start" if last is None else f"after {shown(last)}"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from purity_cli.datasets.archive import inner_name, members, open_file, opener_of, problem_of, read_at
+from purity_cli.datasets.archive import DAMAGE, inner_name, members, open_file, opener_of, problem_of, read_at
 from purity_cli.datasets.base import Family, ImageSource, UnreadableImage
 from purity_cli.datasets.classes import in_order
 from purity_cli.datasets.endings import is_image, is_systems
@@ -175,7 +175,7 @@ def _fits(path: str) -> bool:
     pieces = Pieces(path, SUFFIXES)
     if not pieces.files:
         return False
-    with suppress(tarfile.TarError, OSError, EOFError, ValueError, PurityError), open_file(pieces.files[0]) as file:
+    with suppress(*DAMAGE, PurityError), open_file(pieces.files[0]) as file:
         tar = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115
         regular = list(islice((member for member in tar if member.isreg()), LOOKED_AT))
         samples = _samples(regular, pieces.files[0])

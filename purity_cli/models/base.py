@@ -65,6 +65,9 @@ class Preview:
     """What the weights declare."""
     weights_here: bool
     """Whether the weights are on this machine, or none are needed."""
+    input_size: Size = (224, 224)
+    headless: str | None = None
+    """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def tried(
     """
     with seeded(seed), kept():
         try:
-            return _try(network, _images(2, 3, size), batch_size, scored)
+            return _try(network, _images(3, 3, size), batch_size, scored)
         except PurityError:
             raise
         except Exception as error:  # whatever a network's own code may raise, not in each pass
@@ -45,10 +45,11 @@ def tried(
 
 
 def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool) -> Network:
-    module, notes = network.module, list(network.notes)
+    # The one in the middle, since a network may favour the first or the last of a batch.
+    module, notes, image = network.module, list(network.notes), images[1:2]
     if is_lazy(module):
-        _complete(network, images[:1])
-    memory_format, values, runs, format_note = _first(network, images[:1])
+        _complete(network, image)
+    memory_format, values, runs, format_note = _first(network, image)
     place, lacking = logits_in.find(network.name, values)
     predicts = lacking is None and getattr(module, "num_classes", None) != 0
     if place is not None:
@@ -59,10 +60,10 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
     if scored and predicts:
         _check_gradient(network, values, runs)
     alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
-    both, problem = _two(module, images, memory_format) if alone is not None else (None, None)
+    beside, problem = _several(module, images, memory_format) if alone is not None else (None, None)
     if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and alone is not None and both is not None and differ(alone, both):
+    elif scored and alone is not None and beside is not None and differ(alone, beside):
         note = depends(module, network.name, images, memory_format, batch_size)
         notes += [note] if note else []
     return replace(
@@ -82,9 +83,9 @@ def failed(network: Network, error: Exception) -> PurityError:
 
 
 def _images(n: int, channels: int, size: Size) -> Tensor:
-    """Images in 0..1 of different brightness and contrast, so that one normalised beside the other shows it."""
+    """Images in 0..1 of different brightness and contrast, so that one normalised beside others shows it."""
     images = torch.rand(n, channels, *size, generator=torch.Generator().manual_seed(0))
-    images[1:] = 0.6 + 0.3 * images[1:]
+    images[::2] = 0.6 + 0.3 * images[::2]
     return images
 
 
@@ -124,7 +125,7 @@ def _complete(network: Network, image: Tensor) -> None:
             network.module(image)
     except Exception as error:
         raise _why(network, image, error) from error
-    freeze(network.module)
+    freeze(network.module, network.name)
     check_finite(network.module, network.name, network.weights)
 
 
@@ -161,8 +162,8 @@ def _backward_fails(output: Any) -> str | None:
     return None
 
 
-def _two(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
-    """What two images give; None, and why, where the network takes only one at a time."""
+def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
+    """What several images give; None, and why, where the network takes only one at a time."""
     try:
         with torch.no_grad():
             values, _ = _run(module, images, memory_format)

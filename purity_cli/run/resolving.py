@@ -13,7 +13,7 @@ import torch
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.errors import PurityError
-from purity_cli.machine import resolve_device
+from purity_cli.machine import fastest, resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
 from purity_cli.pixels import size_of
@@ -46,6 +46,8 @@ class Resolved:
     preprocessing: Preprocessing
     device: torch.device
     batch_size: int
+    precision: str
+    """In which it computes: what the Job says, or what its `auto` comes to here."""
     label_note: str | None
     """Why there is no accuracy; None where there is."""
     classifies: bool = True
@@ -79,6 +81,9 @@ def resolve(
     `source` is the Job's data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
+    precision, because = (job.precision, "") if job.precision != "auto" else fastest(device)
+    if because:
+        warn(f"--precision auto takes {precision}: {because}.")
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
     headless = any(not read(text)[0].gradient for text in job.metrics)
     network = models.load(job.model, job.weights, headless=headless)
@@ -106,10 +111,12 @@ def resolve(
         preprocessing=preprocessing,
         device=device,
         batch_size=network.largest_batch or batch_size,
+        precision=precision,
         label_note=note,
         classifies=classifies,
         identity={
             **job.direct(),
+            "precision": precision,
             "model": f"{network.source}:{network.name}",
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,

@@ -61,6 +61,10 @@ def stages(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]
     `families` says. Raises NoStages where there are none, as in ViTs.
     """
     own = getattr(net, "purity_stages", None)
+    if own is not None and (isinstance(own, str) or not isinstance(own, Sequence | Mapping)):
+        raise PurityError(
+            f"purity_stages of {name} is a {type(own).__name__}: give module paths in order, or a dict from C1..Ck."
+        )
     found = dict(own) if isinstance(own, Mapping) else _number(find(net, seen) if own is None else own)
     if list(found) != list(_number(found)):
         raise PurityError(f"purity_stages of {name} has {', '.join(map(str, found))}: name its stages C1, C2, ...")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from purity_cli import models, store
+from purity_cli import locks, models
 from purity_cli.datasets import ImageSource, NoSplit, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, resolve_device, versions
@@ -159,7 +159,7 @@ def train(
     `report` after each epoch. Raises PurityError.
     """
     training, kept, network = course.training, course.training.kept(), course.network
-    with store.claim(output, "purity train"), numerics(course.device, training.precision):
+    with locks.claim(output, "purity train"), numerics(course.device, training.precision):
         folder = Folder(output, network.name, course.recipe())
         loop = Loop(
             network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
