@@ -45,7 +45,8 @@ def assert_agrees(result: Result, golden: dict[str, Any]) -> None:
 def test_what_ships_with_this_package() -> None:
     """Where nothing lies beside the checkout: the first score that anybody makes, by `tests.golden.make`."""
     golden = json.loads((GOLDEN / "resnet10_cifar-cifar10-sample.json").read_text())
-    result = run.score(run.resolve(Job.of(layers=("C1..last",), device="cpu")), workers=cores())
+    result = run.score(run.resolve(Job.of(layers=("C1..last",), per_class=10, device="cpu")), workers=cores())
+    assert result.provenance["weights_sha256"] == golden["weights_sha256"], "other weights: python -m tests.golden.make"
     assert [layer.module for layer in result.layers] == list(golden["layers"])
     assert_agrees(result, golden)
 
