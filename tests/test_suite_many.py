@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import json
 import os
+import re
+import shlex
 import socket
 from datetime import UTC, datetime
 from multiprocessing.pool import ThreadPool
@@ -13,9 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import timm
 import torch
+import yaml
 from torch import nn
 
 from purity_cli import cli, locks, run
@@ -345,3 +350,37 @@ def test_what_a_network_costs_is_taken_from_what_is_kept() -> None:
     costs.operations.cache_clear()
     assert costs.operations("timm:test_resnet.r160_in1k", 160, 160) == pytest.approx(2e9 * gmacs)
     assert costs.operations("timm:test_resnet", 64, 64) < 2e9 * gmacs  # type: ignore[operator]
+
+
+# docs/cluster.md
+
+
+def test_the_recipes_for_clusters_are_understood() -> None:
+    """All that starts purity on the page parses, and the Kubernetes Job is one: keys as the API's schema has them."""
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+    blocks = dict(re.findall(r"^## (\w+).*?\n```(?:text|yaml|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    assert set(blocks) == {"Slurm", "torchrun", "Kubernetes", "submitit"}
+    job = yaml.safe_load(blocks["Kubernetes"])
+    assert (job["apiVersion"], job["kind"], job["spec"]["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    pod = job["spec"]["template"]["spec"]
+    assert set(pod) == {"restartPolicy", "terminationGracePeriodSeconds", "containers", "volumes"}
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    (shell,) = container["args"]
+    in_python = next(line for line in blocks["submitit"].splitlines() if line.startswith("command = "))
+    compile(blocks["submitit"], "cluster.md", "exec")
+    lines = [
+        next(line for line in blocks["Slurm"].splitlines() if "purity bench" in line),
+        blocks["torchrun"].replace("\\\n", ""),
+        shell.replace("$((JOB_COMPLETION_INDEX + 1))", "1"),
+        " ".join(ast.literal_eval(in_python.removeprefix("command = "))),
+    ]
+    for line in lines:
+        words = shlex.split(line.replace("$SLURM_CPUS_PER_TASK", "8"))
+        options = words[words.index("bench") + 1 :]
+        command = cli.cli.get_command(click.Context(cli.cli), "bench")
+        assert command is not None
+        context = command.make_context("bench", options)
+        assert context.params["suite"].parent.name == "configs"
+        if context.params["shard"]:
+            sharing.parse(context.params["shard"])
