@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,10 +66,10 @@ def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
         ) from None
     except (ImportError, OSError):
         pass  # a system or a file system without locks
-    handle.truncate(0)
     mine = Holder(command, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
-    handle.write(f"{json.dumps(asdict(mine))}\n")
-    handle.flush()
+    with suppress(OSError):  # by whom it is held is a detail, that a full disk has no room for
+        os.ftruncate(handle.fileno(), 0)
+        os.write(handle.fileno(), f"{json.dumps(asdict(mine))}\n".encode())
     for leftover in folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
     return handle

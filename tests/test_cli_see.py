@@ -242,7 +242,10 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     assert "n = 1" in words
     assert "red.png" in words
     for i in range(2):
-        shutil.copy(Path(cli.__file__).parents[1] / "assets" / "tiny_vgg_10.safetensors", f"epoch{i}.safetensors")
+        shutil.copy(
+            Path(cli.__file__).parents[1] / "assets" / "tiny_vgg_10_digits" / "tiny_vgg_10_epoch100.safetensors",
+            f"epoch{i}.safetensors",
+        )
     weights = ["-w", "epoch0.safetensors", "-w", "epoch1.safetensors"]
     assert cli.run(["cam", *TINY, *weights, "-c", "7", "-o", "epochs.svg"]) == 0
     words = "\n".join(ElementTree.parse("epochs.svg").getroot().itertext())

@@ -148,7 +148,7 @@ def test_table1_has_the_papers_rows_and_columns() -> None:
     (line,) = (line for line in page.splitlines() if line.startswith("| vgg13_bn ") and "| C1 " in line)
     shown = [cell.strip() for cell in line.split("|")[1:-1]]
     assert shown == ["vgg13_bn", "C1", "activation", "net.relu.C1", "0.100", "0.407", "-0.307", "0.000"]
-    assert "No reading is called the nearest: there is only activation." in report.notes
+    assert "No reading is called the nearest: all values are of activation." in report.notes
 
 
 def test_table2_is_accuracy_and_purity_and_says_what_is_missing() -> None:
@@ -282,12 +282,22 @@ def test_table3_is_by_network_and_epoch_and_says_what_its_accuracies_are() -> No
     assert report.notes[0].startswith("Over the 4 cells that activation and conv share (purity of 4 models)")
     assert any("Table 3 are of 16 images each" in note for note in report.notes)
     assert any("CIFAR-10 as it was published, these of cifar10-jpeg" in note for note in report.notes)
+
     assert any(note.endswith("compare resnet18_cifar epoch 5 with.") for note in report.notes)
     table = read(tabled("last", *results))
     assert [(row["epoch"], row["purity"], row["conv:purity"]) for row in table][:2] == [
         ("5", "0.8", "0.9"),
         ("10", "0.8", "0.9"),
     ]
+
+
+def test_random_weights_and_other_images_are_said_beside_the_paper() -> None:
+    random = result("resnet50", of_values({"C5": 0.8}), dataset="photos", weights="none")
+    notes = compared("table1", random).notes
+    assert "The weights of resnet50 are random: their values say nothing about the reference." in notes
+    assert "The paper's values are of ImageNet's validation set, these of photos." in notes
+    own = result("resnet50", of_values({"C5": 0.8}), dataset="imagenet", weights="IMAGENET1K_V1")
+    assert not any("random" in note or "these of" in note for note in compared("table1", own).notes)
 
 
 def test_an_epoch_is_known_from_the_json_beside_a_checkpoint_or_its_name(tmp_path: Path) -> None:
@@ -332,7 +342,7 @@ def test_with_no_result_at_all_the_table_still_has_the_papers_rows() -> None:
     assert [row["stage"] for row in report.main.rows] == ["C1", "C2", "C3", "C4", "C5", "Average"]
     beside = compared("table1", missing="resnet50")
     assert all(row["measured"] is None for row in beside.main.rows)
-    assert "No reading is called the nearest: there is none." in beside.notes
+    assert "No reading is called the nearest: nothing was measured." in beside.notes
 
 
 def test_stages_come_before_layers_and_in_their_order() -> None:

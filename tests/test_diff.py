@@ -349,7 +349,10 @@ def test_two_nights_of_a_suite(tmp_path: Path, purity: Purity, monkeypatch: pyte
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     suite = tmp_path / "nightly.yaml"
     weights = tmp_path / "mine.safetensors"
-    shutil.copy(Path(str(resources.files("purity_cli") / "assets" / "tiny_vgg_10.safetensors")), weights)
+    shutil.copy(
+        Path(str(resources.files("purity_cli") / "assets" / "tiny_vgg_10_digits" / "tiny_vgg_10_epoch100.safetensors")),
+        weights,
+    )
     suite.write_text(f"""
 defaults: {{model: tiny_vgg_10, dataset: digits, limit: 60, device: cpu}}
 models: [{{}}, {{weights: {weights}}}]

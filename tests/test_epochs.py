@@ -326,7 +326,7 @@ def test_layers_that_are_silent_or_starved_are_named_with_their_epochs(measured:
     three = measured
     changed = [with_counts(three[0], 0, 2), with_counts(three[1], 0, 3), with_counts(three[2], 2, 9)]
     report = view.epochs(changed, 0.2)
-    assert "Nothing fires at any threshold, so that F is NaN: epoch 3: C1; epoch 20: C1." in report.notes
+    assert "Nothing fires at any threshold, so that F is NaN: epoch 3, epoch 20: C1." in report.notes
     assert "N < 5 c where a * stands, so that F is biased low: epoch 3: C2; epoch 100: C1." in report.notes
     (shown,) = (table for table in report.tables if table.key == "layout")
     assert shown.marks == {(0, "purity"): "starved", (2, "C1"): "starved"}

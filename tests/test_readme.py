@@ -57,7 +57,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("configs", "results"):
         shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("nightly", "smoke", "gpu"))
     (here / "net.py").write_text(NET)
-    shutil.copy(ROOT / "purity_cli/assets/tiny_vgg_10.safetensors", here / "checkpoint.safetensors")
+    shutil.copy(
+        ROOT / "purity_cli/assets/tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors", here / "checkpoint.safetensors"
+    )
     from purity_cli.datasets import open_dataset
 
     digits = open_dataset("digits")

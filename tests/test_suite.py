@@ -502,6 +502,9 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(
     table = Path("out/mine.md").read_text()
     assert table.count("| missing ") >= 4
     assert "Missing: nonesuch: No model 'nonesuch'" in table
+    page = Path("out/report.html").read_text("utf-8")
+    assert "Feature purity of 1 network" in page
+    assert "No model &#39;nonesuch&#39;" in page
     # What could be mended is scored, its record goes, and the exit code tells the rest.
     (here / "nowhere").mkdir()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(here / "nowhere" / "a.png")

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from purity_cli import __version__
+from purity_cli.cli import progress
 from purity_cli.errors import PurityError, did_you_mean, first_line
 from purity_cli.process import INTERRUPTED, Signals
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "bench": "Score",
     "show": "Look",
     "plot": "Look",
+    "report": "Look",
     "cam": "Look",
     "sweep-threshold": "Look",
     "correlate": "Compare",
@@ -140,11 +142,11 @@ def _answer(error: BaseException, debug: bool) -> int:
         return error.exit_code
     # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
     if isinstance(error, (click.Abort, KeyboardInterrupt)) or Signals.asked:
-        click.echo("Interrupted.", err=True)
+        progress.note("Interrupted.")
         return INTERRUPTED
     if debug:
         raise error
-    click.echo(f"Error: {sentence(error)}", err=True)
+    progress.note(f"Error: {sentence(error)}")
     return 1
 
 

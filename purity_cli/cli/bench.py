@@ -49,7 +49,7 @@ def command(
     workers: int,
     cache: Path | None,
 ) -> None:
-    """Score the models of a suite, and write their table beside the paper's.
+    """Score the models of a suite, and write their table beside the paper's, and the page of `purity report`.
 
     Started again, this keeps the jobs that are finished and goes on in the one that is not. Jobs that fail do not
     stop the others; the exit code is then 3. Started several times at once, also on several machines, these share the
@@ -144,6 +144,7 @@ def _run(
                 outcomes[:] = finished
                 views.update(reports(suite, outcomes))
                 write(views, folder)
+                write_page(suite, outcomes, folder)
 
     try:
         with Watch() as watch:
@@ -156,13 +157,13 @@ def _run(
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
-            click.echo(f"Interrupted. The same command {again}goes on where this stopped.", err=True)
+            progress.note(f"Interrupted. The same command {again}goes on where this stopped.")
         return INTERRUPTED
     if ranks.first:
         console.show(ran(outcomes))
         for report in views.values():
             console.show(report)
-        click.echo(f"Wrote {folder}", err=True)
+        progress.note(f"Wrote {folder}")
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
@@ -187,6 +188,21 @@ def write(views: Mapping[str, Report], folder: Path) -> None:
     for name, report in views.items():
         for ending in ("md", "csv") if report.tables else ("md",):
             store.write_text(folder / f"{name}.{ending}", FORMATS[ending](report))
+
+
+def write_page(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """The page of `purity report`, of what there is by now."""
+    from purity_cli import store
+    from purity_cli.figures.page import page
+    from purity_cli.report import FORMATS
+    from purity_cli.views.diff import Found
+
+    found = [Found(outcome.folder, outcome.result) for outcome in outcomes if outcome.result]
+    failures = [f"{outcome.task.name}: {outcome.error}" for outcome in outcomes if outcome.status == "failed"]
+    if found:
+        references = [suite.reference] if suite.reference else None
+        whole = page(found, suite.threshold, references=references, failures=failures)
+        store.write_text(folder / "report.html", FORMATS["html"](whole))
 
 
 def ran(outcomes: Sequence[Outcome]) -> Report:

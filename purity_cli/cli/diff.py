@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from purity_cli.cli import console, options, stored
+from purity_cli.cli import console, options, progress, stored
 
 FOLDER = click.Path(path_type=Path)
 REGRESSION = 4
@@ -49,9 +49,9 @@ def command(
         old, new = stored.nights(nightly)
         if old is None:
             stored.find(new)
-            click.echo(f"{new} is the first night with results: there is nothing to compare it with.", err=True)
+            progress.note(f"{new} is the first night with results: there is nothing to compare it with.")
             return
-        click.echo(f"{old} -> {new}", err=True)
+        progress.note(f"{old} -> {new}")
     assert old is not None
     assert new is not None
     before, after = stored.find(old), stored.find(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def command(
 ) -> None:
     """Score the purity of a network's layers at each checkpoint of its training.
 
-    CHECKPOINT is a weight file, or a pattern in quotes; without any, those of `purity train` without options. Epochs,
+    CHECKPOINT is a weight file, or a pattern in quotes; without any, those that `purity train` without options has
+    written here, else those that ship with this package. Epochs,
     and --model and --dataset where they are not given, come from the JSON beside each file that `purity train` writes;
     else epochs come from the files' names. Purity without labels chooses a checkpoint, and the regret says how many
     points of accuracy that costs.
@@ -81,15 +83,15 @@ def command(
 
 
 def _trained() -> tuple[str, ...]:
-    """The checkpoints of `purity train` without options; PurityError where there are none."""
-    from purity_cli.errors import PurityError
+    """The checkpoints of `purity train` without options: the user's own, or those of the same that ship."""
+    from importlib import resources
+
     from purity_cli.train.settings import Training
 
     training = Training()
-    folder = Path("checkpoints", f"{training.model}_{training.dataset}")
-    if not any(folder.glob("*.safetensors")):
-        raise PurityError(f"No checkpoints are named, and {folder} has none: run `purity train` first, or name some.")
-    return (f"{folder}/*.safetensors",)
+    name = f"{training.model}_{training.dataset}"
+    own, ours = Path("checkpoints", name), Path(str(resources.files("purity_cli") / "assets" / name))
+    return (f"{own if any(own.glob('*.safetensors')) else glob.escape(str(ours))}/*.safetensors",)
 
 
 def _defaults(checkpoints: list[Snapshot], models: tuple[str, ...], settings: dict[str, Any]) -> str:
@@ -119,4 +121,4 @@ def _write(results: list[Result], report: Report, threshold: float, folder: Path
     store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
     store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
     drawing.save(curves.training_curve(results, threshold, report), folder / "epochs")
-    click.echo(f"Wrote {folder}", err=True)
+    progress.note(f"Wrote {folder}")

@@ -13,13 +13,12 @@ from torch import nn
 from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import expanded
-from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
+from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, seeded
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
 from purity_cli.models.from_file import UserFile
-from purity_cli.models.from_folder import HuggingFace, LocalFolder
 from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
-from purity_cli.models.from_timm import Timm
+from purity_cli.models.from_timm import HuggingFace, LocalFolder, Timm
 from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
 from purity_cli.models.whole import check_finite, freeze
@@ -60,7 +59,7 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
         notes = (f"{source.shown(bare)} has no weights of its own, so these are random: pass --weights FILE.",)
     if taken and taken.part:
         label = f"{label}[{taken.part}]"
-    freeze(module)
+    freeze(module, source.shown(bare))
     check_finite(module, source.shown(bare), label)
     return Network(
         module=module,
@@ -70,7 +69,6 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
         weights_sha256=_sha256(path) if path else None,
         preprocessing=recipe.preprocessing,
         preprocessing_note=recipe.note,
-        num_classes=count_classes(module, recipe.input_size),
         input_size=recipe.input_size,
         notes=notes,
         code=recipe.code,

@@ -17,6 +17,8 @@ from purity_cli.models.whole import LAZY
 
 # A batch counter, which matters to training alone; files from before PyTorch 0.4.1 have none.
 COUNTER = "num_batches_tracked"
+# What profilers (thop) leave in a network, and so in what is saved of it.
+PROFILED = ("total_ops", "total_params")
 # What DataParallel, DistributedDataParallel, AveragedModel and torch.compile call the network inside them.
 WRAPPERS = {"module", "_orig_mod"}
 
@@ -31,10 +33,12 @@ def fit(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     own = _OwnKeys(module)
     refused = _load(module, checkpoint.state, own)
     if not refused:
+        _check_floats(own, checkpoint.state, checkpoint.file, name)
         return
     fits = _choose(list(_renamings(own, checkpoint.state)), checkpoint)
     if fits is None:
         raise PurityError(_misfit(own, checkpoint, name, refused)) from refused
+    _check_floats(own, fits.state, checkpoint.file, name)
     reason = _load(module, own.completed(fits.state), own)
     if reason:
         raise PurityError(f"{name} does not take {checkpoint.file} ({said(reason)}): --debug shows where.") from reason
@@ -118,6 +122,18 @@ def _load(module: nn.Module, state: StateDict, own: _OwnKeys) -> Exception | Non
     return None
 
 
+def _check_floats(own: _OwnKeys, state: StateDict, file: str, name: str) -> None:
+    """PyTorch copies the whole numbers of quantised weights into a network of floats as if they were the weights."""
+    for key, value in state.items():
+        ours = own.values.get(key)
+        floats = isinstance(ours, nn.Parameter) and ours.is_floating_point()
+        if floats and isinstance(value, Tensor) and not value.is_floating_point():
+            raise PurityError(
+                f"{file} holds {key} in {str(value.dtype).removeprefix('torch.')}, as quantised weights are, and "
+                f"{name} computes with floats: take the weights from before that."
+            )
+
+
 def _copy(value: Any) -> Tensor | None:
     known = isinstance(value, Tensor) and not isinstance(value, LAZY)
     return value.detach().clone() if known else None
@@ -177,8 +193,8 @@ def _prefixes(needed: list[str], names: Mapping[str, Any]) -> list[str]:
 
 
 def _is_weight(key: str, value: Any) -> bool:
-    """Not a counter: of batches, of steps averaged over."""
-    return isinstance(value, Tensor) and value.ndim > 0 and not key.endswith((COUNTER, EXTRA))
+    """Not a counter: of batches, of steps averaged over, of operations."""
+    return isinstance(value, Tensor) and value.ndim > 0 and not key.endswith((COUNTER, EXTRA, *PROFILED))
 
 
 def _part(key: str) -> str:

@@ -12,10 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
 
+MOST_VALUES = 100_000
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
 
 
@@ -170,8 +171,9 @@ def read(path: Path) -> Suite:
         text = read_text(path).rstrip("\n")  # or an error at the end would be told of a line that is not there
     except OSError as error:
         raise PurityError(f"{path} cannot be read ({error.strerror}): give the YAML file of a suite.") from None
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise PurityError(f"{path} is no suite: it must be a mapping, with the models under `models:`.")
@@ -180,8 +182,11 @@ def read(path: Path) -> Suite:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PurityError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, RecursionError) as error:  # a character that YAML forbids; brackets in a thousand brackets
+        raise PurityError(f"{path}: this is not YAML: {first_line(error)}.") from None
     finally:
-        loader.dispose()
+        if loader:
+            loader.dispose()
     try:
         suite = Suite.model_validate({"name": path.stem, **content})
     except ValidationError as error:
@@ -211,8 +216,8 @@ def _locate(node: yaml.Node, place: Sequence[int | str]) -> tuple[int, str]:
 
 
 def _refuse_repeats(root: yaml.Node, path: Path) -> None:
-    """PyYAML takes the last of two equal keys without a word."""
-    for node in _nodes(root):
+    """PyYAML takes the last of two equal keys without a word, and a list that holds itself."""
+    for node in _nodes(root, path):
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key.value, str) and key.value in seen:
@@ -220,9 +225,15 @@ def _refuse_repeats(root: yaml.Node, path: Path) -> None:
             seen.add(str(key.value))
 
 
-def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    yield node
-    if isinstance(node, yaml.CollectionNode):
-        for child in node.value:
-            for inner in child if isinstance(child, tuple) else (child,):
-                yield from _nodes(inner)
+def _nodes(root: yaml.Node, path: Path) -> Iterator[yaml.Node]:
+    """All that a document holds, as often as its aliases (`*name`) name it."""
+    todo, seen = [root], 0
+    while todo:
+        node, seen = todo.pop(), seen + 1
+        if seen > MOST_VALUES:
+            raise PurityError(
+                f"{path} holds over {MOST_VALUES:,} values, for its aliases (*name) repeat: write it out."
+            )
+        yield node
+        if isinstance(node, yaml.CollectionNode):
+            todo += [inner for child in node.value for inner in (child if isinstance(child, tuple) else (child,))]

@@ -40,7 +40,10 @@ ABOUT = {
     ),
 }
 """What must stand beside a comparison with a table of the paper."""
-CIFAR = ("table3", "figure4")
+PAPERS_IMAGES = {
+    **dict.fromkeys(("table1", "table2"), ("imagenet", "ImageNet's validation set")),
+    **dict.fromkeys(("table3", "figure4"), ("cifar10", "CIFAR-10 as it was published")),
+}
 
 
 @dataclass(frozen=True)
@@ -277,9 +280,14 @@ def _notes(found: Sequence[Column], name: str, known: Sequence[Known], rows: Seq
         yield ABOUT[name]
     if any(one.name in compared and one.model.startswith(("alexnet", "vgg")) for one in found):
         yield IN_PLACE
-    others = dict.fromkeys(one.result.dataset for one in found if one.result and one.name in compared)
-    if name in CIFAR and set(others) - {"cifar10"}:
-        yield f"The paper's values are of CIFAR-10 as it was published, these of {', '.join(others)}."
+    results = {one.name: one.result for one in found if one.result and one.name in compared}
+    random = [name for name, result in results.items() if result.weights == "none"]
+    if random:
+        yield f"The weights of {', '.join(random)} are random: their values say nothing about the reference."
+    images, called = PAPERS_IMAGES.get(name, ("", ""))
+    others = dict.fromkeys(result.dataset for result in results.values())
+    if images and set(others) - {images}:
+        yield f"The paper's values are of {called}, these of {', '.join(others)}."
     strange = [one.name for one in found if not any(_matches(each, one, known) for each in known)]
     if strange:
         yield f"There is nothing to compare {', '.join(strange)} with."

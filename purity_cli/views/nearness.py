@@ -11,6 +11,8 @@ from purity_cli.report import Row
 from purity_cli.views import cells
 from purity_cli.views.layers import TOP1
 
+CHOSEN = "layers as named"
+"""What stands for the reading where layers are named by their paths."""
 LEAST = 3
 """Cells that readings must share before one of them is called nearer."""
 
@@ -47,11 +49,11 @@ def _id(row: Row) -> tuple[Any, ...]:
 
 
 def by_reading(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows that are cells of purity, no averages, by reading; `layer` where they are compared by their path."""
+    """The rows that are cells of purity, no averages, by reading; `CHOSEN` where they are compared by their path."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row["cell"] not in (TOP1, cells.AVERAGE) and row["measured"] is not None:
-            found.setdefault(row["reading"] or "layer", []).append(row)
+            found.setdefault(row["reading"] or CHOSEN, []).append(row)
     return found
 
 
@@ -76,7 +78,8 @@ def verdict(rows: Sequence[Row]) -> str:
     """The sentence that names the nearest reading and by how much, or says why none is named."""
     readings = by_reading(rows)
     if len(readings) < 2:
-        return f"No reading is called the nearest: there is {'only ' + next(iter(readings)) if readings else 'none'}."
+        one = f"all values are of {next(iter(readings))}" if readings else "nothing was measured"
+        return f"No reading is called the nearest: {one}."
     common, left_out = shared(readings)
     if len(common) < 2:
         return (

@@ -58,9 +58,10 @@ def worths(results: Sequence[Result], threshold: float, called: Sequence[str] | 
     """In sentences, what F of several results is worth at a threshold; nothing where all is well."""
     known = dict(zip(called or cells.names(results), (worth(result, threshold) for result in results), strict=True))
 
+    alone = len(results) == 1
+
     def where(field: str) -> str:
-        parts = {name: ", ".join(getattr(one, field)) for name, one in known.items() if getattr(one, field)}
-        return "; ".join(part if len(results) == 1 else f"{name}: {part}" for name, part in parts.items())
+        return "; ".join(_each({name: ", ".join(getattr(one, field)) for name, one in known.items()}, alone))
 
     said = []
     if where("dead"):
@@ -69,11 +70,17 @@ def worths(results: Sequence[Result], threshold: float, called: Sequence[str] | 
         said.append(f"Nothing fires at the threshold {threshold:g}, so that F is NaN: {where('silent')}.")
     if where("starved"):
         said.append(f"N < {cells.ENOUGH} c where a * stands, so that F is biased low: {where('starved')}.")
-    for name, one in known.items():
-        if one.starved or one.silent:
-            who = "" if len(results) == 1 else f"{name}: "
-            said.append(f"{who}{_remedy(one, threshold)}")
-    return said
+    wanting = {name: _remedy(one, threshold) for name, one in known.items() if one.starved or one.silent}
+    return [*said, *_each(wanting, alone)]
+
+
+def _each(said: dict[str, str], alone: bool) -> list[str]:
+    """`A, B: text` for all that have the same to say, or the text where a result stands alone."""
+    alike: dict[str, list[str]] = {}
+    for name, text in said.items():
+        if text:
+            alike.setdefault(text, []).append(name)
+    return list(alike) if alone else [f"{', '.join(names)}: {text}" for text, names in alike.items()]
 
 
 def _remedy(one: Worth, threshold: float) -> str:
