@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from purity_cli import store
+from purity_cli import machine, store
 from tests.attack.stage import Stage
 from tests.attack.world import CLASSES, NET, PIXELS, picture
 
@@ -162,7 +162,7 @@ class Killed:
         """The exit code of a run, that of a kill where one struck it after so many seconds."""
         if not alone:
             return self.stage.run(*self.command, kill=None if after is None else (signal.SIGKILL, after)).code
-        environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder.parent), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "purity_cli", *self.command], cwd=self.folder, env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -215,12 +215,15 @@ def main(kills: int = 100, seed: int = 0) -> None:
     save_often()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
+        # A copy, so that nothing changes under processes of their own; it lies in no checkout, whose commit is noted.
+        shutil.copytree(Path(store.__file__).parent, Path(place, "purity_cli"))
+        machine.commit = lambda: None  # type: ignore[assignment]
         for k, name in enumerate(WORKS):
             work = Killed(name, Path(place), seed)
             share = kills // len(WORKS) + (k < kills % len(WORKS))
             work.kill(share)
             said = ", ".join(f"{count} {what}" for what, count in sorted(work.tally.items()))
-            print(f"{name}: {share} kills ({said}); {len(work.expected)} files", flush=True)
+            print(f"{name}: {share} kills: {said}; {len(work.expected)} files", flush=True)
     print(f"{kills} kills in {time.monotonic() - began:.0f} s, and all files equal (seed {seed})")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purity_cli.errors import PurityError, said
+from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.models import logits as logits_in
 from purity_cli.models.base import Network, output_shape, seeded
 from purity_cli.models.dependence import depends, differ
@@ -42,6 +42,8 @@ def tried(
         except PurityError:
             raise
         except Exception as error:  # whatever a network's own code may raise, not in each pass
+            if no_memory(error):
+                raise
             raise failed(network, error) from error
 
 
@@ -153,6 +155,8 @@ def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, s
             if not broken:
                 break
         except Exception as error:
+            if no_memory(error):
+                raise
             if memory_format == FORMATS[-1] and not outcomes:
                 raise _why(network, image, error) from error
             reason = said(error)
