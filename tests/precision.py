@@ -53,17 +53,17 @@ Counts = dict[str, NDArray[np.int64]]
 """(G, T, c) by module."""
 
 
-def jobs(images: int) -> Iterator[Job]:
+def jobs(images: int, shared: Path = SHARED) -> Iterator[Job]:
     """Networks with trained weights, then those with random ones; small pictures are twenty times as many."""
-    photographs, cifar = str(SHARED / "data/imagenet-sample"), str(SHARED / "data/cifar10-jpeg.tar.xz")
+    photographs, cifar = str(shared / "data/imagenet-sample"), str(shared / "data/cifar10-jpeg.tar.xz")
     small: dict[str, Any] = {"limit": 20 * images, "resize": "none", "crop": "none"}
     yield Job(model="resnet10_cifar", layers=("all:C1..last",), limit=1000)
     yield Job(model="tiny_vgg_10", dataset="digits", layers=("all:C1..last",), limit=1000)
-    tiny = str(SHARED / "weights/tiny_vgg-cifar10-epoch10.safetensors")
+    tiny = str(shared / "weights/tiny_vgg-cifar10-epoch10.safetensors")
     plain: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
     yield Job(model="tiny_vgg", weights=tiny, dataset=cifar, layers=("all:C1..last",), **small, **plain)
     for name in ("resnet20", "resnet32"):
-        weights, model = SHARED / f"weights/{name}-cifar10.safetensors", f"{SHARED / 'models/cifar_resnet.py'}:{name}"
+        weights, model = shared / f"weights/{name}-cifar10.safetensors", f"{shared / 'models/cifar_resnet.py'}:{name}"
         scaled: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
         layers = ("layer1", "layer2", "layer3")
         yield Job(model=model, weights=str(weights), dataset=cifar, layers=layers, **small, **scaled)

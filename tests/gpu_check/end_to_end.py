@@ -110,14 +110,17 @@ class EndToEnd:
 
     def blocks(self, plan: run.Resolved, what: str) -> Iterator[Block]:
         """From files, or from the cache, which must be full but where it is filled."""
-        cached = "JPEG" not in what or "into" in what
-        pixels = run.pixels_of(plan, workers=self.settings.workers, cache=self.cache if cached else None, warn=print)
-        if cached and "into" not in what:
+        cache = self.cache if "JPEG" not in what or "into" in what else None
+        pixels = run.pixels_of(plan, workers=self.settings.workers, cache=cache, warn=print)
+        if cache and "into" not in what:
             absent = pixels.cache.missing((1,)) if isinstance(pixels, CachedPixels) else len(plan.selection)
             if absent:
                 raise PurityError(f"{absent} images are not in the cache.")
         found = pixels.blocks()
-        for block in ahead(found, plan.device) if what.endswith("copied ahead") else found:
+        return self.watched(ahead(found, plan.device) if what.endswith("copied ahead") else found)
+
+    def watched(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
             self.book.check()
             yield block
 

@@ -120,9 +120,10 @@ def correctness(settings: Settings, book: Book) -> Iterator[Step]:
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         dataset = f"folder:{pictures(Path(folder), settings)}"
         small = {"device": "cpu", "batch_size": 64}
-        real = [job.model_copy(update=small) for job in precision.jobs(settings.real // 20) if job.weights != "none"]
-        if not settings.shared.is_dir():
-            real = [Job(model="tiny_vgg_10", dataset="digits", limit=settings.real, **small)]
+        real = [Job(model="tiny_vgg_10", dataset="digits", limit=settings.real, **small)]
+        if settings.shared.is_dir():
+            jobs = precision.jobs(settings.real // 2, settings.shared)
+            real = [job.model_copy(update=small) for job in jobs if job.weights != "none"]
         random = partial(random_job, dataset=dataset, settings=settings, **small)
         checks = [(CPU, job) for job in real]
         for reference, limit in ((CPU, settings.compared), (settings.device, settings.wide)):
