@@ -15,7 +15,7 @@ import torch
 
 from purity_cli.datasets import open_dataset
 from tests.gpu_check import __main__ as script
-from tests.gpu_check import parts
+from tests.gpu_check import parts, speeds
 from tests.gpu_check.end_to_end import EndToEnd, pictures, repeated
 from tests.gpu_check.measuring import LATE, Book, Contender, OutOfTime, Settings, in_turn, tiny
 
@@ -185,7 +185,7 @@ def test_what_is_cut_off_keeps_what_it_has_and_has_no_total(tmp_path: Path) -> N
     ],
 )
 def test_kernels_are_sorted_by_their_names(kernel: str, kind: str) -> None:
-    assert parts.kind(kernel) == kind
+    assert speeds.kind(kernel) == kind
 
 
 def test_wrong_names_and_a_missing_gpu_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

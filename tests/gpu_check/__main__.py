@@ -27,15 +27,15 @@ import torch
 from purity_cli.cli.options import cores
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.machine import keep_freed_memory, resolve_device
-from tests.gpu_check import end_to_end, parts
+from tests.gpu_check import end_to_end, parts, speeds
 from tests.gpu_check.measuring import FORMATS, PRECISIONS, Book, Settings, tiny
 
 PARTS = {
     "ceilings": parts.ceilings,
     "correctness": parts.correctness,
-    "speed": parts.speed,
-    "reductions": parts.reductions,
-    "profile": parts.profiles,
+    "speed": speeds.speed,
+    "reductions": speeds.reductions,
+    "profile": speeds.profiles,
     "end_to_end": end_to_end.end_to_end,
 }
 SHARED = Path(__file__).resolve().parents[3] / "shared"
