@@ -108,8 +108,8 @@ def _references(results: Sequence[Result]) -> list[str]:
     """The paper's tables that have one of these networks, of such images."""
     columns, found = comparison.of_results(results), []
     for name in comparison.PAPER:
-        begins = "cifar10" if name in comparison.CIFAR else "imagenet"
-        its = [one for one in columns if one.result and one.result.dataset.startswith(begins)]
+        images, _ = comparison.PAPERS_IMAGES[name]
+        its = [one for one in columns if one.result and one.result.dataset.startswith(images)]
         if its and comparison.compare(its, comparison.reference(name), 0.5):
             found.append(name)
     return found
