@@ -134,12 +134,14 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 def _columns(results: Sequence[Result], rows: Sequence[Row]) -> list[Column]:
     purities = [key.removesuffix("_se") for key in _keys(rows) if key.endswith("_se")]
+    # Other readings than the activation have the same stages once more.
     staged = sorted((key for key in purities if key not in (LAST, TOP1, "top5")), key=place)
     main = [
         text("model"), text("source", optional=True), text("weights", optional=True),
         text("dataset", "data set", optional=len({row["dataset"] for row in rows}) == 1),
         number("epoch", digits=None), number("n_images", "images", None),
-        *(number(key, bar=True, error=f"{key}_se") for key in (*staged, LAST)),
+        *(number(key, bar=True, error=f"{key}_se", optional=":" in key and ":" not in staged[0]) for key in staged),
+        number(LAST, bar=True, error=f"{LAST}_se"),
         number(TOP1, "top-1", 2, error="top1_se"), number("top5", "top-5", 2, error="top5_se", optional=True),
         *map(number, cells.measures(results)),
         number("parameters", digits=None), number("channels", "channels of last", None, optional=True),
