@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from purity_cli import locks, machine
+from purity_cli import locks, machine, store
 from tests.attack.stage import Stage
 from tests.attack.world import CLASSES, NET, PIXELS, picture
 
