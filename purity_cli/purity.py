@@ -83,7 +83,9 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     cell = ((positions % groups).unsqueeze(1) * levels + passed) * c + channel
     histogram = torch.zeros(groups * levels * c, dtype=torch.int64, device=activations.device)
     histogram.scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
-    at_least = histogram.view(groups, levels, c).flip(1).cumsum(1).flip(1)
+    at_least = histogram.view(groups, levels, c)
+    for level in range(levels - 2, 0, -1):  # a cumulative sum in place, which is several times as fast on a CPU
+        at_least[:, level] += at_least[:, level + 1]
     return at_least[:, 1:]
 
 

@@ -1,5 +1,5 @@
 """Killed again and again, a suite, a training and a cache being filled end as if they had not been:
-`python -m tests.kill_suite [KILLS [SEED]]`, some minutes for 100.
+`python -m tests.kill_suite [KILLS [SEED [WORK ...]]]`, some minutes for 100.
 
 Each runs once undisturbed, and then again and again with SIGKILL at random instants (from a seed). Now and then it may
 come to its end, and once more when its share of the kills has struck: all its files but the lock must then be those of
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from purity_cli import store
+from purity_cli import machine, store
 from tests.attack.stage import Stage
 from tests.attack.world import CLASSES, NET, PIXELS, picture
 
@@ -162,7 +162,7 @@ class Killed:
         """The exit code of a run, that of a kill where one struck it after so many seconds."""
         if not alone:
             return self.stage.run(*self.command, kill=None if after is None else (signal.SIGKILL, after)).code
-        environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder.parent), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "purity_cli", *self.command], cwd=self.folder, env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -202,27 +202,38 @@ class Killed:
         found = contents(self.folder)
         assert sorted(found) == sorted(self.expected), f"{self.name}: {set(found) ^ set(self.expected)}"
         for name, content in self.expected.items():
-            assert found[name] == content, f"{self.name}: {name} differs: {found[name]} and not {content}"
+            assert found[name] == content, f"{self.name}: {name} differs: {self._difference(found[name], content)}"
         self.tally["ends, all files equal"] += 1
         self.clear()
 
+    @staticmethod
+    def _difference(one: Any, other: Any) -> str:
+        if isinstance(one, dict) and isinstance(other, dict):
+            return ", ".join(f"{k} is {one.get(k)}, not {v}" for k, v in other.items() if one.get(k) != v)[:500]
+        return f"{str(one)[:200]}, not {str(other)[:200]}"
 
-def main(kills: int = 100, seed: int = 0) -> None:
+
+def main(kills: int = 100, seed: int = 0, *names: str) -> None:
     from tests.attack.__main__ import warm
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     warm()
     save_often()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        for k, name in enumerate(WORKS):
+        # A copy, so that nothing changes under processes of their own; it lies in no checkout, whose commit is noted.
+        shutil.copytree(Path(store.__file__).parent, Path(place, "purity_cli"))
+        machine.commit = lambda: None  # type: ignore[assignment]
+        names = names or tuple(WORKS)
+        for k, name in enumerate(names):
             work = Killed(name, Path(place), seed)
-            share = kills // len(WORKS) + (k < kills % len(WORKS))
+            share = kills // len(names) + (k < kills % len(names))
             work.kill(share)
             said = ", ".join(f"{count} {what}" for what, count in sorted(work.tally.items()))
-            print(f"{name}: {share} kills ({said}); {len(work.expected)} files", flush=True)
+            print(f"{name}: {share} kills: {said}; {len(work.expected)} files", flush=True)
     print(f"{kills} kills in {time.monotonic() - began:.0f} s, and all files equal (seed {seed})")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(*(int(argument) for argument in sys.argv[1:3]), *sys.argv[3:])

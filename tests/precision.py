@@ -47,21 +47,23 @@ BACKWARD = "fp32, backward bf16"
 """What no option of the tool is: the maps in float32, and of the gradient, whose sign alone counts, the convolutions in
 bfloat16."""
 
+BY = ["kind", "precision", "weights", "network"]
+
 Counts = dict[str, NDArray[np.int64]]
 """(G, T, c) by module."""
 
 
-def jobs(images: int) -> Iterator[Job]:
+def jobs(images: int, shared: Path = SHARED) -> Iterator[Job]:
     """Networks with trained weights, then those with random ones; small pictures are twenty times as many."""
-    photographs, cifar = str(SHARED / "data/imagenet-sample"), str(SHARED / "data/cifar10-jpeg.tar.xz")
+    photographs, cifar = str(shared / "data/imagenet-sample"), str(shared / "data/cifar10-jpeg.tar.xz")
     small: dict[str, Any] = {"limit": 20 * images, "resize": "none", "crop": "none"}
     yield Job(model="resnet10_cifar", layers=("all:C1..last",), limit=1000)
     yield Job(model="tiny_vgg_10", dataset="digits", layers=("all:C1..last",), limit=1000)
-    tiny = str(SHARED / "weights/tiny_vgg-cifar10-epoch10.safetensors")
+    tiny = str(shared / "weights/tiny_vgg-cifar10-epoch10.safetensors")
     plain: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
     yield Job(model="tiny_vgg", weights=tiny, dataset=cifar, layers=("all:C1..last",), **small, **plain)
     for name in ("resnet20", "resnet32"):
-        weights, model = SHARED / f"weights/{name}-cifar10.safetensors", f"{SHARED / 'models/cifar_resnet.py'}:{name}"
+        weights, model = shared / f"weights/{name}-cifar10.safetensors", f"{shared / 'models/cifar_resnet.py'}:{name}"
         scaled: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
         layers = ("layer1", "layer2", "layer3")
         yield Job(model=model, weights=str(weights), dataset=cifar, layers=layers, **small, **scaled)
@@ -99,15 +101,17 @@ class _HalfConvolution(torch.autograd.Function):
         return None, None, None, None, None, half.float(), None
 
 
-def counts(job: Resolved, blocks: list[Block], precision: str) -> tuple[Counts, NDArray[np.int64]]:
+def counts(
+    job: Resolved, blocks: list[Block], precision: str, grid: tuple[float, ...] = GRID, groups: int = GROUPS
+) -> tuple[Counts, NDArray[np.int64]]:
     """Firings of each tapped module, and the tally."""
     split = precision == BACKWARD
     engine = Engine(
         job.network.module,
         list(dict.fromkeys(tap.module for tap in job.taps)),
         normalise=partial(normalise, preprocessing=job.preprocessing),
-        thresholds=GRID,
-        groups=GROUPS,
+        thresholds=grid,
+        groups=groups,
         device=job.device,
         precision="fp32" if split else precision,
         batch_size=job.batch_size,
@@ -119,13 +123,13 @@ def counts(job: Resolved, blocks: list[Block], precision: str) -> tuple[Counts, 
     return {module: engine.counts(module).numpy() for module in engine.shapes}, engine.tally.cpu().numpy()
 
 
-def compare(expected: Counts, found: Counts, images: int) -> Iterator[dict[str, Any]]:
+def compare(expected: Counts, found: Counts, images: int, grid: tuple[float, ...] = GRID) -> Iterator[dict[str, Any]]:
     """Every layer at every threshold; `differing` counts groups, in which opposite differences cancel."""
     for module, before in expected.items():
         after, jack = found[module], jackknife(before, images)
         f, fired = feature_purity(after.sum(0)), before.sum((0, 2))
         differing = np.abs(before - after).sum((0, 2))
-        for t, threshold in enumerate(GRID):
+        for t, threshold in enumerate(grid):
             yield {
                 "layer": module,
                 "channels": before.shape[2],
@@ -159,11 +163,12 @@ def measured(job: Job, asked: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
     """A row for each network and precision."""
     rows = []
-    for (precision, weights, network), own in cells.groupby(["precision", "weights", "network"], sort=False):
+    for (kind, precision, weights, network), own in cells.groupby(BY, sort=False):
         known = own.dropna(subset="difference")
         worst, fed = known.loc[known["difference"].idxmax()], known[known["firings"] >= FED * known["channels"]]
         rows.append(
             {
+                "device": kind,
                 "precision": precision,
                 "network": network,
                 "weights": weights,
@@ -182,13 +187,13 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(cells: pd.DataFrame, images: int) -> str:
-    kinds = ", ".join(cells["kind"].unique())
+def page(cells: pd.DataFrame) -> str:
     return (
         "# What a faster precision does to F\n\n"
-        f"`python -m tests.precision --images {images}`, torch {torch.__version__}, {kinds}. Against float32 on the "
-        "same images: F at thresholds 0.1 to 0.9 of\nevery layer, every cell in `precision.csv`. *fed*: cells with at "
-        f"least {FED} firings per channel. *se*: the jackknife's\nstandard error of F in float32.\n\n"
+        f"`python -m tests.precision`, torch {torch.__version__}. Against float32 on the same device and images: F at\n"
+        "thresholds 0.1 to 0.9 of every layer; every cell is in `precision.csv`. *fed*: cells with at least "
+        f"{FED} firings per\nchannel; *se*: the jackknife's standard error of F in float32; {BACKWARD}: the maps in "
+        "float32, of the gradient,\nwhose sign alone counts, the convolutions in bfloat16.\n\n"
         + summary(cells).to_markdown(index=False, floatfmt=".2g")
         + "\n"
     )
@@ -201,20 +206,25 @@ def page(cells: pd.DataFrame, images: int) -> str:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/benchmark"), show_default=True)
 def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device: str, out: Path) -> None:
-    """Measure NETWORKS, by default all."""
+    """Measure NETWORKS, by default all; what the tables say of other networks and devices stays."""
     keep_freed_memory()
-    rows: list[dict[str, Any]] = []
+    where = resolve_device(device, "auto")
+    before = pd.read_csv(out / "precision.csv") if (out / "precision.csv").exists() else pd.DataFrame()
     for job in jobs(images):
         name = job.model.rpartition(":")[2]
         if networks and name not in networks:
             continue
         job = job.model_copy(update={"device": device})
-        known = precisions(resolve_device(device, "auto"))
-        rows += measured(job, asked or (*known, BACKWARD))
-        cells = pd.DataFrame(rows)
-        print(summary(cells[cells["network"] == rows[-1]["network"]]).to_string(index=False), flush=True)
-        store.write_text(out / "precision.csv", cells.to_csv(index=False, float_format="%.5g"))
-        store.write_text(out / "precision.md", page(cells, images))
+        new = pd.DataFrame(measured(job, asked or (*precisions(where), BACKWARD)))
+        print(summary(new).to_string(index=False), flush=True)
+        if len(before):
+            again = (
+                before[["kind", "network", "weights"]].isin(new[["kind", "network", "weights"]].iloc[0].tolist()).all(1)
+            )
+            before = before[~again]
+        before = pd.concat([before, new])
+        store.write_text(out / "precision.csv", before.to_csv(index=False, float_format="%.5g"))
+        store.write_text(out / "precision.md", page(before))
 
 
 if __name__ == "__main__":

@@ -182,6 +182,14 @@ MISTAKES = [
     ("models: [alexnet", r"line 1: this is not YAML"),
     ("models: [alexnet]\n\tdefaults: {}", r"line 2: this is not YAML"),
     ("models: !!python/name:os.system ''", r"line 1: this is not YAML"),
+    ("models: &a [*a]", r"mine.yaml holds over 100000 values, for its aliases"),
+    (
+        "x: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 10)}]\n" for k in range(6)),
+        r"mine.yaml holds over 100000 values, for its aliases",
+    ),
+    ("models: " + 3000 * "[", r"this is not YAML: maximum recursion depth"),
+    ("models: [a\0b]", r"this is not YAML: unacceptable character"),
     ("- alexnet", r"must be a mapping"),
     ("", r"must be a mapping"),
     ("name: a/b\nmodels: [alexnet]", r"line 1: name: "),

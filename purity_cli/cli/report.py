@@ -39,14 +39,17 @@ def command(
     JPEG in a result's folder whose name begins with cam, as `purity cam --output` makes it, stands in its panel.
     """
     from purity_cli import store
-    from purity_cli.figures.page import page
+    from purity_cli.figures.page import page, summary
     from purity_cli.report import FORMATS
 
     named = stored.expanded(folders)
     found = stored.newest(named)
     failures = [sentence for folder in named for sentence in stored.failures(folder)]
-    pictures = stored.pictures(found)
-    report = page(found, threshold, references=references or None, failures=failures, pictures=pictures)
+    if layout == "html":
+        pictures = stored.pictures(found)
+        report = page(found, threshold, references=references or None, failures=failures, pictures=pictures)
+    else:
+        report = summary(found, threshold, failures)
     if layout == "html" or output:
         target = output or Path(f"report.{layout}")
         store.prepare(target.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,13 @@ APART = ("images_skipped", "metrics", "preprocessing", "job", "key", "notes")
 """What of a provenance has another form on the page."""
 
 
+def summary(found: Sequence[Found], threshold: float, failures: Iterable[str] = ()) -> Report:
+    """The table of all results, and what to be careful about."""
+    links = {i: f"result-{i + 1}" for i in range(len(found))}
+    board = leaderboard.leaderboard([one.result for one in found], threshold, links)
+    return replace(board, notes=[*failures, *board.notes])
+
+
 def page(
     found: Sequence[Found],
     threshold: float,
@@ -38,11 +46,12 @@ def page(
     """
     results = [one.result for one in found]
     names = cells.names(results)
-    board = leaderboard.leaderboard(results, threshold, {i: f"result-{i + 1}" for i in range(len(results))})
-    ranked = leaderboard.by_rank(results, board.tables[0])
+    board = summary(found, threshold, failures)
+    table, *data = board.tables
+    plot, ranked = leaderboard.compared(results, table)
     known = _references(results) if references is None else references
     parts = [
-        Report([], [*failures, *board.said] or ["Nothing stands out."], title="What to be careful about"),
+        Report([], board.said or ["Nothing stands out."], title="What to be careful about"),
         Report([], leaderboard.READING, title="How to read this"),
         *_curves(results, names, threshold),
         *([ranked] if ranked.tables else []),
@@ -50,7 +59,7 @@ def page(
         *(_beside(results, name, threshold) for name in known),
         *(_panel(i, names[i], one, threshold, (pictures or {}).get(i, ())) for i, one in enumerate(results)),
     ]
-    return Report(board.tables, board.notes, board.title, board.lead, board.facts, parts=parts)
+    return replace(board, tables=[replace(table, plot=plot if len(results) > 1 else None), *data], parts=parts)
 
 
 def _curves(results: Sequence[Result], names: Sequence[str], threshold: float) -> Iterator[Report]:
@@ -108,8 +117,8 @@ def _references(results: Sequence[Result]) -> list[str]:
     """The paper's tables that have one of these networks, of such images."""
     columns, found = comparison.of_results(results), []
     for name in comparison.PAPER:
-        begins, _ = comparison.PAPERS_IMAGES[name]
-        its = [one for one in columns if one.result and one.result.dataset.startswith(begins)]
+        images, _ = comparison.PAPERS_IMAGES[name]
+        its = [one for one in columns if one.result and one.result.dataset.startswith(images)]
         if its and comparison.compare(its, comparison.reference(name), 0.5):
             found.append(name)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purity_cli.errors import PurityError, said
+from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.models import logits as logits_in
 from purity_cli.models.base import Network, output_shape, seeded
 from purity_cli.models.dependence import depends, differ
@@ -41,6 +41,8 @@ def tried(
         except PurityError:
             raise
         except Exception as error:  # whatever a network's own code may raise, not in each pass
+            if no_memory(error):
+                raise
             raise failed(network, error) from error
 
 
@@ -140,6 +142,8 @@ def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, l
                 output, runs = _run(network.module, image, memory_format)
                 failure = _backward_fails(output)
         except Exception as error:
+            if no_memory(error):
+                raise
             if memory_format == FORMATS[-1] and not broken:
                 raise _why(network, image, error) from error
             failure = said(error)

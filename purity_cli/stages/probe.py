@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from purity_cli.errors import PurityError, first_line
+from purity_cli.errors import PurityError, first_line, no_memory
 from purity_cli.recomputing import kept
 
 Size = tuple[int, int]
@@ -74,9 +74,11 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
         try:
             net(_picture(net, input_size))
         except Exception as error:  # whatever a network's own code may raise
+            if no_memory(error):
+                raise
             reason = first_line(error)
             raise PurityError(
-                f"The network does not run on pictures of {input_size[0]}x{input_size[1]} ({reason}): "
+                f"The network does not run on images of {input_size[0]}x{input_size[1]} ({reason}): "
                 "give its own input size with --resize and --crop (purity layers: --size)."
             ) from error
     modules = dict(net.named_modules())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from purity_cli import store
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, no_memory
 
 if TYPE_CHECKING:
     from purity_cli.train.loop import Loop
@@ -73,7 +73,9 @@ class Folder:
         try:
             content = torch.load(path, map_location=device, weights_only=True)
             done, recipe, state = int(content["epoch"]), json.loads(content["recipe"]), content["state"]
-        except Exception:  # a damaged pickle can raise anything
+        except Exception as error:  # a damaged pickle can raise anything
+            if no_memory(error) or isinstance(error, OSError):
+                raise
             raise PurityError(f"{path} is damaged: remove it to train from the beginning.") from None
         self._compare(recipe)
         for epoch in kept:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from purity_cli.engine import HALF
-from purity_cli.errors import PurityError, said
+from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.machine import float32_of
 from purity_cli.pixels import normalise
 from purity_cli.plan import Preprocessing
@@ -72,6 +72,8 @@ class Loop:
             except torch.OutOfMemoryError:
                 raise PurityError(f"{self.device} has too little memory: give a smaller --batch-size.") from None
             except Exception as error:  # a user's network raises what it likes
+                if no_memory(error):
+                    raise
                 if isinstance(error, ValueError) and len(chosen) == 1:
                     hint = "give --batch-size 2 or more, and two images or more."
                 else:

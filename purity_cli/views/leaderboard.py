@@ -55,20 +55,7 @@ def leaderboard(results: Sequence[Result], threshold: float, links: Mapping[int,
             for key, value in rows[-1].items()
             if isinstance(value, float) and math.isnan(value) and f"{key}_se" in rows[-1]
         }
-    columns = _columns(results, rows)
-    groups = [result.dataset for result in results]
-    titles = {column.key: column.heading for column in columns}
-    numbers = [key for key in quantities(results, rows) if key in titles]
-    found = {group: ranks.correlations(_of(rows, groups, group), numbers) for group in dict.fromkeys(groups)}
-    said = {
-        group: {(a, b): one.sentence(titles[a], titles[b]) for (a, b), one in pairs.items()}
-        for group, pairs in found.items()
-    }
-    x = TOP1 if any(row[TOP1] is not None for row in rows) else "parameters"
-    table = Table(
-        "results", columns, rows, marks=marks, hints=hints, links=links or {},
-        plot=Plot(x, LAST, groups, said) if len(rows) > 1 else None,
-    )  # fmt: skip
+    table = Table("results", _columns(results, rows), rows, marks=marks, hints=hints, links=links or {})
     at = every_threshold(results)
     layers = Table("layers", at.columns, cells.rows(results, threshold), aim="data")
     return Report(
@@ -86,16 +73,23 @@ def quantities(results: Sequence[Result], rows: Sequence[Row]) -> list[str]:
     return [TOP1, LAST, *(key for key in purities if key != LAST), *cells.measures(results), *SIZES]
 
 
-def by_rank(results: Sequence[Result], board: Table) -> Report:
-    """The ranks of the results by every quantity, within each data set that has enough, and how these go together."""
+def compared(results: Sequence[Result], board: Table) -> tuple[Plot, Report]:
+    """What goes with what, within each data set: for a plot of any two columns of the table, and the results' ranks."""
     groups, titles = [result.dataset for result in results], {one.key: one.heading for one in board.columns}
     names = {key: titles[key] for key in quantities(results, board.rows) if key in titles}
+    sets = {group: _of(board.rows, groups, group) for group in dict.fromkeys(groups)}
+    pairs = {group: ranks.correlations(rows, list(names)) for group, rows in sets.items()}
+    said = {
+        group: {(a, b): one.sentence(names[a], names[b]) for (a, b), one in found.items()}
+        for group, found in pairs.items()
+    }
     parts = [
-        ranks.ranks(_of(board.rows, groups, group), names, f" on {group}" if len(set(groups)) > 1 else "")
-        for group in dict.fromkeys(groups)
-        if groups.count(group) >= ranks.LEAST
+        ranks.ranks(rows, names, pairs[group], f" on {group}" if len(sets) > 1 else "")
+        for group, rows in sets.items()
+        if len(rows) >= ranks.LEAST
     ]
-    return Report(
+    x = TOP1 if any(row[TOP1] is not None for row in board.rows) else "parameters"
+    return Plot(x, LAST, groups, said), Report(
         [table for part in parts for table in part.tables],
         [note for part in parts for note in part.notes],
         title="Ranks side by side",
@@ -134,12 +128,14 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 def _columns(results: Sequence[Result], rows: Sequence[Row]) -> list[Column]:
     purities = [key.removesuffix("_se") for key in _keys(rows) if key.endswith("_se")]
+    # Other readings than the activation have the same stages once more.
     staged = sorted((key for key in purities if key not in (LAST, TOP1, "top5")), key=place)
     main = [
         text("model"), text("source", optional=True), text("weights", optional=True),
         text("dataset", "data set", optional=len({row["dataset"] for row in rows}) == 1),
         number("epoch", digits=None), number("n_images", "images", None),
-        *(number(key, bar=True, error=f"{key}_se") for key in (*staged, LAST)),
+        *(number(key, bar=True, error=f"{key}_se", optional=":" in key and ":" not in staged[0]) for key in staged),
+        number(LAST, bar=True, error=f"{LAST}_se"),
         number(TOP1, "top-1", 2, error="top1_se"), number("top5", "top-5", 2, error="top5_se", optional=True),
         *map(number, cells.measures(results)),
         number("parameters", digits=None), number("channels", "channels of last", None, optional=True),

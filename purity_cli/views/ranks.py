@@ -104,10 +104,11 @@ def _ranked(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(found / np.sqrt((found**2).sum(-1, keepdims=True)))
 
 
-def ranks(rows: Sequence[Row], names: Mapping[str, str], where: str = "") -> Report:
-    """Each row's rank by every quantity that differs, 1 for the highest; then each quantity's correlation with two.
+def ranks(rows: Sequence[Row], names: Mapping[str, str], pairs: Mapping[Pair, Found], where: str = "") -> Report:
+    """Each row's rank by every quantity that differs, 1 for the highest, and each quantity's correlation with two.
 
-    `names` are what the columns are called."""
+    `names` are what the columns are called, and `pairs` their `correlations`.
+    """
     from scipy.stats import rankdata
 
     lines: list[dict[str, Any]] = [{"model": row["model"]} for row in rows]
@@ -119,7 +120,6 @@ def ranks(rows: Sequence[Row], names: Mapping[str, str], where: str = "") -> Rep
             shown.append(name)
             for i, rank in zip(known, rankdata(-values[known]).tolist(), strict=True):
                 lines[i][name] = int(rank) if rank == int(rank) else rank
-    pairs = correlations(rows, list(names))
     order = sorted(lines, key=lambda line: line.get(shown[0], math.inf)) if shown else lines
     summary = [{"quantity": names[name], **beside} for name in shown if (beside := _beside(pairs, name))]
     columns = [
