@@ -8,8 +8,8 @@ FORMAT ?= table
 demo: .venv/demo  ## install, and score the bundled network on the bundled images
 	$(BIN)/purity score
 
-test: .venv/test  ## everything that tests need, and all of them
-	$(BIN)/pytest
+test: .venv/test  ## everything that tests need, and all of them, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
 attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; minutes, and exits with 1 where one fell
 	$(BIN)/python -m tests.attack
