@@ -126,9 +126,12 @@ def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEn
 
 
 def named(pattern: str, *, pretrained: bool = False) -> list[str]:
-    """The models that a pattern means, as `load` takes them; `pretrained`, each set of weights that they have."""
+    """The models that a glob means, or a name, as `load` takes them; `pretrained`, each set of weights of theirs."""
     found = []
+    wanted = pattern.rpartition(":")[2]
     for source, name, tag in _all_matches(pattern):
+        if not set(wanted) & set("*?[") and wanted not in (name, f"{name}.{tag}"):
+            continue
         for one in [tag] if tag or not pretrained else source.tags(name):
             with suppress(PurityError):  # of a name that a library lists and cannot make
                 if source.recipe(name, one).file or not pretrained:
