@@ -38,7 +38,7 @@ def command(
     pattern of them in quotes; without any, `results`. Of the same job scored twice, the newer result is shown. A PNG or
     JPEG in a result's folder whose name begins with cam, as `purity cam --output` makes it, stands in its panel.
     """
-    from purity_cli import store
+    from purity_cli import locks, store
     from purity_cli.figures.page import page, summary
     from purity_cli.report import FORMATS
 
@@ -52,7 +52,7 @@ def command(
         report = summary(found, threshold, failures)
     if layout == "html" or output:
         target = output or Path(f"report.{layout}")
-        store.prepare(target.parent)
+        locks.prepare(target.parent)
         store.write_text(target, FORMATS[layout](report))
         click.echo(target)
     else:

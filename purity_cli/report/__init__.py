@@ -182,6 +182,13 @@ def said(value: Any, digits: int | None = None, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def markdown(report: Report) -> str:
     """Title, tables, notes, as GitHub and pandoc read them."""
     parts = [*([f"### {report.title}"] if report.title else []), *([report.lead] if report.lead else [])]
