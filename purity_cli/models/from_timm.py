@@ -34,12 +34,6 @@ class Timm(Source):
 
         return list(timm.list_models())
 
-    def pretrained(self) -> list[str]:
-        """Every `architecture.tag` that has weights."""
-        import timm
-
-        return list(timm.list_pretrained())
-
     def find(self, text: str) -> tuple[str, str | None] | None:
         from timm.models import get_deprecated_models, is_model, split_model_name_tag
 
