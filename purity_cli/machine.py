@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda")
 LIBRARIES = ("torch", "torchvision", "timm", "pretrainedmodels", "pillow", "numpy")
+TOLERANCE = 0.002
+"""By which F may move for speed's sake, unasked: as near as two implementations have to come."""
+PLAIN_CPU = "CPU without bfloat16"
+MEASURED = {("CPU with AVX512-BF16", "bf16"): 0.25}
+"""The largest |F - F in fp32| of all cells of results/benchmark/precision.csv, by kind of device and precision."""
 PATIENCE_WITH_GIT = 2.0
 """Seconds: a checkout may lie on a disk that doesn't answer, and its version is a detail."""
 
@@ -50,6 +55,37 @@ def resolve_device(name: str, precision: str) -> torch.device:
     if device.type == "cpu" and precision in ("tf32", "fp16"):
         raise PurityError(f"--precision {precision} needs a CUDA device: use fp32 or bf16 on the CPU.")
     return device
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that are faster than fp32 on a device, by instructions of its own; the fastest first."""
+    if device.type == "cuda":
+        return ("bf16", "fp16", "tf32")
+    return () if kind_of(device) == PLAIN_CPU else ("bf16",)
+
+
+def kind_of(device: torch.device) -> str:
+    """What kind of device it is, as far as its arithmetic goes: a GPU's own name, or what a CPU has for bfloat16."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if torch.cpu._is_amx_tile_supported():
+        return "CPU with AMX"
+    return "CPU with AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else PLAIN_CPU
+
+
+def fastest(device: torch.device) -> tuple[str, str]:
+    """The fastest precision that was measured to keep every F within `TOLERANCE` of fp32's on this kind of device, and
+    why, in a clause."""
+    kind, moved = kind_of(device), list[str]()
+    for precision in precisions(device):
+        largest = MEASURED.get((kind, precision))
+        if largest is not None and largest <= TOLERANCE:
+            return precision, f"it moved F by {largest:g} at most on this kind of device ({kind})"
+        seen = "was not measured" if largest is None else f"moved F by up to {largest:g}"
+        moved.append(f"{precision} {seen}")
+    return "fp32", f"on this kind of device ({kind}) {', '.join(moved) or 'nothing else is faster'}"
 
 
 @contextmanager

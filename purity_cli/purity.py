@@ -26,11 +26,23 @@ class MapStatistics(NamedTuple):
     max_negative: Tensor
 
 
+IN_CACHE = 2**18
+"""Values of a map that are reduced at a time: they are read several times, and on a CPU only once from memory."""
+
+
 def map_statistics(feature_map: Tensor) -> MapStatistics:
     """All that purity needs of a feature map B (n, c, h, w), so that the map itself need not be kept.
 
     A NaN or an infinity anywhere in a channel's map shows in that channel's statistics.
     """
+    if feature_map.device.type != "cpu":
+        return _statistics(feature_map)
+    few = max(1, IN_CACHE // max(1, feature_map.shape[1:].numel()))
+    parts = [_statistics(images) for images in feature_map.split(few)]
+    return MapStatistics(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _statistics(feature_map: Tensor) -> MapStatistics:
     space = (2, 3)
     highest, lowest = feature_map.amax(space).float(), feature_map.amin(space).float()
     max_positive, max_negative = highest.clamp_min(0), (-lowest).clamp_min(0)
@@ -71,7 +83,9 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     cell = ((positions % groups).unsqueeze(1) * levels + passed) * c + channel
     histogram = torch.zeros(groups * levels * c, dtype=torch.int64, device=activations.device)
     histogram.scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
-    at_least = histogram.view(groups, levels, c).flip(1).cumsum(1).flip(1)
+    at_least = histogram.view(groups, levels, c)
+    for level in range(levels - 2, 0, -1):  # a cumulative sum in place, which is several times as fast on a CPU
+        at_least[:, level] += at_least[:, level + 1]
     return at_least[:, 1:]
 
 

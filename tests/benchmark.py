@@ -1,22 +1,25 @@
 """How much slower than a plain forward pass scoring is, and how much faster than the ways there were before.
 
-    make benchmark                      # everything; about ten minutes on two cores
-    python -m tests.benchmark resnet50  # one network's row
+    make benchmark                      # everything; some ten minutes on two idle cores
+    python -m tests.benchmark resnet50  # one network's rows
 
 Every figure is a ratio within one process on the same images, since absolute times differ between machines and from
-minute to minute. Each round runs every contender once, in turn; the median over rounds counts. Random weights: speed
-does not depend on them.
+minute to minute. Each round runs every contender once, in turn; the median over rounds counts, and the lowest and the
+highest stand beside it. Where others use the machine, the ratio of processor times says more than that of the clock.
+Random weights: speed does not depend on them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +31,24 @@ import torch
 from captum.attr import LayerGradCam
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from purity_cli import models, stages
+from purity_cli import models, stages, store
 from purity_cli.datasets import open_dataset
-from purity_cli.engine import Engine
-from purity_cli.machine import keep_freed_memory
+from purity_cli.engine import HALF, Engine
+from purity_cli.machine import fastest, keep_freed_memory, precisions
 from purity_cli.pixels import Pixels, normalise
 from purity_cli.plan import DEFAULT_GRID, Preprocessing
 from tests import oracle
 
-NETWORKS = ("resnet50", "alexnet", "vgg16", "densenet121", "timm:legacy_senet154")
-BATCH = {"alexnet": 64}
+NETWORKS = ("resnet50", "alexnet", "densenet121", "vgg16", "timm:legacy_senet154")
+BATCH = {"alexnet": 32}
+FEW = 2
+"""Images of the released procedure, which takes them one at a time."""
 IMAGENET = Preprocessing(crop=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CPU = torch.device("cpu")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16")
 
 
 class Batch:
@@ -52,44 +61,50 @@ class Batch:
         self.labels = torch.full((n,), -1)
 
 
-def stage_modules(network: models.Network) -> list[str]:
-    taps = stages.resolve(network.module, network.source, network.name, ["C1..last"], (224, 224))
-    return [tap.module for tap in taps]
+class Flops(TorchDispatchMode):
+    """Counts floating-point operations by PyTorch's own formulas, backward passes too.
+
+    Not its FlopCounterMode, whose hooks on modules `torch.autograd.grad` does not take.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        self.total += formula(*args, **kwargs, out_val=result) if formula else 0
+        return result
 
 
-def make_engine(net: nn.Module, layers: list[str], batch_size: int) -> Engine:
+def gflop(work: Callable[[], object]) -> float:
+    """What `work` computes, a multiplication and an addition each an operation."""
+    with Flops() as counter:
+        work()
+    return counter.total / 1e9
+
+
+def stage_modules(network: models.Network, specs: str = "C1..last", side: int = 224) -> list[str]:
+    taps = stages.resolve(network.module, network.source, network.name, [specs], (side, side))
+    return list(dict.fromkeys(tap.module for tap in taps))
+
+
+def make_engine(
+    net: nn.Module, layers: list[str], batch_size: int, precision: str = "fp32", device: torch.device = CPU, **more: Any
+) -> Engine:
     return Engine(
         net,
         layers,
         normalise=partial(normalise, preprocessing=IMAGENET),
         thresholds=DEFAULT_GRID,
-        groups=20,
-        device=torch.device("cpu"),
+        groups=more.pop("groups", 20),
+        device=device,
+        precision=precision,
         batch_size=batch_size,
+        **more,
     )
-
-
-def prototype(net: nn.Module, layers: list[str], images: Tensor) -> None:
-    """The design's engine in its plainest form: hooks, one autograd.grad, four reductions; nothing tuned."""
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        if not output.requires_grad:
-            output.requires_grad_()
-        kept.append(output)
-        return output.clone()
-
-    handles = [dict(net.named_modules())[layer].register_forward_hook(keep) for layer in layers]
-    try:
-        scores = net(images).max(1).values.sum()
-    finally:
-        for handle in handles:
-            handle.remove()
-    for feature_map, gradient in zip(kept, torch.autograd.grad(scores, kept), strict=True):
-        feature_map = feature_map.detach()
-        positive, negative = feature_map.clamp_min(0), (-feature_map).clamp_min(0)
-        up, down = (part.mean((2, 3)) / part.amax((2, 3)) for part in (positive, negative))
-        torch.where(gradient.mean((2, 3)) > 0, up, down).nan_to_num(0)
 
 
 def captum_cams(net: nn.Module, layers: list[str], images: Tensor) -> None:
@@ -106,10 +121,28 @@ def released(net: nn.Module, layers: list[str], images: Tensor) -> None:
             oracle.mass(*oracle.map_and_gradient(net, image[None], layer))
 
 
+@dataclass
+class Contender:
+    """Work on some images, and how much of it there is."""
+
+    work: Callable[[], object]
+    images: int
+    gflop: float | None = None
+    """Per image."""
+    precision: str = "fp32"
+
+
 def clock(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """On the clock, and of all processors."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def with_default_memory(work: Callable[[], object]) -> Callable[[], object]:
@@ -131,64 +164,101 @@ def with_default_memory(work: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def compare(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn."""
-    for work in contenders.values():
-        work()
-    times = [{name: clock(work) for name, work in contenders.items()} for _ in range(rounds)]
-    return {name: statistics.median(row[name] for row in times) for name in contenders}
+def compare(
+    network: str, contenders: dict[str, Contender], rounds: int, most: dict[str, float]
+) -> list[dict[str, Any]]:
+    """A row for each, beside the first: of every round the ratio per image, of which the median counts."""
+    for one in contenders.values():
+        one.work()
+    times = [{name: seconds(one.work) for name, one in contenders.items()} for _ in range(rounds)]
+    first, rows = next(iter(contenders)), []
+    for name, one in contenders.items():
+        share = one.images / contenders[first].images
+        wall, cpu = ([row[name][i] / row[first][i] / share for row in times] for i in (0, 1))
+        took = statistics.median(row[name][0] for row in times) / one.images
+        rate = one.gflop / took if one.gflop else None
+        rows.append(
+            {
+                "network": network,
+                "what": name,
+                "ratio": statistics.median(wall),
+                "from": min(wall),
+                "to": max(wall),
+                "processor time": statistics.median(cpu),
+                "ms/image": 1000 * took,
+                "GFLOP/s": rate,
+                "of the product's": rate / most[one.precision] if rate else None,
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False, float_format="%.2f", na_rep="-"), flush=True)
+    return rows
 
 
-def networks(names: tuple[str, ...], rounds: int) -> pd.DataFrame:
-    rows = []
-    for name in names:
-        size = BATCH.get(name, 16)
-        network = models.load(name, "none")
-        net = network.module.to(memory_format=torch.channels_last)
-        layers = stage_modules(network)
-        batch = Batch(size)
-        images = normalise(batch.pixels, IMAGENET)
-        few = images[:2]
-        all_layers, last = make_engine(net, layers, size), make_engine(net, layers[-1:], size)
-        plain = torch.inference_mode()(partial(net, images))
+def measure(name: str, rounds: int, most: dict[str, float]) -> list[dict[str, Any]]:
+    """The rows of one network."""
+    size = BATCH.get(name, 8)
+    network = models.load(name, "none")
+    net = network.module.to(memory_format=torch.channels_last)
+    layers = stage_modules(network)
+    batch, one = Batch(size), Batch(1)
+    images = normalise(batch.pixels, IMAGENET)
 
-        def scored(engine: Engine, batch: Batch = batch) -> None:
+    def plain(precision: str) -> Contender:
+        @torch.inference_mode()
+        def work(images: Tensor = images) -> None:
+            with torch.autocast("cpu", HALF.get(precision, torch.bfloat16), enabled=precision in HALF):
+                net(images)
+
+        return Contender(with_default_memory(work), size, gflop(partial(work, images[:1])), precision)
+
+    def scored(taps: list[str], precision: str) -> Contender:
+        engine = make_engine(net, taps, size, precision)
+
+        def work(batch: Batch = batch) -> None:
             with engine:
                 engine.add(batch)
 
-        seconds = compare(
-            {
-                "forward": with_default_memory(plain),
-                "C1..C5": partial(scored, all_layers),
-                "C5": partial(scored, last),
-                "prototype": with_default_memory(partial(prototype, net, layers, images)),
-            },
-            rounds,
-        )
-        slow = compare(
-            {
-                "captum": with_default_memory(partial(captum_cams, net, layers, images)),
-                "released": with_default_memory(partial(released, net, layers, few)),
-                "scoring": partial(scored, all_layers),
-            },
-            2,
-        )
-        slow["released"] *= size / len(few)
-        forward, scoring = seconds["forward"], seconds["C1..C5"]
-        rows.append(
-            {
-                "network": network.name,
-                "batch": size,
-                "forward ms/image": 1000 * forward / size,
-                "C1..C5 / forward": scoring / forward,
-                "prototype / forward": seconds["prototype"] / forward,
-                "C5 / forward": seconds["C5"] / forward,
-                "captum / C1..C5": slow["captum"] / slow["scoring"],
-                "released / C1..C5": slow["released"] / slow["scoring"],
-            }
-        )
-        print(pd.DataFrame(rows[-1:]).to_string(index=False, float_format="%.2f"), flush=True)
-    return pd.DataFrame(rows)
+        work(one)  # the first batch also tries the network out
+        return Contender(work, size, gflop(partial(work, one)), precision)
+
+    contenders = {"forward, fp32": plain("fp32")}
+    for precision in (*precisions(CPU), "fp32"):
+        if precision != "fp32":
+            contenders[f"forward, {precision}"] = plain(precision)
+        contenders[f"C1..C5, {precision}"] = scored(layers, precision)
+        contenders[f"C5, {precision}"] = scored(layers[-1:], precision)
+        contenders[f"all readings, {precision}"] = scored(stage_modules(network, "all:C1..last"), precision)
+    rows = compare(network.name, contenders, rounds, most)
+    slow = {
+        "forward, fp32": contenders["forward, fp32"],
+        "captum's LayerGradCam, five layers": Contender(
+            with_default_memory(partial(captum_cams, net, layers, images)), size
+        ),
+        "the released procedure": Contender(with_default_memory(partial(released, net, layers, images[:FEW])), FEW),
+    }
+    return rows + compare(network.name, slow, 2, most)[1:]
+
+
+def matrix_product(precision: str, n: int = 2048) -> float:
+    """GFLOP/s of a square matrix product, the best of some: what this machine can do at most, or nearly."""
+    a, b = (torch.randn(n, n).to(HALF.get(precision, torch.float32)) for _ in range(2))
+    return 2e-9 * n**3 / min(clock(lambda: a @ b) for _ in range(10))
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    flags, model = set[str](), "a CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ():
+        key, _, value = line.partition(":")
+        flags |= set(value.split()) if key.strip() == "flags" else set()
+        model = value.strip() if key.strip() == "model name" else model
+    known = ", ".join(name for name in INSTRUCTIONS if name in flags)
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{model}, {torch.get_num_threads()} threads of {len(os.sched_getaffinity(0))} processors; instruction sets "
+        f"{known or 'unknown'} (PyTorch goes by {torch.backends.cpu.get_cpu_capability()}); torch {torch.__version__}; "
+        f"load over 1/5/15 minutes {load}"
+    )
 
 
 def photographs(folder: Path, n: int) -> None:
@@ -199,7 +269,7 @@ def photographs(folder: Path, n: int) -> None:
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{i:04}.JPEG", quality=90)
 
 
-def end_to_end(n: int) -> None:
+def end_to_end(n: int, precision: str) -> str:
     """ResNet50, C1..C5, over `n` JPEGs: the whole run against the engine on pixels that are already there."""
     network = models.load("resnet50", "none")
     layers = stage_modules(network)
@@ -210,7 +280,7 @@ def end_to_end(n: int) -> None:
             open_dataset(f"folder:{name}"), range(n), preprocessing, batch_size=16, workers=2, on_bad_image="fail"
         )
         numbers, alone, whole = range(len(pixels)), 0.0, 0.0
-        with make_engine(network.module, layers, 16) as engine:
+        with make_engine(network.module, layers, 16, precision) as engine:
             engine.run(pixels.blocks(numbers[:2]))
             # In turns, since the machine's speed drifts over the minutes that this takes.
             for start in range(0, len(numbers), 16):
@@ -218,7 +288,7 @@ def end_to_end(n: int) -> None:
                 ready = list(pixels.blocks(part))
                 alone += clock(partial(engine.run, ready))
                 whole += clock(partial(engine.run, pixels.blocks(part)))
-    print(f"end to end, {n} JPEGs of 500 x 375, resnet50 C1..C5: {whole:.1f} s, {whole / alone:.2f} x the engine alone")
+    return f"end to end, {n} JPEGs of 500 x 375, resnet50 C1..C5, {precision}: {whole / alone:.2f} x the engine alone"
 
 
 def peak_memory(n: int) -> float:
@@ -240,19 +310,39 @@ def peak_memory(n: int) -> float:
 @click.argument("names", nargs=-1)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--images", default=1000, show_default=True, help="JPEGs of the end-to-end part.")
-def main(names: tuple[str, ...], rounds: int, images: int) -> None:
-    """Print the ratios; with NAMES, those of these networks alone."""
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/benchmark"), show_default=True)
+def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
+    """Print the ratios, and write them to speed.md and speed.csv; with NAMES, those of these networks alone."""
     keep_freed_memory()
-    table = networks(names or NETWORKS, rounds)
-    print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(table.to_markdown(index=False, floatfmt=".2f") if len(table) else "")
-    if names:
-        return
-    end_to_end(images)
-    small, large = peak_memory(1000), peak_memory(4000)
-    print(f"peak memory, resnet18: {small:.0f} MiB at 1,000 images, {large:.0f} MiB at 4,000 ({large / small:.2f} x)")
-    start = [clock(partial(subprocess.run, ["purity", "--help"], check=True, capture_output=True)) for _ in range(5)]
-    print(f"purity --help: {statistics.median(start):.2f} s")
+    most = {precision: matrix_product(precision) for precision in ("fp32", *precisions(CPU))}
+    chosen, because = fastest(CPU)
+    notes = [machine(), *(f"a matrix product reaches {rate:.0f} GFLOP/s in {name}" for name, rate in most.items())]
+    notes.append(f"--precision auto takes {chosen}: {because}")
+    rows: list[dict[str, Any]] = []
+
+    def write() -> None:
+        page = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f", missingval="") if rows else ""
+        text = f"# Speed\n\n`{' '.join(['python -m tests.benchmark', *sys.argv[1:]])}`\n\n"
+        store.write_text(out / "speed.md", text + "\n".join(f"- {note}" for note in notes) + f"\n\n{page}\n")
+        store.write_text(out / "speed.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
+
+    print("\n".join(notes), flush=True)
+    for name in names or NETWORKS:
+        rows += measure(name, rounds, most)
+        write()
+    if not names:
+        notes += [end_to_end(images, precision) for precision in (*precisions(CPU), "fp32")]
+        small, large = peak_memory(500), peak_memory(2000)
+        notes.append(f"peak memory, resnet18: {small:.0f} MiB at 500 images, {large:.0f} MiB at 2,000")
+        start = [
+            clock(
+                partial(subprocess.run, [sys.executable, "-m", "purity_cli", "--help"], check=True, capture_output=True)
+            )
+            for _ in range(5)
+        ]
+        notes.append(f"purity --help: {statistics.median(start):.2f} s")
+        print("\n".join(notes[-4:]))
+        write()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from purity_cli import machine, store
+from purity_cli import locks, machine, store
 from tests.attack.stage import Stage
 from tests.attack.world import CLASSES, NET, PIXELS, picture
 
@@ -99,7 +99,7 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = rounded([[number(cell) for cell in line.split(",")] for line in path.read_text().split("\n")])
         elif path.suffix == ".pt":
             found[name] = repr(torch.load(path, weights_only=True))
-        elif path.name != store.LOCK:
+        elif path.name != locks.LOCK:
             found[name] = path.read_bytes()
     return found
 

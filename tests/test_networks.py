@@ -22,6 +22,7 @@ from purity_cli.errors import PurityError
 from purity_cli.models import load, tried
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from tests.test_models import classes
 
 PLAIN = """
 import torch
@@ -506,7 +507,7 @@ def test_a_nan_among_the_weights_is_named(here: Path) -> None:
     )
     with pytest.raises(PurityError, match=r"conv2\.weight of make holds a NaN or an infinity in 1 of its 432 values"):
         load("net.py:make")
-    assert load("net.py:masked").num_classes == 5
+    assert classes(load("net.py:masked")) == 5
     bad = load("plain.py:make").module.state_dict()
     bad["bn1.running_var"][3] = float("nan")
     torch.save(bad, here / "w.pth")
@@ -772,8 +773,8 @@ def test_a_neighbour_hides_no_installed_library(here: Path) -> None:
     (here / "timm.py").write_text("raise RuntimeError('the wrong timm')\n")
     (here / "safetensors.py").write_text("raise RuntimeError('the wrong safetensors')\n")
     write(here, "def make():\n    import timm\n    return timm.create_model('test_resnet')\n")
-    assert load("net.py:make").num_classes == 1000
-    assert load("timm:test_resnet", "none").num_classes == 1000
+    assert classes(load("net.py:make")) == 1000
+    assert classes(load("timm:test_resnet", "none")) == 1000
 
 
 def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> None:
@@ -788,9 +789,9 @@ def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> Non
             return net
     """,
     )
-    assert load("net.py:make").num_classes == 4
+    assert classes(load("net.py:make")) == 4
     (here / "neighbour.py").write_text("WIDTH = 9\n")
-    assert load("net.py:make").num_classes == 9
+    assert classes(load("net.py:make")) == 9
 
 
 def test_a_helper_s_content_is_part_of_a_job_s_identity(here: Path) -> None:
@@ -837,7 +838,7 @@ def test_a_module_with_two_names_is_whole_after_every_look_at_it(here: Path) -> 
     )
     network = load("net.py:make")
     assert not any(tensor.is_meta for tensor in network.module.state_dict().values())
-    assert network.num_classes == 5
+    assert classes(network) == 5
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
     assert same_counts(scored("net.py:make", layers="trunk.0,trunk.3"), scored("plain.py:make"))
     assert [layer.module for layer in scored("net.py:make", layers="trunk.*").layers] == [

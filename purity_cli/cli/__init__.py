@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": "Score",
     "show": "Look",
     "plot": "Look",
+    "report": "Look",
     "cam": "Look",
     "sweep-threshold": "Look",
     "correlate": "Compare",

@@ -30,7 +30,7 @@ REGRESSION = 4
     help="A cell has moved where F differs by more, or another measure by more of its value.",
 )
 @options.threshold_option()
-@options.format_option("md is for a summary of CI; csv holds the cells only.")
+@options.format_option("md is for a summary of CI, html is a page; csv holds the cells only.")
 def command(
     old: Path | None, new: Path | None, nightly: Path | None, tolerance: float, threshold: float, layout: str
 ) -> None:

@@ -104,12 +104,12 @@ def score_all(
 
 def _scored_at_first(job: Job, output: Path | None, threshold: float) -> Result | None:
     """What an earlier run without options stored, at once; None where all has to be resolved to know."""
-    from purity_cli import shipped, store
+    from purity_cli import locks, shipped, store
 
     folder = output or Path("results", f"{job.model}_{job.dataset}")
     result = shipped.scored(job, folder)
     if result:
-        with store.claim(folder, "purity score"):
+        with locks.claim(folder, "purity score"):
             store.write_tables(result, folder, threshold)
         progress.note(f"Kept {folder}{KEPT}")
     return result

@@ -182,17 +182,13 @@ def same(first: StateDict, second: StateDict) -> bool:
 
 
 def _walk(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], StateDict]]:
-    state = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(key, value)}
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    state = {key: value for key, value in named.items() if isinstance(value, Tensor) or key.endswith(EXTRA)}
     if any(isinstance(value, Tensor) and value.ndim for value in state.values()):
         yield place, state
-    for key, value in content.items():
-        inside = isinstance(key, str) and isinstance(value, Mapping) and not NO_WEIGHTS.match(key)
-        if inside and not key.endswith(EXTRA) and len(place) < DEEPEST:
+    for key, value in named.items() if len(place) < DEEPEST else ():
+        if isinstance(value, Mapping) and not NO_WEIGHTS.match(key) and not key.endswith(EXTRA):
             yield from _walk(value, (*place, key))
-
-
-def _belongs(key: str, value: Any) -> bool:
-    return isinstance(value, Tensor) or key.endswith(EXTRA)
 
 
 def _rank(place: tuple[str, ...]) -> int:

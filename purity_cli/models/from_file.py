@@ -13,10 +13,10 @@ from torch import nn
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
-from purity_cli.models.base import Recipe, Source, output_shape
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
 from purity_cli.models.fitting import fit
+from purity_cli.models.from_timm import declared
 from purity_cli.models.user_code import PrintsAside, UserCode
 from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
@@ -31,17 +31,11 @@ class UserFile(Source):
     about = "a function in a file of your own, net.py:function; what it returns is scored"
     comes_built = True
 
-    def names(self) -> list[str]:
-        return []
-
     def find(self, text: str) -> tuple[str, str | None] | None:
         return (text, None) if REFERENCE.fullmatch(text) else None
 
     def shown(self, name: str) -> str:
         return name.rpartition(":")[2]
-
-    def tags(self, name: str) -> list[str]:
-        return []
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         match = REFERENCE.fullmatch(name)
@@ -105,11 +99,12 @@ def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | No
     cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
     if cfg and isinstance(cfg, Mapping):
         try:
-            return from_timm(cfg)
+            return declared(cfg)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise PurityError(
                 f"The pretrained_cfg of {function} is not as timm's are ({said(error)}): mend or remove it."
             ) from None
+    module.eval()
     sizes = () if is_lazy(module) else USUAL_SIZES
     size = next((size for size in sizes if output_shape(module, (size, size)) is not None), 224)
     guess = Preprocessing(resize=256 if size == 224 else size, crop=(size, size), mean=IMAGENET_MEAN, std=IMAGENET_STD)

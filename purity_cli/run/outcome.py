@@ -41,7 +41,7 @@ def result_of(job: Resolved, total: States, warn: Warn) -> Result:
         provenance={
             **versions(),
             "device": device_name(job.device),
-            "precision": job.job.precision,
+            "precision": job.precision,
             "batch_size": total.batch_size,
             "model": network.name,
             "source": network.source,

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from purity_cli import datasets, models, stages
-from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
+from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.errors import PurityError
-from purity_cli.machine import resolve_device
+from purity_cli.machine import fastest, resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
-from purity_cli.pixels import prepare
-from purity_cli.plan import Job, Preprocessing, Size
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
+from purity_cli.pixels import size_of
+from purity_cli.plan import Job, Preprocessing
 from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = {
     "imagenet": Preprocessing(resize=224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "cifar10": Preprocessing(),
@@ -47,6 +46,8 @@ class Resolved:
     preprocessing: Preprocessing
     device: torch.device
     batch_size: int
+    precision: str
+    """In which it computes: what the Job says, or what its `auto` comes to here."""
     label_note: str | None
     """Why there is no accuracy; None where there is."""
     classifies: bool = True
@@ -80,6 +81,9 @@ def resolve(
     `source` is the Job's data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
+    precision, because = (job.precision, "") if job.precision != "auto" else fastest(device)
+    if because:
+        warn(f"--precision auto takes {precision}: {because}.")
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
     headless = any(not read(text)[0].gradient for text in job.metrics)
     network = models.load(job.model, job.weights, headless=headless)
@@ -88,7 +92,7 @@ def resolve(
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
-    size = picture_size(source, selection, preprocessing) or network.input_size
+    size = size_of(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
     network = models.tried(network, size, batch_size=batch_size)
     for sentence in network.notes:
@@ -107,10 +111,12 @@ def resolve(
         preprocessing=preprocessing,
         device=device,
         batch_size=network.largest_batch or batch_size,
+        precision=precision,
         label_note=note,
         classifies=classifies,
         identity={
             **job.direct(),
+            "precision": precision,
             "model": f"{network.source}:{network.name}",
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,
@@ -155,17 +161,6 @@ def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
             f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
         )
     return chosen
-
-
-def picture_size(source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
-    """(h, w) of the pictures that the network is given; without a crop, of the first that can be read."""
-    if preprocessing.crop:
-        return preprocessing.crop
-    for i in selection:
-        with suppress(UnreadableImage):
-            image = prepare(source, i, preprocessing)
-            return image.height, image.width
-    return None
 
 
 def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:

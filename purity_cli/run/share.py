@@ -63,7 +63,7 @@ class Share:
             thresholds=job.job.thresholds,
             groups=job.job.groups,
             device=job.device,
-            precision=job.job.precision,
+            precision=job.precision,
             batch_size=before.batch_size,
             metrics=job.metrics,
             memory_format=job.network.memory_format,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -84,13 +83,6 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
             ) from error
     modules = dict(net.named_modules())
     return {name: _describe(name, modules[name], calls, input_size) for name, calls in trace.calls.items()}
-
-
-def weightless(net: nn.Module) -> nn.Module:
-    """A copy whose tensors are on the meta device: its forward pass takes neither memory nor arithmetic."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in net.parameters()}
-    memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
-    return copy.deepcopy(net, memo)
 
 
 def _picture(net: nn.Module, size: Size) -> Tensor:

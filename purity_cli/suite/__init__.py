@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text
@@ -25,11 +25,22 @@ class SuiteEntry(Job):
 
     needs: str | None = None
     """A file or folder; where it is not there, the entry is left out, and shown as such."""
+    pretrained: bool = False
+    """Of a model that is a pattern: each set of weights that has a classifier, instead of the default one."""
+    below_gmacs: Annotated[float, Field(gt=0)] | None = None
+    """Of a model that is a pattern: only CNNs whose forward pass of one image takes less than so many 10^9 MACs."""
+
+    OWN: ClassVar[frozenset[str]] = frozenset({"needs", "pretrained", "below_gmacs"})
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings of a Job that were written, not their defaults."""
-        return self.model_dump(exclude_unset=True, exclude={"needs"})
+        return self.model_dump(exclude_unset=True, exclude=set(self.OWN))
+
+    @property
+    def pattern(self) -> bool:
+        """Whether it stands for many models, see `survey.expanded`."""
+        return self.pretrained or self.below_gmacs is not None or bool(set(self.model) & set("*?"))
 
 
 def _called(name: str) -> BeforeValidator:
@@ -72,6 +83,12 @@ class Suite(Frozen):
     _data_dir: str | None = PrivateAttr(None)
     """What stands for every data_dir."""
 
+    @model_validator(mode="after")
+    def _patterns_are_models(self) -> Self:
+        if any(part.pattern for part in (self.defaults, *self.datasets, *self.settings)):
+            raise ValueError("patterns, pretrained and below_gmacs belong to the models.")
+        return self
+
     def moved(self, data_dir: str) -> Suite:
         """The suite with another place for every `data_dir` that it gives; PurityError where it gives none.
 
@@ -91,9 +108,7 @@ class Suite(Frozen):
             for dataset in self.datasets:
                 for settings in self.settings:
                     parts = (self.defaults, dataset, settings, model)
-                    given = {name: value for part in parts for name, value in part.given.items()}
-                    grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
-                    job = Job.of(**{**given, "thresholds": tuple(grid)})
+                    job = self.job_of(*parts)
                     # Of the paths as they are written: a folder's name does not depend on where the suite is run.
                     key = job.key()
                     if owner.setdefault(key, number) != number:
@@ -108,6 +123,12 @@ class Suite(Frozen):
                         job = job.model_copy(update={"data_dir": self._data_dir})
                     tasks[key] = Task(f"{slug(job)}_{key[:8]}", job, absent)
         return list(tasks.values())
+
+    def job_of(self, *parts: SuiteEntry) -> Job:
+        """What entries give together, the later before the earlier, with its paths as they are written."""
+        given = {name: value for part in parts for name, value in part.given.items()}
+        grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
+        return Job.of(**{**given, "thresholds": tuple(grid)})
 
 
 def beside(base: Path, path: str) -> str:

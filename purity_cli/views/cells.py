@@ -150,7 +150,7 @@ def identity(of: Result | Job) -> dict[str, str]:
         "epoch": None if epoch is None else f"epoch {epoch}",
         "weights": result.weights if result else job.weights,
         "dataset": result.dataset if result else job.dataset,
-        "precision": job.precision,
+        "precision": result.provenance.get("precision", job.precision) if result else job.precision,
         "pixels": result.preprocessing if result else job.preprocess,
         "asked": job.model,
     }

@@ -2,140 +2,199 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from purity_cli import run
 from purity_cli.cache import CachedPixels
-from purity_cli.datasets import ImageSource, open_dataset
+from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
-from purity_cli.pixels import Block, Pixels
-from purity_cli.run.resolving import Resolved
-from tests import given
-from tests.gpu_check.budget import Budget
-from tests.gpu_check.report import Cells, Planned, Sheet
-from tests.gpu_check.settings import Settings
-from tests.gpu_check.subjects import pictures, random_job, repeated
-from tests.gpu_check.tables import paper_tables
-from tests.gpu_check.watcher import Watcher
-
-COLUMNS = (
-    "what", "network", "precision", "images", "seconds", "images_per_s", "scoring_seconds", "batch_size", "gpu_busy",
-    "host_mib", "device_mib",
-)  # fmt: skip
-FREE = 0.4
-"""The part of the device's memory that pictures may take where all are kept there."""
-
-Read = Callable[[Resolved], Iterable[Block]]
+from purity_cli.pixels import Block
+from purity_cli.plan import Job
+from purity_cli.suite import Suite, Task
+from purity_cli.suite.bench import Bench, Outcome
+from tests import benchmark, given
+from tests.gpu_check.measuring import LATE, Book, Cells, OutOfTime, Settings, Step, Watcher
 
 
-def part(settings: Settings, budget: Budget, about: Cells) -> list[Sheet]:
-    """Fill `end_to_end`."""
-    sheet = Sheet(settings, "end_to_end", COLUMNS, about)
-    with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-        sheet.fill(EndToEnd(settings, budget, Path(folder)).planned())
-    return [sheet]
+def random_job(name: str, dataset: str, settings: Settings, **more: Any) -> Job:
+    """A Job with random weights on pictures of `settings.side`."""
+    side = settings.side
+    return Job.of(model=name, weights="none", dataset=dataset, preprocess="paper", resize=side, crop=side, **more)
+
+
+def pictures(folder: Path, settings: Settings) -> Path:
+    """A folder of JPEGs in class folders: the sample if it is at hand, else made ones."""
+    sample = settings.shared / "data/imagenet-sample"
+    if sample.is_dir():
+        return sample
+    benchmark.photographs(folder, settings.pictures)
+    for path in list(folder.glob("*.JPEG")):
+        (folder / f"n{path.stem:0>8}").mkdir()
+        path.rename(folder / f"n{path.stem:0>8}" / path.name)
+    return folder
+
+
+def repeated(pictures: Path, folder: Path, n: int) -> Path:
+    """A folder of `n` images: links to the pictures, as often as needed, in their class folders."""
+    files = sorted(path.resolve() for path in pictures.rglob("*.JPEG"))
+    for i in range(n):
+        file = files[i % len(files)]
+        link = folder / file.parent.name / f"{file.stem}_{i // len(files):04}.JPEG"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(file, link)
+    return folder
+
+
+def end_to_end(settings: Settings, book: Book) -> Iterator[Step]:
+    """The part; its cache is filled by the second step."""
+    with tempfile.TemporaryDirectory(dir=settings.scratch) as name:
+        (made := Path(name, "made")).mkdir()
+        folder = repeated(pictures(made, settings), Path(name, "repeated"), settings.images)
+        yield from EndToEnd(settings, book, f"folder:{folder}", Path(name)).steps()
 
 
 class EndToEnd:
-    """The part's steps, in their order: the cache is filled by the second."""
+    """What its steps share."""
 
-    def __init__(self, settings: Settings, budget: Budget, folder: Path) -> None:
-        self.settings, self.budget, self.folder = settings, budget, folder
-        self.cache = folder / "cache"
+    def __init__(self, settings: Settings, book: Book, dataset: str, folder: Path) -> None:
+        self.settings, self.book, self.dataset, self.folder = settings, book, dataset, folder
+        self.cache, self.source = folder / "cache", open_dataset(dataset)
 
-    @cached_property
-    def dataset(self) -> str:
-        settings, folder = self.settings, self.folder
-        return f"folder:{repeated(pictures(folder / 'made', settings), folder / 'repeated', settings.images)}"
-
-    @cached_property
-    def source(self) -> ImageSource:
-        return open_dataset(self.dataset)
-
-    def planned(self) -> Iterator[Planned]:
-        """A row for each step; the first precision is the one that everything is measured in."""
+    def steps(self) -> Iterator[Step]:
+        """The first precision is the one that everything is measured in."""
         first, *others = self.settings.precisions
-        yield {"what": "JPEGs decoded, not scored"}, partial(self.decode, self.from_files)
-        yield {"what": "JPEGs decoded into the cache, not scored"}, partial(self.decode, self.from_cache)
-        yield {"what": "read from the cache, not scored"}, partial(self.decode, self.from_full_cache)
-        network = {"network": self.settings.main}
-        names = {**network, "precision": first}
-        yield {"what": "from JPEG", **names}, partial(self.score, first, self.from_files)
-        for precision in (first, *others):
-            names = {**network, "precision": precision}
-            yield {"what": "from the cache", **names}, partial(self.score, precision, self.from_full_cache)
-        names = {**network, "precision": first}
-        yield {"what": "from the cache, copied ahead", **names}, partial(self.score, first, self.copied_ahead)
-        yield {"what": "pixels on the device", **names}, partial(self.score, first, self.resident)
-        names = {"what": "tables 1 and 2, from the cache", "precision": first}
-        yield names, partial(paper_tables, self.settings, self.budget, self.dataset, self.folder, self.cache)
+        for what in ("JPEGs decoded", "JPEGs decoded into the cache", "read from the cache"):
+            yield "end_to_end", {"what": f"{what}, not scored"}, partial(self.decode, what)
+        ways = [("from JPEG", first), *(("from the cache", name) for name in (first, *others))]
+        for what, name in (*ways, ("from the cache, copied ahead", first), ("pixels on the device", first)):
+            names = {"what": what, "network": self.settings.main, "precision": name}
+            yield "end_to_end", names, partial(self.score, name, what)
+        yield "end_to_end", {"what": "tables 1 and 2, from the cache", "precision": first}, self.tables
 
-    def plan(self, precision: str) -> Resolved:
-        settings = self.settings
-        job = random_job(settings.main, self.dataset, settings, device=str(settings.device), precision=precision)
+    def plan(self, precision: str) -> run.Resolved:
+        job = random_job(
+            self.settings.main, self.dataset, self.settings, device=str(self.settings.device), precision=precision
+        )
         return run.resolve(job, source=self.source)
 
-    def decode(self, read: Read) -> Cells:
+    def decode(self, what: str) -> Cells:
         """Only read: what the engine must not wait for."""
         plan = self.plan("fp32")
         with Watcher(torch.device("cpu")) as watcher:
-            images = sum(len(block.positions) for block in self._watched(read(plan)))
+            images = sum(len(block.positions) for block in self.blocks(plan, what))
         return {"images": images, "images_per_s": images / watcher.seconds, **watcher.cells}
 
-    def score(self, precision: str, read: Read) -> Cells:
+    def score(self, precision: str, what: str) -> Cells:
         """A whole run; loading the network and the first batch, in which libraries load, are not in its time."""
         plan = self.plan(precision)
-        workers = self.settings.workers
-        few = replace(plan, selection=plan.selection[: plan.batch_size])
-        run.score(few, workers=workers)
-        blocks = self._watched(read(plan))
+        run.score(replace(plan, selection=plan.selection[: plan.batch_size]), workers=self.settings.workers)
+        blocks: Iterable[Block] = self.blocks(plan, what)
+        if what == "pixels on the device":
+            if plan.device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(plan.device)
+                if 3 * self.settings.side**2 * len(plan.selection) > 0.4 * free:
+                    raise PurityError("The pictures take more than 40 % of the device's free memory.")
+            blocks = [on(block, plan.device) for block in blocks]
         with Watcher(plan.device) as watcher:
             result = given.score(plan, blocks)
-        return {
-            "images": result.n_images,
-            "images_per_s": result.n_images / watcher.seconds,
-            "scoring_seconds": result.provenance["seconds"],
-            "batch_size": result.provenance["batch_size"],
-            **watcher.cells,
-        }
+        told = {"scoring_seconds": result.provenance["seconds"], "batch_size": result.provenance["batch_size"]}
+        return {"images": result.n_images, "images_per_s": result.n_images / watcher.seconds, **told, **watcher.cells}
 
-    def _watched(self, blocks: Iterable[Block]) -> Iterator[Block]:
+    def blocks(self, plan: run.Resolved, what: str) -> Iterator[Block]:
+        """From files, or from the cache, which must be full but where it is filled."""
+        cache = self.cache if "JPEG" not in what or "into" in what else None
+        pixels = run.pixels_of(plan, workers=self.settings.workers, cache=cache, warn=print)
+        if cache and "into" not in what:
+            absent = pixels.cache.missing((1,)) if isinstance(pixels, CachedPixels) else len(plan.selection)
+            if absent:
+                raise PurityError(f"{absent} images are not in the cache.")
+        found = pixels.blocks()
+        return self.watched(ahead(found, plan.device) if what.endswith("copied ahead") else found)
+
+    def watched(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
-            self.budget.check()
+            self.book.check()
             yield block
 
-    def from_files(self, plan: Resolved) -> Iterable[Block]:
-        return run.pixels_of(plan, workers=self.settings.workers).blocks()
+    def tables(self) -> list[Cells]:
+        """The paper's Tables 1 and 2 as one suite: a row for each network, and one for all if all were scored.
 
-    def from_cache(self, plan: Resolved) -> Iterable[Block]:
-        return self._cached(plan).blocks()
+        A network's time is all that the suite takes for it, its making and its hash too.
+        """
+        settings, side = self.settings, self.settings.side
+        suite = Suite.model_validate(
+            {
+                "name": "tables",
+                "defaults": {
+                    "weights": "none", "dataset": self.dataset, "preprocess": "paper", "resize": side, "crop": side,
+                    "device": str(settings.device), "precision": settings.precisions[0],
+                },
+                "models": [{"model": name, "layers": "C1..last"} for name in settings.table1]
+                + [{"model": name, "layers": "last"} for name in settings.table2],
+            }
+        )  # fmt: skip
+        watch, late = Watch(settings, self.book), False
+        with Watcher(settings.device) as watcher:
+            try:
+                Bench(suite, self.folder / "results", workers=settings.workers, cache=self.cache, watch=watch).run()
+            except OutOfTime:
+                late = True
+            finally:
+                watch.close()
+        rows = watch.rows + [{"network": name, "note": LATE} for name in watch.left]
+        total: Cells = {"note": LATE if late else "not all networks were scored"}
+        if not late and all("seconds" in row for row in rows):
+            images = sum(row["images"] for row in rows)
+            total = {"images": images, "images_per_s": images / watcher.seconds, **watcher.cells}
+            # Each network's watcher began to count anew.
+            total["device_mib"] = max((row["device_mib"] for row in rows if row["device_mib"]), default=None)
+        return [*rows, {"network": "all", **total}]
 
-    def from_full_cache(self, plan: Resolved) -> Iterable[Block]:
-        pixels = self._cached(plan)
-        absent = pixels.cache.missing((1,)) if isinstance(pixels, CachedPixels) else len(plan.selection)
-        if absent:
-            raise PurityError(f"{absent} images are not in the cache.")
-        return pixels.blocks()
 
-    def _cached(self, plan: Resolved) -> Pixels:
-        return run.pixels_of(plan, workers=self.settings.workers, cache=self.cache, warn=print)
+class Watch:
+    """A `bench.Watch` that keeps a row for each job and stops the suite when time is out."""
 
-    def copied_ahead(self, plan: Resolved) -> Iterable[Block]:
-        return ahead(self.from_full_cache(plan), plan.device)
+    def __init__(self, settings: Settings, book: Book) -> None:
+        self.settings, self.book = settings, book
+        self.rows: list[Cells] = []
+        self.left: list[str] = []
+        self._watcher: Watcher | None = None
 
-    def resident(self, plan: Resolved) -> Iterable[Block]:
-        """All pictures, brought to the device before the clock starts."""
-        if plan.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(plan.device)
-            if 3 * self.settings.side**2 * len(plan.selection) > FREE * free:
-                raise PurityError(f"The pictures take more than {FREE:.0%} of the device's free memory.")
-        return [on(block, plan.device) for block in self._watched(self.from_full_cache(plan))]
+    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
+        self.left = [task.job.model for task, *_ in tasks]
+
+    def begins(self, task: Task) -> None:
+        self.book.check()
+        self._watcher = Watcher(self.settings.device)
+        self._watcher.__enter__()
+
+    def images(self, done: int, total: int) -> None:
+        self.book.check()
+
+    def ends(self, outcome: Outcome) -> None:
+        self.left.remove(outcome.task.job.model)
+        watcher, result, row = self.close(), outcome.result, {"network": outcome.task.job.model}
+        if result is None or watcher is None:
+            self.rows.append({**row, "note": outcome.error})
+            return
+        told = {"scoring_seconds": result.provenance["seconds"], "batch_size": result.provenance["batch_size"]}
+        rate = {"images": result.n_images, "images_per_s": result.n_images / watcher.seconds}
+        self.rows.append({**row, **rate, **told, **watcher.cells})
+
+    def close(self) -> Watcher | None:
+        """End the current job's watcher, if there is one."""
+        watcher, self._watcher = self._watcher, None
+        if watcher:
+            watcher.__exit__()
+        return watcher
 
 
 def on(block: Block, device: torch.device) -> Block:
