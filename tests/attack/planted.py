@@ -50,7 +50,7 @@ def files_written_in_place() -> None:
             for start in range(0, len(content), 1 + len(content) // 8):
                 file.write(content[start : start + 1 + len(content) // 8])
                 file.flush()
-                time.sleep(0.01)
+                time.sleep(0.05)
 
     store.write_bytes = write_bytes
 
