@@ -184,7 +184,8 @@ class Killed:
             code = self.run(alone, after)
             if code == -signal.SIGKILL:
                 struck, fresh = struck + 1, False
-                left = [path for path in self.folder.rglob("*") if path.match("out/**/*.*") or path.match("cache/*/*")]
+                files = [path for place in ("out", "cache") for path in (self.folder / place).rglob("*")]
+                left = [path for path in files if path.is_file() and path.name != store.LOCK]
                 self.tally["within" if left else "before anything was written"] += 1
                 self.tally["in a process of its own"] += alone
                 continue
@@ -236,4 +237,4 @@ def main(kills: int = 100, seed: int = 0, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:3]), *sys.argv[3:])
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:])  # type: ignore[arg-type]

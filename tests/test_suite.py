@@ -182,11 +182,11 @@ MISTAKES = [
     ("models: [alexnet", r"line 1: this is not YAML"),
     ("models: [alexnet]\n\tdefaults: {}", r"line 2: this is not YAML"),
     ("models: !!python/name:os.system ''", r"line 1: this is not YAML"),
-    ("models: &a [*a]", r"mine.yaml holds over 100000 values, for its aliases"),
+    ("models: &a [*a]", r"mine.yaml holds over 100,000 values, for its aliases"),
     (
         "x: &a [1,1,1,1,1,1,1,1,1,1]\n"
         + "".join(f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 10)}]\n" for k in range(6)),
-        r"mine.yaml holds over 100000 values, for its aliases",
+        r"mine.yaml holds over 100,000 values, for its aliases",
     ),
     ("models: " + 3000 * "[", r"this is not YAML: maximum recursion depth"),
     ("models: [a\0b]", r"this is not YAML: unacceptable character"),

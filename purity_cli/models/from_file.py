@@ -21,7 +21,7 @@ from purity_cli.models.user_code import PrintsAside, UserCode
 from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
 
-REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?")
+REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?", re.DOTALL)
 # Tried in this order where the network does not say what it takes.
 USUAL_SIZES = (224, 32, 64, 28, 96, 299, 384)
 

@@ -185,6 +185,9 @@ def options(stage: Stage, world: World) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     arguments = list(GIVEN.get(name, [name]))
+    if isinstance(command, click.Group):
+        inner = stage.rng.choice(sorted({*command.commands} - {"clear"}))  # which asks whether it may
+        command, arguments = command.commands[inner], [*arguments, inner]
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     known = [option for option in options if not {"--download", "--debug"} & set(option.opts)]
     for option in stage.rng.sample(known, min(len(known), stage.rng.choice([1, 1, 2]))):

@@ -1,8 +1,12 @@
-"""Faults to be planted, each of another kind: an attack is worth what it finds of them (`--plant FAULT`)."""
+"""Faults to be planted, each of another kind: an attack is worth what it finds of them.
+
+`--plant FAULT` attacks with one of them, and `--planted` tries them all, each with the kinds that should find it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,7 @@ def files_written_in_place() -> None:
             for start in range(0, len(content), 1 + len(content) // 8):
                 file.write(content[start : start + 1 + len(content) // 8])
                 file.flush()
-                time.sleep(0.01)
+                time.sleep(0.05)
 
     store.write_bytes = write_bytes
 
@@ -66,10 +70,18 @@ def no_boundary() -> None:
     cli.sentence = raises
 
 
-PLANTED: dict[str, Callable[[], None]] = {
-    "truncated-images-count": truncated_images_count,
-    "images-left-out-in-silence": images_left_out_in_silence,
-    "cache-believed": cache_believed,
-    "files-written-in-place": files_written_in_place,
-    "no-boundary": no_boundary,
+@dataclass(frozen=True)
+class Fault:
+    """Something that is planted, and the kinds of attack that should find it."""
+
+    plant: Callable[[], None]
+    found_by: tuple[str, ...]
+
+
+PLANTED: dict[str, Fault] = {
+    "truncated-images-count": Fault(truncated_images_count, ("image",)),
+    "images-left-out-in-silence": Fault(images_left_out_in_silence, ("image",)),
+    "cache-believed": Fault(cache_believed, ("cache",)),
+    "files-written-in-place": Fault(files_written_in_place, ("kill-train", "kill-bench")),
+    "no-boundary": Fault(no_boundary, ("options", "user-file")),
 }
