@@ -5,6 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NO_MEMORY = (
+    *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+"""In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
+
 
 class PurityError(Exception):
     """One sentence that names the thing that is wrong and the way out.
@@ -28,6 +34,11 @@ def _lines(error: BaseException) -> list[str]:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its type's name where it says nothing."""
     return next(iter(_lines(error)), type(error).__name__)
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: it is then not the fault of what was running."""
+    return isinstance(error, MemoryError) or any(words in first_line(error).lower() for words in NO_MEMORY)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

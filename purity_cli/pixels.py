@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -22,7 +23,7 @@ from torchvision.transforms.functional import pil_modes_mapping
 
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
-from purity_cli.plan import Preprocessing
+from purity_cli.plan import Preprocessing, Size
 
 AHEAD = 2
 """Blocks that are decoded while the engine works on one."""
@@ -171,16 +172,25 @@ def prepare(source: Source, i: int, preprocessing: Preprocessing) -> Image.Image
             raise UnreadableImage("it takes more memory than there is") from None
 
 
+def size_of(source: Source, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
+    """(h, w) of these images as the network sees them: of the first that can be read, where no setting tells."""
+    known = preprocessing.crop or preprocessing.resize
+    if isinstance(known, tuple):
+        return known
+    for i in selection:
+        with suppress(UnreadableImage):
+            image = prepare(source, i, preprocessing)
+            return image.height, image.width
+    return None
+
+
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
     """The image (RGB) as the network sees it, before normalisation; `path` is for messages."""
-    if preprocessing.resize:
-        size = preprocessing.resize
+    if size := preprocessing.resize:
+        short, long = sorted(image.size)
+        if isinstance(size, int) and size * int(size * long / short) > LARGEST:  # as torchvision rounds it
+            return _resize_what_is_kept(image, preprocessing, path)
         mode = InterpolationMode(preprocessing.interpolation)
-        if isinstance(size, int):
-            # As torchvision rounds it.
-            short, long = sorted(image.size)
-            if size * int(size * long / short) > LARGEST:
-                return _resize_what_is_kept(image, preprocessing, path)
         image = F.resize(image, [size] if isinstance(size, int) else list(size), mode)
     if preprocessing.crop:
         _check_crop(preprocessing.crop, image.height, image.width, path)
@@ -201,8 +211,7 @@ def _resize_what_is_kept(image: Image.Image, preprocessing: Preprocessing, path:
     hamming). Where the short side shrinks as well, PIL may resize down before across, and rounds otherwise in between.
     """
     size = preprocessing.resize
-    if not isinstance(size, int):
-        raise AssertionError("an exact size is never too long")
+    assert isinstance(size, int)
     whole = [size if side == min(image.size) else int(size * max(image.size) / min(image.size)) for side in image.size]
     if preprocessing.crop is None:
         raise UnreadableImage(f"resized to a short side of {size} it is {whole[1]}x{whole[0]}: give --crop")

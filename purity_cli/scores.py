@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purity_cli import run, store
+from purity_cli import locks, run, store
 from purity_cli.plan import DEFAULT_GRID, Job, check_thresholds
 from purity_cli.results import Result
 
@@ -58,7 +58,7 @@ class Scores:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Store it as `purity score --output` does, for `Scores.load` and all commands that take a results folder."""
-        place = store.prepare(Path(folder))
+        place = locks.prepare(Path(folder))
         store.write(self.result, place, self.threshold)
 
     def __repr__(self) -> str:

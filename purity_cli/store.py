@@ -1,4 +1,4 @@
-"""The only code that touches a results folder: finished results, unfinished ones, and the lock; every file atomically.
+"""The only code that touches a results folder, its lock aside: finished results, unfinished ones; files atomically.
 
 `states.safetensors` alone holds all of a Result; `run.json`, `purity.csv` and `purity.md` are views of it for people
 and other programs. What an unfinished job has so far lies in `partial-*.safetensors`, in the same form.
@@ -10,14 +10,14 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any
 
 from purity_cli.errors import PurityError
 from purity_cli.files import finite
+from purity_cli.locks import prepare
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
@@ -28,50 +28,6 @@ STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "pu
 BEFORE = "counts.safetensors"
 """What versions up to 0.1 called it, in another form."""
 PARTIAL = "partial*.safetensors"
-LOCK = ".lock"
-LEFTOVERS = ".*.[0-9]*.tmp"
-"""What `write_bytes` leaves where it is killed; a folder that users name may hold temporary files of others."""
-
-
-class Held(PurityError):
-    """Another process writes into the folder."""
-
-
-def prepare(folder: Path) -> Path:
-    """Make sure that results can be written into `folder` before hours are spent on them; PurityError otherwise."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PurityError(f"Cannot write results into {folder} ({error.strerror}): choose another --output.") from None
-    return folder
-
-
-def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
-    """Let no second process write into `folder`, until the file returned is closed or this process ends.
-
-    What a killed process was just writing there is cleared away. Raises Held where another one holds the folder, or
-    waits for it; `command` is what this one is called.
-    """
-    handle = (prepare(folder) / LOCK).open("a+")
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        handle.seek(0)
-        holder = handle.read().partition("\n")[0] or command
-        handle.close()
-        raise Held(f"Another `{holder}` is writing into {folder}: wait for it, or give --output.") from None
-    except (ImportError, OSError):
-        pass  # a system or a file system without locks
-    handle.truncate(0)
-    handle.write(f"{command}\n")
-    handle.flush()
-    for leftover in folder.glob(LEFTOVERS):
-        leftover.unlink(missing_ok=True)
-    return handle
 
 
 def write(result: Result, folder: Path, threshold: float = 0.5) -> None:

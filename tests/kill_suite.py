@@ -1,57 +1,85 @@
-"""A suite killed again and again ends as if it had not been: `python -m tests.kill_suite [KILLS]`, some twenty minutes.
+"""Killed again and again, a suite, a training and a cache being filled end as if they had not been:
+`python -m tests.kill_suite [KILLS [SEED [WORK ...]]]`, some minutes for 100.
 
-Runs a suite undisturbed, then the same suite with SIGKILL at random instants (from a fixed seed), each followed by a
-start, until KILLS have struck, and once more to its end. All files but the lock must then be equal, times aside.
+Each runs once undisturbed, and then again and again with SIGKILL at random instants (from a seed). Now and then it may
+come to its end, and once more when its share of the kills has struck: all its files but the lock must then be those of
+the undisturbed run, times aside, and nothing else may lie there. Most runs are forks of a process that has imported
+everything; every tenth is a process of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
-import purity_cli
+from purity_cli import locks, machine, store
+from tests.attack.stage import Stage
+from tests.attack.world import CLASSES, NET, PIXELS, picture
 
+OWN = """
+
+class Own(Net):
+    pretrained_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0, "mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def own():
+    return Own()
+"""
 SUITE = """
-defaults: {weights: none, batch_size: 4, metrics: "rankme,alpha-req,saturation"}
-models: [tiny_vgg_10, {model: tiny_vgg, limit: 300}, {model: resnet18_cifar, limit: 60}]
+defaults:
+  {dataset: photos/val, mean: [0, 0, 0], std: [1, 1, 1], resize: [32, 32], crop: none, batch_size: 2,
+   layers: "conv1,conv2", metrics: "rankme,alpha-req,saturation"}
+models: [{model: "net.py:own"}, {model: "net.py:own", per_class: 3}, {model: "net.py:own", layers: conv2}]
 """
-# Checkpoints after every block, so that most kills strike between or in the middle of two.
-PROGRAM = """
-import sys
-from pathlib import Path
-from purity_cli.suite.bench import Bench
-from purity_cli.suite import read
-outcomes = Bench(read(Path("suite.yaml")), Path("results"), workers=2, cache=Path("cache"), every=0.0).run()
-sys.exit("; ".join(outcome.error for outcome in outcomes if outcome.error) or None)
-"""
+WORKS: dict[str, Sequence[str]] = {
+    "suite": ("bench", "suite.yaml", "--workers", "1", "--cache", "cache", "-o", "out"),
+    "train": ("train", "-m", "net.py:own", "-d", "photos", "--epochs", "6", "--checkpoints", "1,2,4,6", "-b", "4",
+              "--workers", "1", "--device", "cpu", "-o", "out"),
+    "cache": ("cache", "build", "-m", "net.py:own", "-d", "photos", *PIXELS, "-l", "conv1", "--workers", "1",
+              "--cache", "cache"),
+}  # fmt: skip
+"""What is killed, by name."""
 TIMES = ("seconds", "images_per_second", "started")
+OF_ITS_OWN = 10
+"""Of so many runs one is a process of its own, as slow as that is to start."""
+TO_ITS_END = 0.2
+"""How often a run is left alone between two kills."""
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(folder.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, start_new_session=True)
+def prepare(folder: Path) -> None:
+    """What the works need, from a seed."""
+    folder.mkdir()
+    (folder / "net.py").write_text(NET + OWN)
+    (folder / "suite.yaml").write_text(SUITE)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for name in CLASSES:
+            (folder / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(rng).save(folder / "photos" / split / name / f"{i}.png")
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file under `results`, times taken out."""
+    """Every file that a work left, times taken out."""
     found: dict[str, Any] = {}
-    for path in sorted((folder / "results").rglob("*")):
+    for path in sorted(path for place in ("out", "cache") for path in (folder / place).rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
-        if path.is_dir():
-            continue
-        if path.suffix == ".safetensors":
+        if path.name == store.STATES:
             with safe_open(path, framework="numpy") as file:
                 metadata = {
                     key: json.loads(text)
@@ -69,7 +97,9 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = timeless(json.loads(path.read_text()))
         elif path.suffix == ".csv":
             found[name] = rounded([[number(cell) for cell in line.split(",")] for line in path.read_text().split("\n")])
-        elif path.name != ".lock":
+        elif path.suffix == ".pt":
+            found[name] = repr(torch.load(path, weights_only=True))
+        elif path.name != locks.LOCK:
             found[name] = path.read_bytes()
     return found
 
@@ -94,47 +124,116 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
-def main(kills: int = 20, seed: int = 0) -> None:
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as place:
-        # A copy, so that nothing changes under a run of half an hour.
-        shutil.copytree(Path(purity_cli.__file__).parent, Path(place, "purity_cli"))
-        calm, wild = Path(place, "calm"), Path(place, "wild")
-        for folder in (calm, wild):
-            folder.mkdir()
-            (folder / "suite.yaml").write_text(SUITE)
+def save_often() -> None:
+    """Have a suite keep what it has after every block, so that most kills strike between or in the middle of two."""
+    init = store.Unfinished.__init__
+
+    def often(self: store.Unfinished, *arguments: Any, **named: Any) -> None:
+        init(self, *arguments, **{**named, "every": 0.0})
+
+    store.Unfinished.__init__ = often  # type: ignore[method-assign]
+
+
+class Killed:
+    """One work in its folder, undisturbed once, and then not."""
+
+    def __init__(self, name: str, place: Path, seed: int) -> None:
+        self.name, self.command, self.folder = name, WORKS[name], place / name
+        self.rng = Random(f"{seed}/{name}")
+        prepare(self.folder)
+        self.stage = Stage(self.folder, self.folder, self.rng)
+        self.seconds = {alone: self._timed(alone) for alone in (True, False)}
+        self.expected = contents(self.folder)
+        self.tally = Counter[str]()
+        self.runs = 0
+
+    def _timed(self, alone: bool) -> float:
+        self.clear()
         began = time.monotonic()
-        assert start(calm).wait() == 0
-        took = time.monotonic() - began
-        expected = contents(calm)
-        print(f"undisturbed: {took:.0f} s, {len(expected)} files", flush=True)
-        struck, unfinished = 0, 0
-        while struck < kills:
-            process = start(wild)
-            try:
-                code = process.wait(timeout=rng.uniform(0.2, 1.0) * took)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                struck += 1
-                partial = len(list((wild / "results").glob("*/partial-*.safetensors")))
-                unfinished += partial
-                finished = len(list((wild / "results").glob("*/states.safetensors")))
-                print(f"kill {struck}: {finished} jobs finished, {partial} unfinished", flush=True)
+        code = self.run(alone, None)
+        assert code == 0, f"undisturbed, {self.name} ends with {code}: {self.stage.fallen}"
+        return time.monotonic() - began
+
+    def clear(self) -> None:
+        for place in ("out", "cache"):
+            shutil.rmtree(self.folder / place, ignore_errors=True)
+
+    def run(self, alone: bool, after: float | None) -> int | None:
+        """The exit code of a run, that of a kill where one struck it after so many seconds."""
+        if not alone:
+            return self.stage.run(*self.command, kill=None if after is None else (signal.SIGKILL, after)).code
+        environment = {**os.environ, "PYTHONPATH": str(self.folder.parent), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "purity_cli", *self.command], cwd=self.folder, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            return process.wait(after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+    def kill(self, times: int) -> None:
+        """Have so many kills strike, and compare; AssertionError where anything differs."""
+        struck, fresh = 0, True
+        while struck < times:
+            self.runs += 1
+            alone = self.runs % OF_ITS_OWN == 0
+            after = None if self.rng.random() < TO_ITS_END else self.rng.uniform(0.2, 1.0) * self.seconds[alone]
+            began = time.monotonic()
+            code = self.run(alone, after)
+            if code == -signal.SIGKILL:
+                struck, fresh = struck + 1, False
+                left = [path for path in self.folder.rglob("*") if path.match("out/**/*.*") or path.match("cache/*/*")]
+                self.tally["within" if left else "before anything was written"] += 1
+                self.tally["in a process of its own"] += alone
                 continue
-            assert code == 0, code
-            assert contents(wild) == expected, "finished between two kills, and differs"
-            took = max(5.0, 0.9 * took)  # the machine has become faster
-            print("finished between two kills, equal; all over again", flush=True)
-            for path in (wild / "results").glob("*/*"):
-                path.unlink()
-        assert start(wild).wait() == 0
-        found = contents(wild)
-        assert sorted(found) == sorted(expected), set(found) ^ set(expected)
-        for name, content in expected.items():
-            assert found[name] == content, f"{name} differs"
-        print(f"{kills} kills, {unfinished} of them within a job: all {len(expected)} files are equal")
+            assert code == 0, f"{self.name} ends with {code} after {struck} kills: {self.stage.fallen}"
+            if fresh:  # a machine that others use as well is not always as fast
+                self.seconds[alone] = time.monotonic() - began
+            self.compare()
+            fresh = True
+        code = self.run(False, None)
+        assert code == 0, f"{self.name} ends with {code}: {self.stage.fallen}"
+        self.compare()
+        assert not self.stage.fallen, self.stage.fallen
+
+    def compare(self) -> None:
+        found = contents(self.folder)
+        assert sorted(found) == sorted(self.expected), f"{self.name}: {set(found) ^ set(self.expected)}"
+        for name, content in self.expected.items():
+            assert found[name] == content, f"{self.name}: {name} differs: {self._difference(found[name], content)}"
+        self.tally["ends, all files equal"] += 1
+        self.clear()
+
+    @staticmethod
+    def _difference(one: Any, other: Any) -> str:
+        if isinstance(one, dict) and isinstance(other, dict):
+            return ", ".join(f"{k} is {one.get(k)}, not {v}" for k, v in other.items() if one.get(k) != v)[:500]
+        return f"{str(one)[:200]}, not {str(other)[:200]}"
+
+
+def main(kills: int = 100, seed: int = 0, *names: str) -> None:
+    from tests.attack.__main__ import warm
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    warm()
+    save_often()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        # A copy, so that nothing changes under processes of their own; it lies in no checkout, whose commit is noted.
+        shutil.copytree(Path(store.__file__).parent, Path(place, "purity_cli"))
+        machine.commit = lambda: None  # type: ignore[assignment]
+        names = names or tuple(WORKS)
+        for k, name in enumerate(names):
+            work = Killed(name, Path(place), seed)
+            share = kills // len(names) + (k < kills % len(names))
+            work.kill(share)
+            said = ", ".join(f"{count} {what}" for what, count in sorted(work.tally.items()))
+            print(f"{name}: {share} kills: {said}; {len(work.expected)} files", flush=True)
+    print(f"{kills} kills in {time.monotonic() - began:.0f} s, and all files equal (seed {seed})")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(*(int(argument) for argument in sys.argv[1:3]), *sys.argv[3:])

@@ -128,6 +128,7 @@ AVERAGED: dict[str, Any] = {
     },
     "with steps": lambda last, mean: {"net": last, "ema_state_dict": {**mean, "steps": torch.tensor(1000)}},
     "nested": lambda last, mean: {"model": last, "ema": {"decay": 0.99, "updates": 5, "module": mean}},
+    "a callback's": lambda last, mean: {"state_dict": last, "callbacks": {"EMA": {"ema_state_dict": mean}}},
     "in one dict": lambda last, mean: {"state_dict": {**behind("model.", last), **behind("ema_model.module.", mean)}},
 }  # fmt: skip
 
@@ -165,6 +166,17 @@ def test_two_sets_that_could_each_be_meant_are_refused(here: Path) -> None:
         ):
             loaded(content)
     assert holds(loaded({"student": drawn(1), "teacher": drawn(1)}), drawn(1))
+
+
+def test_each_of_two_sets_is_called_by_its_place(here: Path) -> None:
+    with pytest.raises(PurityError, match="two sets of weights that fit, state_dict and model: save"):
+        loaded({"state_dict": drawn(1), "model": drawn(2)})
+
+
+def test_what_is_averaged_in_one_dict_is_said_once(here: Path) -> None:
+    network = loaded({**behind("model.", drawn(1)), **behind("ema.", drawn(2))})
+    assert holds(network, drawn(2))
+    assert not any("none that fit" in note for note in network.notes)
 
 
 def test_weights_beside_those_that_are_taken_are_named(here: Path) -> None:
@@ -263,3 +275,46 @@ def test_half_precision_and_missing_counters_are_no_obstacle(here: Path) -> None
     del state["bn1.num_batches_tracked"]
     expected: dict[str, Tensor] = {key: value.float() for key, value in state.items()}
     assert holds(loaded(behind("net.", state)), expected)
+
+
+def test_what_a_profiler_left_is_no_weight(here: Path) -> None:
+    counted = {f"{part}.total_ops": torch.zeros(1, dtype=torch.float64) for part in ("conv1", "bn1", "fc")}
+    network = loaded({**drawn(), **counted, "total_params": torch.zeros(1)})
+    assert holds(network, drawn())
+    assert network.notes == ()
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_weights_that_are_no_real_numbers_are_refused(kind: torch.dtype, prefix: str, here: Path) -> None:
+    """PyTorch would copy quantised ones as if they were the weights themselves."""
+    state = {key: value.to(kind) if key == "conv2.weight" else value for key, value in drawn().items()}
+    with pytest.raises(PurityError, match=f"w.pth holds conv2.weight in {str(kind)[6:]}, as quantised weights are"):
+        loaded(behind(prefix, state))
+
+
+def test_weights_enter_a_network_of_float32_whatever_it_was_built_in(here: Path) -> None:
+    (here / "half.py").write_text(NET + "\n\ndef half(): return Net().bfloat16()\n")
+    assert holds(loaded(drawn(), "half.py:half"), drawn())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html>404", r"no PyTorch weight file \(Unsupported operand 60\): get it anew"),
+        (b"PK\x03\x04" + bytes(40) + b"PK\x05\x06" + bytes(18), "w.pth is damaged or no PyTorch weight file"),
+    ],
+)
+def test_a_file_that_is_none_is_said_in_few_words(content: bytes, says: str, here: Path) -> None:
+    (here / "w.pth").write_bytes(content)
+    with pytest.raises(PurityError, match=says):
+        load("net.py:Net", "w.pth")
+
+
+def test_a_zip_with_a_damaged_directory_is_damaged(here: Path) -> None:
+    torch.save(drawn(), "w.pth")
+    content = (here / "w.pth").read_bytes()
+    place = content.rindex(b"PK\x01\x02")
+    (here / "w.pth").write_bytes(content[:place] + b"PK\x09\x02" + content[place + 4 :])
+    with pytest.raises(PurityError, match="w.pth is damaged or no PyTorch weight file"):
+        load("net.py:Net", "w.pth")

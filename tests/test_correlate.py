@@ -29,6 +29,7 @@ from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
 from purity_cli.stats import feature_purity
 from purity_cli.views import correlation as correlate
+from purity_cli.views.against import read_against
 
 Floats = NDArray[np.float64]
 SCIPY: dict[str, Callable[[Floats, Floats], Any]] = {
@@ -347,8 +348,10 @@ def test_purity_that_is_constant_is_refused() -> None:
 def test_against_is_joined_on_model_and_on_weights(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text("model,weights,loss\neeeee,w,5\nbb,w,2\nccc,w,3\na,w,1\ndddd,w,4\ndddd,other,9\nz,w,7\n")
-    assert correlate.read_against(f"{path}:loss", five()) == ([1, 2, 3, 4, 5], "loss of own.csv")
-    data = correlate.points(five(), 0.5, against=correlate.read_against(f"{path}:loss", five()))
+    against = read_against(f"{path}:loss", five())
+    assert against[:2] == ([1, 2, 3, 4, 5], "loss of own.csv")
+    assert against.notes == ("Joined with own.csv by model and weights: 5 of 5 results; 2 of its 7 rows are of none.",)
+    data = correlate.points(five(), 0.5, against=against)
     assert [row["loss of own.csv"] for row in data.rows] == [1, 2, 3, 4, 5]
     assert {row["against"] for row in correlate.study(data).rows} == {"loss of own.csv"}
 
@@ -356,8 +359,62 @@ def test_against_is_joined_on_model_and_on_weights(tmp_path: Path) -> None:
 def test_the_papers_own_table_can_be_the_target() -> None:
     paper = pd.read_csv(TABLE2)
     results = [result(model, [0.2, 0.5], None) for model in paper["model"]]
-    values, _ = correlate.read_against(f"{TABLE2}:purity", results)
-    assert values == paper["purity"].tolist()
+    assert read_against(f"{TABLE2}:purity", results).values == paper["purity"].tolist()
+
+
+# A dozen rows, laid out and quoted as in timm's results-imagenet.csv; the numbers are made up.
+TIMM = """model,top1,top1_err,top5,top5_err,param_count,img_size,crop_pct,interpolation
+resnet50.a1_in1k,81.2,18.8,95.1,4.9,25.56,288,1.000,bicubic
+resnet50.a1_in1k,80.2,19.8,94.6,5.4,25.56,224,0.950,bicubic
+resnet50.tv_in1k,76.1,23.9,92.9,7.1,25.56,224,0.875,bilinear
+resnet50.a3_in1k,78.1,21.9,93.8,6.2,25.56,224,0.950,bicubic
+resnet50d.a1_in1k,81.5,18.5,95.2,4.8,25.58,288,1.000,bicubic
+resnet18.a1_in1k,73.2,26.8,91.0,9.0,11.69,288,1.000,bicubic
+convnext_tiny.fb_in1k,82.7,17.3,96.1,3.9,28.59,288,1.000,bicubic
+convnext_tiny.fb_in1k,82.1,17.9,95.9,4.1,28.59,224,0.875,bicubic
+regnety_1280.swag_ft_in1k,88.2,11.8,98.7,1.3,"1,644.81",384,1.000,bicubic
+xception41.tf_in1k,78.5,21.5,94.3,5.7,26.97,299,0.903,bicubic
+tresnet_m,80.1,19.9,94.8,5.2,31.39,224,0.875,bilinear
+densenet121.ra_in1k,75.6,24.4,92.7,7.3,7.98,224,0.875,bicubic
+"""
+
+
+def scored(model: str, weights: str, size: int | None, source: str = "timm") -> Result:
+    pixels = {"crop": [size, size] if size else None, "resize": None if size else 256}
+    return result(model, [0.2, 0.5], None, weights=weights, source=source, provenance={"preprocessing": pixels})
+
+
+def test_a_table_of_timm_s_is_joined_by_tag_then_by_size_and_says_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "results-imagenet.csv"
+    path.write_text(TIMM)
+    results = [
+        scored("resnet50", "a1_in1k", 224), scored("resnet50", "a1_in1k", 288), scored("resnet50", "a1_in1k", 160),
+        scored("resnet50", "tv_in1k", 224), scored("resnet50", "IMAGENET1K_V1", 224, "torchvision"),
+        scored("resnet50d", "a1_in1k", 224), scored("convnext_tiny.fb_in1k", "main", 288, "hf-hub"),
+        scored("xception41", "tf_in1k", 299), scored("tresnet_m", "miil_in1k", 224),
+        scored("regnety_1280", "swag_ft_in1k", 384), scored("resnet34", "a1_in1k", 224),
+        scored("resnet18", "model.safetensors", 288), scored("densenet121", "ra_in1k", None),
+    ]  # fmt: skip
+    found = read_against(f"{path}:top1", results)
+    expected = [80.2, 81.2, None, 76.1, None, None, 82.7, 78.5, 80.1, 88.2, None, None, None]
+    assert (list(found.values), found.name) == (expected, "top1 of results-imagenet.csv")
+    assert found.notes == (
+        "Joined with results-imagenet.csv by model, tag and image size: 7 of 13 results; 5 of its 12 rows are of none.",
+        "Left, without a value in results-imagenet.csv: resnet50.a1_in1k (of 288 and 224 pixels there, scored at 160), "
+        "resnet50 with weights IMAGENET1K_V1 (no row), resnet50d.a1_in1k (of 288 pixels there, scored at 224), "
+        "resnet34.a1_in1k (no row), resnet18.model.safetensors (no row), "
+        "densenet121.ra_in1k (of 224 pixels there, scored at no one size).",
+    )
+    nearest = read_against(f"{path}:top5", results, any_size=True).values
+    assert list(nearest) == [94.6, 95.1, 94.6, 92.9, None, 95.2, 96.1, 94.3, 94.8, 98.7, None, None, 92.7]
+    assert read_against(f"{path}:param_count", results).values[9] == 1644.81
+    data = correlate.points(results, 0.5, against=found)
+    assert [row[found.name] for row in data.rows] == [value for value in expected if value]
+    assert data.notes[:2] == found.notes
+    with pytest.raises(
+        PurityError, match=r"has rows for 2 of the 4 results, too few; left: resnet50\.a1_in1k \(of 288"
+    ):
+        read_against(f"{path}:top1", results[1:5])
 
 
 @pytest.mark.parametrize(
@@ -366,10 +423,10 @@ def test_the_papers_own_table_can_be_the_target() -> None:
         ("model,loss\na,1\n", "own.csv", "Cannot read --against .*own.csv: write FILE.csv:COLUMN"),
         ("model,loss\na,1\n", "own.csv:los", "own.csv has no column los, only model, loss. Did you mean loss"),
         ("net,loss\na,1\n", "own.csv:loss", "own.csv has no column model, only net, loss"),
-        ("model,loss\na,1\nbb,2\nccc,3\ndddd,4\n", "own.csv:loss", "own.csv has no rows for eeeee: give it one"),
-        ("model,loss\na,1\na,2\n", "own.csv:loss", "own.csv has 2 rows for a: leave one, or add a column weights"),
-        ("model,loss\na,high\n", "own.csv:loss", "own.csv has no number in loss for a, but 'high'"),
-        ("model,loss\na,\n", "own.csv:loss", "own.csv has no number in loss for a, but ''"),
+        ("model,loss\na,1\nbb,2\n", "own.csv:loss", r"rows for 2 of the 5 results, too few; left: ccc .* \(no row\),"),
+        ("model,loss\na,1\na,2\n", "own.csv:loss", "own.csv has 2 rows for a with weights w: leave one, or add a col"),
+        ("model,loss\na,high\n", "own.csv:loss", "own.csv has no number in loss for a with weights w, but 'high'"),
+        ("model,loss\na,\n", "own.csv:loss", "own.csv has no number in loss for a with weights w, but ''"),
         ("", "own.csv:loss", "own.csv cannot be read as CSV"),
         ("model,loss\n", "other.csv:loss", "other.csv cannot be read as CSV"),
     ],
@@ -378,7 +435,32 @@ def test_a_bad_csv_is_one_sentence(text: str, given: str, says: str, tmp_path: P
     (tmp_path / "own.csv").write_text(text)
     given = given if given == "own.csv" else f"{tmp_path}/{given}"
     with pytest.raises(PurityError, match=says):
-        correlate.read_against(given, five())
+        read_against(given, five())
+
+
+def test_several_measures_are_ranked_side_by_side() -> None:
+    results = []
+    for i, one in enumerate(five()):
+        measures = {"rankme": [9.0, 8, 7, 1, 2][i], "alpha_req": [1.0, 2, 5, 4, 3][i]}
+        results.append(replace(one, layers=(one.layers[0], replace(one.layers[1], measures=measures))))
+    found = correlate.study(correlate.points(results, 0.5))
+    (table,), notes = correlate.ranking(found)
+    accuracy, last = [50, 61, 70, 75, 72], [row["last"] for row in correlate.points(results, 0.5).rows]
+    values = {"purity": last, "rankme": [9, 8, 7, 1, 2], "alpha_req": [1, 2, 5, 4, 3]}
+    rho = {name: stats.spearmanr(of, accuracy).statistic for name, of in values.items()}
+    assert [row["measure"] for row in table.rows] == sorted(rho, key=lambda name: -abs(rho[name]))
+    for row in table.rows:
+        assert row["rho"] == pytest.approx(rho[row["measure"]], abs=1e-12)
+        assert row["low"] <= row["high"]
+        assert row["n"] == 5
+    assert "overlap: 5 results do not tell" in notes[0]
+    assert correlate.ranking(correlate.study(correlate.points(five(), 0.5))) == ([], ())
+    results[0] = replace(results[0], layers=five()[0].layers)
+    assert any(
+        "unlike with unlike" in note for note in correlate.ranking(correlate.study(correlate.points(results, 0.5)))[1]
+    )
+    shown = correlate.correlation(results, 0.5)
+    assert [table.key for table in shown.tables] == ["correlations", "quantities", "ranking", "points"]
 
 
 @pytest.fixture(scope="module")

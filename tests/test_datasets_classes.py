@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from purity_cli import cli
 from purity_cli.datasets import chance_note, class_names, labels_fit, open_dataset, seen_note, select
-from purity_cli.datasets.base import ArraySource
+from purity_cli.datasets.base import ArraySource, UnreadableImage
 from purity_cli.datasets.classes import in_order
 from purity_cli.datasets.endings import ENDINGS, FORMATS, strange
 from purity_cli.datasets.imagenet_labels import wnids
@@ -58,7 +58,7 @@ def test_numbered_folders_are_in_the_order_of_their_numbers(packed: str, tmp_pat
     [
         (["0001", "0010", "0002"], ["0001", "0002", "0010"], ""),
         (["10", "9", "100"], ["9", "10", "100"], "numbers"),
-        (["10", "9", "a"], ["10", "9", "a"], ""),
+        (["10", "9", "a"], ["10", "9", "a"], "in the order of text (10, 9, a), as torchvision"),
         (["class10", "class9"], ["class10", "class9"], "in the order of text (class10, class9), as torchvision"),
         (["b", "a", "C"], ["C", "a", "b"], ""),
         (["n02", "n01"], ["n01", "n02"], ""),
@@ -287,6 +287,17 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
 
 
 # Links and names
+
+
+def test_a_link_to_itself_is_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "a" / "1.png")
+    (tmp_path / "set" / "round").symlink_to("round")
+    (tmp_path / "set" / "a" / "round.png").symlink_to("round.png")
+    source = open_dataset(str(tmp_path / "set"))
+    assert source.paths == ["a/1.png", "a/round.png"]
+    assert "1 without ending" in " ".join(source.notes)
+    with pytest.raises(UnreadableImage, match="a link to a file that is not there"):
+        source.load(1)
 
 
 def test_links_that_lead_into_each_other(tmp_path: Path) -> None:

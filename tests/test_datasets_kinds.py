@@ -26,13 +26,16 @@ from click.testing import CliRunner
 from PIL import Image
 from pyarrow import parquet
 
-from purity_cli import cli
+from purity_cli import cli, run, store
 from purity_cli.cli.datasets import command
 from purity_cli.datasets import FAMILIES, Family, ImageSource, UnreadableImage, open_dataset, select
 from purity_cli.datasets.archive import ARCHIVES, Archive, ZipTree
 from purity_cli.datasets.base import ArraySource
 from purity_cli.errors import PurityError
+from purity_cli.plan import Job
+from purity_cli.results import Result
 from tests.test_datasets import labelled, member, pack, picture, png
+from tests.test_ranks import torchrun
 
 COLOURS = ("blue", "green", "red", "white")
 SIZE = 36
@@ -167,6 +170,71 @@ def test_scores_are_the_same_to_the_bit(kind: str, tmp_path: Path, monkeypatch: 
     assert found[0] == found[1] == found[2] == found[3]
 
 
+SUITE = """
+defaults: {model: tiny_vgg_10, resize: 32, crop: 32, batch_size: 4, device: cpu}
+settings: [{per_class: 9, limit: 30}, {}]
+models: [tiny_vgg_10]
+datasets:
+"""
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> dict[str, str]:
+    """Every kind of the same images, one of which is cut off."""
+    files = images()
+    files["blue/04.jpg"] = files["blue/04.jpg"][:300]
+    return {kind: make(tmp_path / kind, files) for kind, make in KINDS.items()}
+
+
+def test_two_processes_give_every_kind_the_counts_of_one(damaged: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE + "".join(f"  - '{place}'\n" for place in damaged.values()))
+    ran = torchrun(2, "bench", "suite.yaml", "--output", "two", folder=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    found = [store.read(path.parent) for path in sorted((tmp_path / "two").glob("*/states.safetensors"))]
+    assert len(found) == 2 * len(KINDS)
+    alone = {limit: run.score(run.resolve(job_of(damaged["folder"], limit)), workers=1) for limit in (None, 30)}
+    for result in found:
+        assert_same(result, alone[result.job.limit], damaged)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_cut_short_goes_on_to_the_same_counts(
+    kind: str, damaged: dict[str, str], tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run.score(run.resolve(job_of(damaged[kind])), workers=1, folder=out, progress=stop)
+    steps: list[int] = []
+    resumed = run.score(
+        run.resolve(job_of(damaged[kind])), workers=1, folder=out, progress=lambda done, _: steps.append(done)
+    )
+    assert steps[0] == 16, "it went on behind the first three blocks"
+    assert_same(resumed, run.score(run.resolve(job_of(damaged["folder"])), workers=1), damaged)
+
+
+def job_of(place: str, limit: int | None = None) -> Job:
+    more = {"limit": limit, "per_class": 9} if limit else {}
+    return Job.of(model="tiny_vgg_10", dataset=place, resize=32, crop=32, batch_size=4, device="cpu", **more)
+
+
+def assert_same(ours: Result, theirs: Result, damaged: dict[str, str]) -> None:
+    assert ours.n_images == theirs.n_images == (29 if ours.job.limit else 43)
+    assert len(ours.layers) == len(theirs.layers) > 1
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert np.array_equal(a.counts, b.counts)
+    (skipped,) = ours.provenance["images_skipped"]
+    kind = next(kind for kind, place in damaged.items() if place == ours.job.dataset)
+    assert skipped["path"].endswith(
+        {"shards": "set-0.tar/000004.jpg", "parquet": "blue_04.jpg"}.get(kind, "blue/04.jpg")
+    )
+    assert skipped["reason"] == "truncated"
+
+
 # Zip
 
 
@@ -226,6 +294,12 @@ def test_an_encrypted_zip_and_one_that_leads_out(tmp_path: Path) -> None:
 
 
 # Shards
+
+
+def test_a_slip_of_the_pen_names_no_endless_files() -> None:
+    for pattern in ("val-{0..9999999999}.tar", "val-{0..9999}-{0..9999}.parquet"):
+        with pytest.raises(PurityError, match=r"val-\{0.* names [\d,]+ files: give a smaller range\."):
+            open_dataset(pattern)
 
 
 @pytest.mark.parametrize("label", ["cls", "json"])

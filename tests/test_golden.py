@@ -15,6 +15,7 @@ from purity_cli.results import Result
 from purity_cli.views import cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+GOLDEN = Path(__file__).with_name("golden")
 
 
 def load(shared: Path, name: str) -> dict[str, Any]:
@@ -39,6 +40,15 @@ def assert_agrees(result: Result, golden: dict[str, Any]) -> None:
             assert row["activations"] == pytest.approx(fired, abs=max(2, 0.005 * fired)), where
             purity = float("nan") if purity is None else purity
             assert row["purity"] == pytest.approx(purity, abs=0.002, nan_ok=True), where
+
+
+def test_what_ships_with_this_package() -> None:
+    """Where nothing lies beside the checkout: the first score that anybody makes, by `tests.golden.make`."""
+    golden = json.loads((GOLDEN / "resnet10_cifar-cifar10-sample.json").read_text())
+    result = run.score(run.resolve(Job.of(layers=("C1..last",), per_class=10, device="cpu")), workers=cores())
+    assert result.provenance["weights_sha256"] == golden["weights_sha256"], "other weights: python -m tests.golden.make"
+    assert [layer.module for layer in result.layers] == list(golden["layers"])
+    assert_agrees(result, golden)
 
 
 def test_cifar_resnet20(shared: Path) -> None:

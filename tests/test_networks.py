@@ -22,6 +22,7 @@ from purity_cli.errors import PurityError
 from purity_cli.models import load, tried
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from tests.test_models import classes
 
 PLAIN = """
 import torch
@@ -105,6 +106,13 @@ WRAPPED = {
                 return self.fc(self.maps(x).mean((2, 3)))
         def make(): return Compiled()
     """,
+    "a compiled forward of its own": """
+        def make():
+            net = Plain()
+            net.forward = torch.compile(net.forward)
+            return net
+    """,
+    "of half precision": "def make(): return Plain().bfloat16()",
     "AveragedModel": "def make(): return torch.optim.swa_utils.AveragedModel(Plain())",
     "twice": "def make(): return nn.DataParallel(torch.compile(Plain()))",
 }
@@ -334,6 +342,13 @@ DEPENDENT = {
         "pass", "return self.fc(F.dropout(self.maps(x).mean((2, 3)), 0.5, training=True))",
         r"in each pass, whatever the batch, from fc \(Linear\) on",
     ),
+    "noise by the place in a batch": (
+        "pass",
+        "y = super().forward(x); return y + torch.rand(y.shape, generator=torch.Generator().manual_seed(0))",
+        "on the batch: from its output",
+    ),
+    "the first of a batch": ("pass", "return super().forward(x - x[:1].mean())", "depend on the batch"),
+    "the last of a batch": ("pass", "return super().forward(x - x[-1:].mean())", "depend on the batch"),
     "noise": ("pass", "return super().forward(x + 0.1 * torch.randn_like(x))", r"each pass.*from conv1 \(Conv2d\) on"),
 }  # fmt: skip
 
@@ -492,7 +507,7 @@ def test_a_nan_among_the_weights_is_named(here: Path) -> None:
     )
     with pytest.raises(PurityError, match=r"conv2\.weight of make holds a NaN or an infinity in 1 of its 432 values"):
         load("net.py:make")
-    assert load("net.py:masked").num_classes == 5
+    assert classes(load("net.py:masked")) == 5
     bad = load("plain.py:make").module.state_dict()
     bad["bn1.running_var"][3] = float("nan")
     torch.save(bad, here / "w.pth")
@@ -633,6 +648,98 @@ def test_neighbours_are_found_whenever_they_are_imported(here: Path) -> None:
     assert load("timm:test_resnet", "none").code() == ()
 
 
+CHANGED = {
+    "the directory": "import os, tempfile\nos.chdir(tempfile.gettempdir())",
+    "gradients": "torch.set_grad_enabled(False)",
+    "the default type": "torch.set_default_dtype(torch.float64)",
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_a_file_changes_for_itself_changes_nothing_else(what: str, here: Path) -> None:
+    safetensors.torch.save_file(load("plain.py:make").module.state_dict(), "w.safetensors")
+    expected = scored("plain.py:make", weights="w.safetensors")
+    write(here, f"\n{CHANGED[what]}\nplace = __import__('os').getcwd()\ndef make():\n    import os\n"
+                "    assert os.getcwd() == place\n    return Plain()\n")  # fmt: skip
+    assert same_counts(scored("net.py:make", weights="w.safetensors"), expected)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert Path.cwd() == here
+
+
+def test_what_a_network_prints_as_it_runs_is_no_result(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        here,
+        """
+        class Net(Plain):
+            def forward(self, x):
+                print("talk")
+                return super().forward(x)
+        def make(): return Net()
+    """,
+    )
+    scored("net.py:make")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "talk" in err
+
+
+UNFIT = {
+    "made by torch.export": (
+        "class Net(Plain):\n    def eval(self): raise NotImplementedError('Calling eval() is not supported yet.')\n"
+        "def make(): return Net()",
+        r"cannot be put into eval mode and float32 \(NotImplementedError: .*before torch\.export",
+    ),
+    "in a circle": (
+        "def make():\n    net = Plain()\n    net.child = nn.Module()\n    net.child.parent = net\n    return net",
+        r"cannot be put into eval mode and float32 \(RecursionError",
+    ),
+    "without values": (
+        "def make():\n    with torch.device('meta'):\n        return Plain()",
+        r"conv1\.weight of make is on the device meta and has no values",
+    ),
+    "with an odd configuration": (
+        "class Net(Plain):\n    default_cfg = {'input_size': 'x'}\ndef make(): return Net()",
+        r"The pretrained_cfg of make is not as timm's are \(TypeError",
+    ),
+    "with stages that are none": (
+        "class Net(Plain):\n    purity_stages = 5\ndef make(): return Net()",
+        r"purity_stages of make is a int: give module paths in order",
+    ),
+    "with statistics that have run away": (
+        "def make():\n    net = Plain()\n    net.bn1.running_var.fill_(float('inf'))\n    return net",
+        r"bn1\.running_var of make holds a NaN or an infinity in 8 of its 8 values",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", UNFIT)
+def test_a_network_that_cannot_be_scored_says_why(how: str, here: Path) -> None:
+    body, says = UNFIT[how]
+    (here / "net.py").write_text(f"{PLAIN}\n\n{body}\n")
+    with pytest.raises(PurityError, match=says):
+        scored("net.py:make")
+
+
+def test_a_configuration_that_is_none_is_no_obstacle(here: Path) -> None:
+    write(here, "class Net(Plain):\n    default_cfg = True\ndef make(): return Net()")
+    assert same_counts(scored("net.py:make"), scored("plain.py:make"))
+
+
+def test_memory_that_ran_out_is_no_fault_of_the_network(here: Path) -> None:
+    write(
+        here,
+        """
+        class Net(Plain):
+            def forward(self, x):
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+        def make(): return Net()
+    """,
+    )
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        scored("net.py:make")
+
+
 def test_two_files_of_one_name_with_neighbours_of_one_name_live_side_by_side(here: Path) -> None:
     names = []
     for folder, width in (("first", 3), ("second", 4)):
@@ -666,8 +773,8 @@ def test_a_neighbour_hides_no_installed_library(here: Path) -> None:
     (here / "timm.py").write_text("raise RuntimeError('the wrong timm')\n")
     (here / "safetensors.py").write_text("raise RuntimeError('the wrong safetensors')\n")
     write(here, "def make():\n    import timm\n    return timm.create_model('test_resnet')\n")
-    assert load("net.py:make").num_classes == 1000
-    assert load("timm:test_resnet", "none").num_classes == 1000
+    assert classes(load("net.py:make")) == 1000
+    assert classes(load("timm:test_resnet", "none")) == 1000
 
 
 def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> None:
@@ -682,9 +789,9 @@ def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> Non
             return net
     """,
     )
-    assert load("net.py:make").num_classes == 4
+    assert classes(load("net.py:make")) == 4
     (here / "neighbour.py").write_text("WIDTH = 9\n")
-    assert load("net.py:make").num_classes == 9
+    assert classes(load("net.py:make")) == 9
 
 
 def test_a_helper_s_content_is_part_of_a_job_s_identity(here: Path) -> None:
@@ -731,7 +838,7 @@ def test_a_module_with_two_names_is_whole_after_every_look_at_it(here: Path) -> 
     )
     network = load("net.py:make")
     assert not any(tensor.is_meta for tensor in network.module.state_dict().values())
-    assert network.num_classes == 5
+    assert classes(network) == 5
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
     assert same_counts(scored("net.py:make", layers="trunk.0,trunk.3"), scored("plain.py:make"))
     assert [layer.module for layer in scored("net.py:make", layers="trunk.*").layers] == [

@@ -107,6 +107,7 @@ def test_a_table_goes_where_it_is_aimed_at() -> None:
     found = {layout: [aim for aim in aims if f"of {aim}" in make(Report(tables))] for layout, make in FORMATS.items()}
     assert found == {
         "table": ["all", "people"], "md": ["all", "page", "people"], "json": ["all", "page", "data"], "csv": ["all"],
+        "html": ["all", "page", "people"],
     }  # fmt: skip
 
 
@@ -207,7 +208,7 @@ def test_a_new_format_is_one_entry(
 ) -> None:
     commands = ("score", "show", "diff", "correlate", "epochs", "sweep-threshold")
     code, _, err = call(["show", folder, "--format", "shout"], capsys)
-    assert (code, "'shout' is not one of 'table', 'csv', 'md', 'json'" in err) == (2, True)
+    assert (code, "'shout' is not one of 'table', 'csv', 'md', 'json', 'html'" in err) == (2, True)
     monkeypatch.setitem(report.FORMATS, "shout", lambda one: f"{len(one.main.rows)} ROWS\n")
     for command in commands:
         assert "shout" in call([command, "--help"], capsys)[1], command

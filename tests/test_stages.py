@@ -274,7 +274,7 @@ def test_the_network_is_left_as_it_was() -> None:
     probe(net, (64, 64))
     layers(net, "torchvision", "resnet18", (64, 64))
     resolve(net, "torchvision", "resnet18", ["last"], (64, 64))
-    with pytest.raises(PurityError, match=r"does not run on pictures of 64x0 \(.+\): give its own input size"):
+    with pytest.raises(PurityError, match=r"does not run on images of 64x0 \(.+\): give its own input size"):
         probe(net, (64, 0))
     assert state(net) == before
 

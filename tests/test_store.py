@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 
-from purity_cli import store
+from purity_cli import locks, store
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
@@ -107,7 +107,7 @@ def test_counts_of_another_kind_say_so(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_found_out_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PurityError, match="Cannot write results into .*file.*: choose another --output"):
-        store.prepare(tmp_path / "file")
+        locks.prepare(tmp_path / "file")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from purity_cli import cli, datasets, nets, run, store
+from purity_cli import cli, datasets, locks, nets, run, store
 from purity_cli.datasets import ImageSource
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
@@ -182,6 +182,14 @@ MISTAKES = [
     ("models: [alexnet", r"line 1: this is not YAML"),
     ("models: [alexnet]\n\tdefaults: {}", r"line 2: this is not YAML"),
     ("models: !!python/name:os.system ''", r"line 1: this is not YAML"),
+    ("models: &a [*a]", r"mine.yaml holds over 100000 values, for its aliases"),
+    (
+        "x: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 10)}]\n" for k in range(6)),
+        r"mine.yaml holds over 100000 values, for its aliases",
+    ),
+    ("models: " + 3000 * "[", r"this is not YAML: maximum recursion depth"),
+    ("models: [a\0b]", r"this is not YAML: unacceptable character"),
     ("- alexnet", r"must be a mapping"),
     ("", r"must be a mapping"),
     ("name: a/b\nmodels: [alexnet]", r"line 1: name: "),
@@ -502,6 +510,9 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(
     table = Path("out/mine.md").read_text()
     assert table.count("| missing ") >= 4
     assert "Missing: nonesuch: No model 'nonesuch'" in table
+    page = Path("out/report.html").read_text("utf-8")
+    assert "Feature purity of 1 network" in page
+    assert "No model &#39;nonesuch&#39;" in page
     # What could be mended is scored, its record goes, and the exit code tells the rest.
     (here / "nowhere").mkdir()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(here / "nowhere" / "a.png")
@@ -548,7 +559,7 @@ def test_a_job_that_another_process_holds_is_passed_over(scored: list[Job]) -> N
 
 def test_a_job_that_becomes_free_is_taken_before_the_end(scored: list[Job]) -> None:
     made = suite(DIGITS + "models: [tiny_vgg_10, tiny_vgg]")
-    held = store.claim(Path("out", made.tasks()[0].name), "purity bench")
+    held = locks.claim(Path("out", made.tasks()[0].name), "purity bench")
 
     class Watch(bench.Unwatched):
         def ends(self, outcome: Outcome) -> None:
@@ -581,7 +592,7 @@ SMALL = ["score", "-m", "tiny_vgg_10", "-d", "digits", "--limit", "20"]
 
 
 def test_two_scores_do_not_write_into_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    with store.claim(Path("out"), "purity score"):
+    with locks.claim(Path("out"), "purity score"):
         assert cli.run([*SMALL, "-o", "out"]) == 1
         assert "Another `purity score` is writing into out: wait for it, or give --output" in capsys.readouterr().err
         assert [path.name for path in Path("out").iterdir()] == [".lock"]

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,7 +25,7 @@ from purity_cli.cache.rows import Rows, Shape, create, identify, key, open_rows
 from purity_cli.datasets import ImageSource, UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
-from purity_cli.pixels import Pixels, prepare
+from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Preprocessing
 
 __all__ = ["LEFT_FREE", "NOWHERE", "Cache", "CachedPixels", "chosen_root", "default_root", "estimate", "size_text"]
@@ -180,17 +179,7 @@ class CachedPixels(Pixels):
 def estimate(root: Path, source: ImageSource, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
     """Bytes that a run over these images would add to the cache; decodes an image where only that tells its size."""
     here = Cache(root, source, preprocessing, selection, warn=lambda _: None)
-    return here.missing(here.shape or next(_shapes(source, preprocessing, selection), (0,)))
-
-
-def _shapes(source: ImageSource, preprocessing: Preprocessing, selection: Sequence[int]) -> Iterator[Shape]:
-    known = preprocessing.crop or preprocessing.resize
-    if isinstance(known, tuple):
-        yield (*known, 3)
-    for i in selection:
-        with suppress(UnreadableImage):
-            image = prepare(source, i, preprocessing)
-            yield (image.height, image.width, 3)
+    return here.missing(here.shape or (*(size_of(source, selection, preprocessing) or (0, 0)), 3))
 
 
 def size_text(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Entry:
 def entries(root: Path) -> list[Entry]:
     """Every cache in `root`, the one used last first."""
     try:
-        found = [_entry(folder) for folder in _folders(root)]
+        folders = root.iterdir() if root.exists() else ()
+        found = [_entry(folder) for folder in folders if re.fullmatch(f"[0-9a-f]{{{KEY_LENGTH}}}", folder.name)]
     except OSError as error:
         raise PurityError(f"Cannot look through {root} ({error.strerror}): give --cache another folder.") from None
     return sorted(found, key=lambda entry: entry.used, reverse=True)
@@ -59,14 +61,6 @@ def clear(root: Path, chosen: Sequence[Entry]) -> None:
                 remove(left)
     except OSError as error:
         raise PurityError(f"Cannot delete all of {root} ({error.strerror}): delete it by hand.") from None
-
-
-def _folders(root: Path) -> list[Path]:
-    return [path for path in root.iterdir() if _is_key(path.name)] if root.exists() else []
-
-
-def _is_key(name: str) -> bool:
-    return len(name) == KEY_LENGTH and set(name) <= set("0123456789abcdef")
 
 
 def _entry(folder: Path) -> Entry:

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from purity_cli import __version__
-from purity_cli.errors import PurityError, did_you_mean, first_line
+from purity_cli.cli import progress
+from purity_cli.errors import PurityError, did_you_mean, first_line, no_memory
 from purity_cli.process import INTERRUPTED, Signals
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "bench": "Score",
     "show": "Look",
     "plot": "Look",
+    "report": "Look",
     "cam": "Look",
     "sweep-threshold": "Look",
     "correlate": "Compare",
@@ -44,12 +46,6 @@ Completion by the Tab key, for ~/.bashrc, ~/.zshrc or fish's config.fish:
   zsh:  eval "$(_PURITY_COMPLETE=zsh_source purity)"
   fish: _PURITY_COMPLETE=fish_source purity | source
 """
-
-NO_MEMORY = (
-    *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
-    *("failed to map segment", "can't start new thread"),
-)
-"""In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
 
 
 class Commands(click.Group):
@@ -140,11 +136,11 @@ def _answer(error: BaseException, debug: bool) -> int:
         return error.exit_code
     # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
     if isinstance(error, (click.Abort, KeyboardInterrupt)) or Signals.asked:
-        click.echo("Interrupted.", err=True)
+        progress.note("Interrupted.")
         return INTERRUPTED
     if debug:
         raise error
-    click.echo(f"Error: {sentence(error)}", err=True)
+    progress.note(f"Error: {sentence(error)}")
     return 1
 
 
@@ -159,7 +155,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, PurityError):
         return " ".join(str(error).split("\n"))
     text = first_line(error)
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_MEMORY):
+    if no_memory(error):
         return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_users(frame.filename)]

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from purity_cli.cli import console, options, progress
-from purity_cli.cli.watch import Watch, duration, rate
+from purity_cli.cli.watch import Watch, rate
+from purity_cli.report import duration
 
 if TYPE_CHECKING:
     from purity_cli.report import Report
     from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
     from purity_cli.suite.bench import Outcome
+    from purity_cli.suite.sharing import Shard
+    from purity_cli.suite.survey import Left
 
 FAILED_JOBS, INTERRUPTED = 3, 130
 
@@ -26,6 +29,13 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
 @options.fresh_option
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
+@click.option("--status", is_flag=True, help="Only show how far the suite is, and who is at it; works while it runs.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Only every N-th job from the I-th, for file systems without locks.  [default: a Slurm array task's own, else "
+    "all]",
+)
 @options.workers_option
 @options.cache_option("auto")
 def command(
@@ -34,40 +44,95 @@ def command(
     data_dir: str | None,
     fresh: bool,
     dry_run: bool,
+    status: bool,
+    shard: str | None,
     workers: int,
     cache: Path | None,
 ) -> None:
-    """Score the models of a suite, and write their table beside the paper's.
+    """Score the models of a suite, and write their table beside the paper's, and the page of `purity report`.
 
     Started again, this keeps the jobs that are finished and goes on in the one that is not. Jobs that fail do not
     stop the others; the exit code is then 3. Started several times at once, also on several machines, these share the
     jobs; `torchrun --nproc-per-node N -m purity_cli bench` shares each job among N processes. Paths in the suite are
-    relative to its file.
+    relative to its file. docs/cluster.md has recipes for clusters.
     """
     from purity_cli.run import ranks as several
-    from purity_cli.suite import read
+    from purity_cli.suite import read, sharing
     from purity_cli.views import comparison
 
+    if shard and (dry_run or status):
+        raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
+    share = sharing.parse(shard) if shard else None
     chosen = read(suite)
     if data_dir is not None:
         chosen = chosen.moved(data_dir)
     if chosen.reference:
         comparison.reference(chosen.reference)  # says now what would be wrong with it after hours
     folder = output or Path("results", chosen.name)
+    chosen, left = _expanded(chosen, workers)
+    code = 0
     with several.joined() as ranks:
-        code = 0
-        if not dry_run:
-            code = _run(chosen, folder, fresh, workers, cache, ranks)
+        if status:
+            _status(chosen, folder, ranks)
+        elif not dry_run:
+            code = _run(chosen, folder, fresh, share, workers, cache, ranks)
         elif ranks.first:
-            code = _forecast(chosen, folder, cache)
+            code = _forecast(chosen, folder, cache) if left is None else _survey(chosen, folder, cache)
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | None, ranks: Ranks) -> int:
-    from purity_cli.suite import bench
+def _expanded(suite: Suite, workers: int) -> tuple[Suite, Left | None]:
+    """The suite with what its patterns mean, and what these leave out; None where there are none."""
+    if not any(entry.pattern for entry in suite.models):
+        return suite, None
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    from purity_cli.suite import survey
+
+    with progress.bars(TextColumn("networks"), BarColumn(), MofNCompleteColumn()) as bar:
+        task = bar.add_task("", total=None) if bar else None
+
+        def show(done: int, total: int) -> None:
+            if done == 1:
+                progress.note(f"{total} networks are looked at, a second or so each; what is found is kept.")
+            if bar and task is not None:
+                bar.update(task, completed=done, total=total)
+
+        chosen, left = survey.expanded(suite, workers, show)
+    for sentence in survey.sentences(left):
+        progress.note(f"Left out: {sentence}")
+    return chosen, left
+
+
+def _survey(suite: Suite, folder: Path, cache: Path | None) -> int:
+    from purity_cli.suite import survey
+
+    console.show(survey.report(suite, folder, cache))
+    return 0
+
+
+def _status(suite: Suite, folder: Path, ranks: Ranks) -> None:
+    from purity_cli.suite import status
+
+    if ranks.first:
+        console.show(status.report(suite.tasks(), folder))
+
+
+def _run(
+    suite: Suite,
+    folder: Path,
+    fresh: bool,
+    shard: Shard | None,
+    workers: int,
+    cache: Path | None,
+    ranks: Ranks,
+) -> int:
+    from purity_cli.suite import bench, sharing
 
     name = click.get_current_context().find_root().obj
+    if shard is None and (shard := sharing.of_this_task()) and ranks.first:
+        progress.note(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
     if ranks.first:
         progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     outcomes: list[Outcome] = []
@@ -79,11 +144,12 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
                 outcomes[:] = finished
                 views.update(reports(suite, outcomes))
                 write(views, folder)
+                write_page(suite, outcomes, folder)
 
     try:
         with Watch() as watch:
             runs = bench.Bench(
-                suite, folder, workers=workers, cache=cache, fresh=fresh, ranks=ranks, watch=watch,
+                suite, folder, workers=workers, cache=cache, fresh=fresh, shard=shard, ranks=ranks, watch=watch,
                 warn=progress.warn, say=progress.note, command=name,
             )  # fmt: skip
             outcomes += runs.run()
@@ -91,13 +157,13 @@ def _run(suite: Suite, folder: Path, fresh: bool, workers: int, cache: Path | No
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
-            click.echo(f"Interrupted. The same command {again}goes on where this stopped.", err=True)
+            progress.note(f"Interrupted. The same command {again}goes on where this stopped.")
         return INTERRUPTED
     if ranks.first:
         console.show(ran(outcomes))
         for report in views.values():
             console.show(report)
-        click.echo(f"Wrote {folder}", err=True)
+        progress.note(f"Wrote {folder}")
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
@@ -122,6 +188,21 @@ def write(views: Mapping[str, Report], folder: Path) -> None:
     for name, report in views.items():
         for ending in ("md", "csv") if report.tables else ("md",):
             store.write_text(folder / f"{name}.{ending}", FORMATS[ending](report))
+
+
+def write_page(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """The page of `purity report`, of what there is by now."""
+    from purity_cli import store
+    from purity_cli.figures.page import page
+    from purity_cli.report import FORMATS
+    from purity_cli.views.diff import Found
+
+    found = [Found(outcome.folder, outcome.result) for outcome in outcomes if outcome.result]
+    failures = [f"{outcome.task.name}: {outcome.error}" for outcome in outcomes if outcome.status == "failed"]
+    if found:
+        references = [suite.reference] if suite.reference else None
+        whole = page(found, suite.threshold, references=references, failures=failures)
+        store.write_text(folder / "report.html", FORMATS["html"](whole))
 
 
 def ran(outcomes: Sequence[Outcome]) -> Report:

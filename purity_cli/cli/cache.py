@@ -47,7 +47,7 @@ def list_(root: Path | None, layout: str) -> None:
     elif entries:
         _show(entries)
     else:
-        click.echo(f"Nothing is cached in {root}.", err=True)
+        progress.note(f"Nothing is cached in {root}.")
 
 
 @command.command(cls=options.JobCommand)
@@ -89,7 +89,7 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
         if skipped:
             path, reason = skipped[0]
             progress.warn(f"{len(skipped)} images could not be read, the first {path} ({reason}).")
-        click.echo(f"{done:,} images of {plan.source.name} are cached in {pixels.cache.folder}.", err=True)
+        progress.note(f"{done:,} images of {plan.source.name} are cached in {pixels.cache.folder}.")
 
 
 @command.command()
@@ -111,7 +111,7 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
             click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
     shelf.clear(root, entries)
     total = size_text(sum(entry.bytes for entry in entries))
-    click.echo(f"{total} deleted." if entries else f"Nothing is cached in {root}.", err=True)
+    progress.note(f"{total} deleted." if entries else f"Nothing is cached in {root}.")
 
 
 def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[Entry]:

@@ -117,7 +117,7 @@ def command(
     caption = f"{shown.what}; {scale}; F at t = {threshold:g}{where}"
     figure = panels.panel(shown.headings, shown.rows, caption, colours, alpha)
     for path in drawing.save(figure, output, dpi):
-        click.echo(f"Wrote {path}", err=True)
+        progress.note(f"Wrote {path}")
 
 
 def _pairs(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, str]]:

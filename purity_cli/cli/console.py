@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from purity_cli.cli import progress
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -51,7 +53,7 @@ def show(report: Report, layout: str = "table") -> None:
 
     click.echo(FORMATS[layout](report), nl=False, color=True)
     for note in report.sentences if layout in WITHOUT_NOTES else ():
-        click.echo(note, err=True)
+        progress.note(note)
 
 
 def table(text: pd.DataFrame, left: tuple[str, ...] = ()) -> Report:

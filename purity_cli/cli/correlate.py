@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     metavar="FILE.csv:COLUMN",
-    help="Another column than accuracy, joined on the column model, and on weights if there is one.",
+    help="Another column than accuracy, of timm's table of results or of one of yours: joined on the column model, on "
+    "weights or the tag behind a dot, and on img_size; results without a row are left, and named.",
+)
+@click.option(
+    "--any-size", is_flag=True, help="With --against, also take a row of another image size than the result's."
 )
 @click.option(
     "--baseline",
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 def command(
     folders: tuple[Path, ...],
     against: str | None,
+    any_size: bool,
     baseline: str | None,
     every_layer: bool,
     threshold: float,
@@ -49,14 +54,15 @@ def command(
     the middle 95 % of resampled results and a two-sided p, of all orders up to seven results and of random ones beyond.
     """
     from purity_cli.views import correlation
+    from purity_cli.views.against import read_against
 
     results = stored.read(folders)
-    target = correlation.read_against(against, results) if against else None
+    target = read_against(against, results, any_size=any_size) if against else None
     correlation.points(results, threshold, against=target)  # says what is wrong before the networks are scored
+    twins = _random_twins(target.of(results) if target else results, workers) if baseline else None
     report = correlation.correlation(
-        results, threshold, against=target, twins=_random_twins(results, workers) if baseline else None,
-        every_layer=every_layer, seed=seed,
-    )  # fmt: skip
+        results, threshold, against=target, twins=twins, every_layer=every_layer, seed=seed
+    )
     console.show(report, layout)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from purity_cli.cli import console, options, stored
+from purity_cli.cli import console, options, progress, stored
 
 FOLDER = click.Path(path_type=Path)
 REGRESSION = 4
@@ -30,7 +30,7 @@ REGRESSION = 4
     help="A cell has moved where F differs by more, or another measure by more of its value.",
 )
 @options.threshold_option()
-@options.format_option("md is for a summary of CI; csv holds the cells only.")
+@options.format_option("md is for a summary of CI, html is a page; csv holds the cells only.")
 def command(
     old: Path | None, new: Path | None, nightly: Path | None, tolerance: float, threshold: float, layout: str
 ) -> None:
@@ -49,9 +49,9 @@ def command(
         old, new = stored.nights(nightly)
         if old is None:
             stored.find(new)
-            click.echo(f"{new} is the first night with results: there is nothing to compare it with.", err=True)
+            progress.note(f"{new} is the first night with results: there is nothing to compare it with.")
             return
-        click.echo(f"{old} -> {new}", err=True)
+        progress.note(f"{old} -> {new}")
     assert old is not None
     assert new is not None
     before, after = stored.find(old), stored.find(new)

@@ -121,4 +121,4 @@ def _write(results: list[Result], report: Report, threshold: float, folder: Path
     store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
     store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
     drawing.save(curves.training_curve(results, threshold, report), folder / "epochs")
-    click.echo(f"Wrote {folder}", err=True)
+    progress.note(f"Wrote {folder}")

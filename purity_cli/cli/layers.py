@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import console, options
+from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
     from purity_cli.stages import LayerInfo
@@ -62,9 +62,9 @@ def command(model: str, weights: str, size: tuple[int, int] | None, everything: 
     try:
         stages.stages(network.module, network.source, network.name, {layer.module: layer for layer in found})
     except stages.NoStages as error:
-        click.echo(str(error), err=True)
+        progress.note(str(error))
     if not shown:
-        click.echo(f"No module of {network.name} can be scored; --all shows why.", err=True)
+        progress.note(f"No module of {network.name} can be scored; --all shows why.")
 
 
 def _show(layers: Sequence[LayerInfo], size: tuple[int, int]) -> None:

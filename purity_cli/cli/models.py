@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import console
+from purity_cli.cli import console, progress
 
 if TYPE_CHECKING:
     from purity_cli.models import ModelEntry
@@ -46,10 +46,10 @@ def command(pattern: str | None, here: bool, everything: bool, layout: str) -> N
     else:
         click.echo({"json": _json, "csv": _csv}[layout](entries), nl=False)
     if here and not found:
-        click.echo("No weights of these models are on this machine.", err=True)
+        progress.note("No weights of these models are on this machine.")
     if len(entries) < len(found):
         without = found[0].name if len(found) == 1 else f"{len(found) - len(entries)} models"
-        click.echo(f"Left out: {without}, without stages or classifier; --all lists them as well.", err=True)
+        progress.note(f"Left out: {without}, without stages or classifier; --all lists them as well.")
     if layout == "table" and any(entry.stages is None and entry.classifies for entry in entries):
         click.echo(
             f"{len(entries)} models; parameters and stages are shown where PATTERN leaves at most {COUNTED}.", err=True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -62,8 +65,14 @@ def warn(sentence: str) -> None:
 
 
 def note(sentence: str) -> None:
-    """One line on stderr that is no warning. Any thread may call this."""
-    if _live is None:
-        click.echo(sentence, err=True)
+    """One sentence on stderr that is no warning, in whole words on a terminal. Any thread may call this."""
+    if _live is not None:
+        _live.print(_in_words(sentence), markup=False, highlight=False, soft_wrap=True)
     else:
-        _live.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        click.echo(_in_words(sentence) if sys.stderr and sys.stderr.isatty() else sentence, err=True)
+
+
+def _in_words(sentence: str) -> str:
+    return textwrap.fill(
+        sentence, max(20, shutil.get_terminal_size().columns - 1), break_long_words=False, break_on_hyphens=False
+    )

@@ -91,12 +91,12 @@ def score_all(
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     if crew.first and any(folder.glob(store.PARTIAL)):
-                        click.echo("The same command goes on where this stopped.", err=True)
+                        progress.note("The same command goes on where this stopped.")
                     raise
             if result is not None:
                 results.append(result)
             if crew.first:
-                click.echo(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}", err=True)
+                progress.note(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
@@ -104,12 +104,12 @@ def score_all(
 
 def _scored_at_first(job: Job, output: Path | None, threshold: float) -> Result | None:
     """What an earlier run without options stored, at once; None where all has to be resolved to know."""
-    from purity_cli import shipped, store
+    from purity_cli import locks, shipped, store
 
     folder = output or Path("results", f"{job.model}_{job.dataset}")
     result = shipped.scored(job, folder)
     if result:
-        with store.claim(folder, "purity score"):
+        with locks.claim(folder, "purity score"):
             store.write_tables(result, folder, threshold)
-        click.echo(f"Kept {folder}{KEPT}", err=True)
+        progress.note(f"Kept {folder}{KEPT}")
     return result

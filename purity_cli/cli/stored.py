@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from purity_cli.results import Result
     from purity_cli.views.diff import Found
 
+PICTURES, LARGEST = (".png", ".jpg", ".jpeg"), 2 << 20
+"""Endings of the pictures that a page takes, and the bytes of the largest."""
 FAILED = "failed.json"
 """What `purity bench` leaves of a job that failed."""
 WAY_OUT = "give a folder that `purity score` or `purity bench` has written"
@@ -26,8 +28,40 @@ def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
 
     Of several folders, as a pattern names them, those without results are left out, and named by `note`.
     """
+    from purity_cli.views.cells import identity
+
+    unique = _all(folders, note)
+    seen: dict[tuple[str, ...], Path] = {}
+    for one in unique:
+        other = seen.setdefault(tuple(identity(one.result).values()), one.folder)
+        if other is not one.folder:
+            result = one.result
+            raise PurityError(
+                f"{other} and {one.folder} both hold {result.model} with weights {result.weights} on "
+                f"{result.dataset}: give one of them."
+            )
+    return [one.result for one in unique]
+
+
+def newest(folders: Iterable[Path]) -> list[Found]:
+    """As `read`, with their folders; of the same thing scored twice the result that was begun last."""
     from purity_cli.cli import progress
     from purity_cli.views.cells import identity
+
+    unique = _all(folders)
+    latest: dict[tuple[str, ...], Found] = {}
+    for one in sorted(unique, key=lambda one: str(one.result.provenance.get("started", ""))):
+        latest[tuple(identity(one.result).values())] = one
+    kept = [one for one in unique if one in latest.values()]
+    older = [str(one.folder) for one in unique if one not in kept]
+    if older:
+        progress.note(f"Older results of the same: {', '.join(older)}: left out.")
+    return kept
+
+
+def _all(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> list[Found]:
+    """What is found in the folders, each once; PurityError where there is nothing."""
+    from purity_cli.cli import progress
 
     folders = list(folders)
     found: list[Found] = []
@@ -40,17 +74,36 @@ def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
         find(empty[0])  # says what is wrong with it
     if empty:
         (note or progress.note)(f"No results in {', '.join(map(str, empty))}: left out.")
-    unique = {one.folder.resolve(): one for one in found}
-    seen: dict[tuple[str, ...], Path] = {}
-    for one in unique.values():
-        other = seen.setdefault(tuple(identity(one.result).values()), one.folder)
-        if other is not one.folder:
-            result = one.result
-            raise PurityError(
-                f"{other} and {one.folder} both hold {result.model} with weights {result.weights} on "
-                f"{result.dataset}: give one of them."
-            )
-    return [one.result for one in unique.values()]
+    return list({one.folder.resolve(): one for one in found}.values())
+
+
+def expanded(folders: Iterable[Path]) -> list[Path]:
+    """Folders, and those that a pattern names; without any, `results`. PurityError where nothing is there."""
+    from glob import glob
+
+    found: list[Path] = []
+    for folder in folders:
+        inside = [] if folder.exists() else [Path(name) for name in sorted(glob(str(folder), recursive=True))]
+        found += inside or [folder]
+    if found:
+        return found
+    if not Path("results").is_dir():
+        raise PurityError(f"No results are named, and results is not there: run `purity score` first, or {WAY_OUT}.")
+    return [Path("results")]
+
+
+def pictures(found: Iterable[Found]) -> dict[int, list[tuple[str, bytes]]]:
+    """The Grad-CAM panels in the folders of results, by the results' places, with what they show."""
+    from purity_cli.cli import progress
+
+    shown: dict[int, list[tuple[str, bytes]]] = {}
+    for place, one in enumerate(found):
+        for path in sorted(one.folder.glob("cam*")) if one.folder.is_dir() else ():
+            if path.suffix.lower() in PICTURES and path.stat().st_size <= LARGEST:
+                shown.setdefault(place, []).append((f"Grad-CAM: {path.name}", path.read_bytes()))
+            else:
+                progress.note(f"{path} is left out: a page takes {', '.join(PICTURES)} of up to {LARGEST >> 20} MB.")
+    return shown
 
 
 def or_default(folders: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from purity_cli.cli import console, options, stored
+from purity_cli.cli import console, options, progress, stored
 
 
 def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -80,5 +80,5 @@ def command(
     # Before anything is printed: whoever reads that may stop reading.
     if plot:
         for path in drawing.save(charts.threshold_sweep(cells.frame(results)), plot):
-            click.echo(f"Wrote {path}", err=True)
+            progress.note(f"Wrote {path}")
     console.show(report, layout)

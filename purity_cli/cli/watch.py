@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from purity_cli.cli import progress
+from purity_cli.report import duration
 
 if TYPE_CHECKING:
     from purity_cli.suite import Task
@@ -110,10 +111,3 @@ def said(outcome: Outcome) -> str:
 def rate(speed: float) -> str:
     """Images per second: `45.2`, `0.037`."""
     return f"{speed:.1f}" if speed >= 1 else f"{speed:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

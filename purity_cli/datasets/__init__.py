@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from purity_cli.datasets import cifar10, digits, folder, imagenet, parquet, sample, shards
+from purity_cli.datasets import arrays, folder, imagenet, parquet, shards
 from purity_cli.datasets.base import Family, ImageSource, NoSplit, UnreadableImage
 from purity_cli.datasets.classes import Fit, chance_note, labels_fit, seen_note
 from purity_cli.errors import PurityError, did_you_mean
@@ -18,15 +18,7 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.name.partition(":")[0]: family
-    for family in (
-        imagenet.FAMILY,
-        cifar10.FAMILY,
-        sample.FAMILY,
-        digits.FAMILY,
-        shards.FAMILY,
-        parquet.FAMILY,
-        folder.FAMILY,
-    )
+    for family in (imagenet.FAMILY, *arrays.FAMILIES, shards.FAMILY, parquet.FAMILY, folder.FAMILY)
 }
 """Sets of images that can be named, and kinds of paths. A path is of the first kind that fits it, or of the one that
 stands before it, as in `folder:PATH`.

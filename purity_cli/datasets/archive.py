@@ -32,6 +32,11 @@ OPENERS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
     b"\xfd7zXZ\0": lambda file: cast(BinaryIO, lzma.LZMAFile(file)),  # noqa: SIM115
 }
 """How a compressed file begins -> what decompresses it."""
+DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, lzma.LZMAError, zlib.error)
+"""What a damaged tar raises as it is read, compressed or not."""
+
+
+SPECIAL = "a link or a special file in an archive"
 
 
 class ArchiveTree(Tree):
@@ -89,9 +94,7 @@ class TarTree(ArchiveTree):
             if member.isdir():
                 folders.append(name)
                 continue
-            plain = member.isreg() and not member.issparse()
-            problem = None if plain else "a link or a special file in an archive"
-            files.append(File(name, member.size, problem, changed))
+            files.append(File(name, member.size, problem_of(member), changed))
             self._offsets[name] = member.offset_data
         self._fill(files, folders)
 
@@ -122,9 +125,7 @@ class ZipTree(ArchiveTree):
                 folders.append(name)
                 continue
             mode = stat.S_IFMT(member.external_attr >> 16)
-            problem = None if mode in (0, stat.S_IFREG) else "a link or a special file in an archive"
-            if member.flag_bits & 1:
-                problem = "encrypted in the zip"
+            problem = "encrypted in the zip" if member.flag_bits & 1 else None if mode in (0, stat.S_IFREG) else SPECIAL
             files.append(File(name, member.file_size, problem, changed))
             self._members[name] = member
         self._fill(files, folders)
@@ -270,11 +271,16 @@ def members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
         # tarfile stops at the first header that it cannot read, as if the archive ended there.
         file.seek(tar.offset)
         end = file.read(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
+    except DAMAGE as error:
         raise PurityError(damaged.format(error)) from None
     if end != tarfile.NUL * tarfile.BLOCKSIZE:
         after = "at its start" if last is None else f"after {shown(last)}"
         raise PurityError(damaged.format(f"with no readable header {after}"))
+
+
+def problem_of(member: tarfile.TarInfo) -> str | None:
+    """Why a member cannot be read from its place."""
+    return None if member.isreg() and not member.issparse() else SPECIAL
 
 
 def inner_name(member: str, path: str) -> str:

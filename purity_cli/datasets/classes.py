@@ -42,14 +42,14 @@ def in_order(names: Sequence[str], owner: str) -> Order:
             "other labels."
         )
         return Order(by_number, text, note if by_number != by_text else None)
-    numbered = {re.sub(r"\d+", "0", name) for name in names}
+    alike = len({re.sub(r"\d+", "0", name) for name in names}) == 1
+    numbers = [name for name in by_text if _is_number(name)]
     note = (
         f"The classes of {owner} are taken in the order of text ({_some(by_text)}), as torchvision's ImageFolder takes "
         f"them, not of the numbers in their names ({_some(by_number)})."
     )
-    return Order(
-        by_text, "classes in the order of their names", note if len(numbered) == 1 and by_number != by_text else None
-    )
+    unclear = by_number != by_text and (alike or numbers != sorted(numbers, key=natural))
+    return Order(by_text, "classes in the order of their names", note if unclear else None)
 
 
 class Fit(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from purity_cli.datasets.archive import ARCHIVES, open_archive
 from purity_cli.datasets.base import SPLITS, Family, ImageSource, NoSplit, choose_split, default_split, with_split
@@ -77,7 +77,8 @@ def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | N
         here = tree.listing(base)
         named = {name.lower(): name for name in here.folders if name.lower() in SPLITS}
         splits = {low: name for low, name in named.items() if tree.holds_images(posixpath.join(base, name))}
-        if len(splits) > 1 or (splits and not _others_hold_images(tree, base, splits.values())):
+        others = (name for name in here.folders if name not in splits.values())
+        if len(splits) > 1 or (splits and not any(tree.holds_images(posixpath.join(base, name)) for name in others)):
             there = [name for name in SPLITS if name in splits]
             default = default_split(there)
             chosen = choose_split(shown(tree.path), split, there, default)
@@ -90,12 +91,6 @@ def find_images(tree: Tree, split: str | None) -> tuple[str, str | None, str | N
         known = ", ".join(SPLITS)
         raise NoSplit(f"{shown(tree.path)} is not divided into split folders ({known}): leave out --split {split}.")
     return base, None, None
-
-
-def _others_hold_images(tree: Tree, base: str, splits: Collection[str]) -> bool:
-    return any(
-        tree.holds_images(posixpath.join(base, name)) for name in tree.listing(base).folders if name not in splits
-    )
 
 
 def refuse_mixture(tree: Tree, base: str) -> None:

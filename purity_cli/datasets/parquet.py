@@ -53,19 +53,15 @@ class Tables:
     anew. What one cannot be read from on is remembered.
     """
 
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
-        self._places: dict[str, tuple[str, int, int]] = {}
+    def __init__(self, columns: Columns, places: dict[str, tuple[str, int, int]]) -> None:
+        self.columns, self._places = columns, places
+        """Of each image the table, the row group and the row in that."""
         self._lock = Lock()
         self._windows: OrderedDict[tuple[str, int, int], list[bytes | None]] = OrderedDict()
         self._group: tuple[str, int] | None = None
         self._cursor: Iterator[Any] = iter(())
         self._next = 0
         self._broken: dict[tuple[str, int], tuple[int, str]] = {}
-
-    def put(self, path: str, table: str, group: int, row: int) -> None:
-        """The image `path` is row `row` of a row group."""
-        self._places[path] = table, group, row
 
     def read(self, file: File) -> bytes:
         table, group, row = self._places[file.path]
@@ -84,7 +80,7 @@ class Tables:
             raise UnreadableImage(reason)
         try:
             if self._group != (table, group) or k < self._next:
-                self._cursor = _batches(table, group, self.columns.bytes)
+                self._cursor = _opened(table).iter_batches(WINDOW, [group], [self.columns.bytes], use_threads=False)
                 self._group, self._next = (table, group), 0
             while self._next <= k:
                 batch = next(self._cursor)
@@ -126,7 +122,8 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
         raise PurityError(f"{shown(path or 'parquet:')} stands for no .parquet: give a folder of them, or a pattern.")
     name, tables = pieces.chosen(split)
     columns = _columns(tables[0], _opened(tables[0]).schema_arrow)
-    reader, files, stored, footers = Tables(columns), list[File](), list[str | None](), list[str]()
+    places: dict[str, tuple[str, int, int]] = {}
+    files, stored, footers = list[File](), list[str | None](), list[str]()
     for table in tables:
         opened, inner = _opened(table), pieces.inner(table)
         there = {field.name for field in opened.schema_arrow}
@@ -142,7 +139,7 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
             for k in range(opened.metadata.row_group(group).num_rows):
                 place = posixpath.join(inner, f"row {row}", posixpath.basename(names[row] or ""))
                 files.append(File(place.rstrip("/"), 0, None, changed))
-                reader.put(files[-1].path, table, group, k)
+                places[files[-1].path] = table, group, k
                 row += 1
     if not files:
         raise PurityError(f"The tables in {shown(pieces.path)} have no rows: give others.")
@@ -159,7 +156,7 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
         kind=f"{len(tables):,} parquet table{'s' if len(tables) != 1 else ''}",
         order=order,
         notes=(*columns.said, *said),
-        tree=reader,
+        tree=Tables(columns, places),
         files=files,
         base="",
         footers=footers,
@@ -252,10 +249,6 @@ def _small(opened: ParquetFile, table: str, columns: Columns) -> tuple[list[str 
     labels = read.column(columns.label).to_pylist() if columns.label else [None] * rows
     image = read.column(columns.path.partition(".")[0]).to_pylist() if columns.path else [None] * rows
     return [row and row["path"] for row in image], [None if label is None else str(label) for label in labels]
-
-
-def _batches(table: str, group: int, column: str) -> Iterator[Any]:
-    yield from _opened(table).iter_batches(batch_size=WINDOW, row_groups=[group], columns=[column], use_threads=False)
 
 
 def _bytes_of(batch: Any, column: str) -> list[bytes | None]:

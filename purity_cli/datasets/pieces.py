@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 
@@ -13,6 +14,8 @@ from purity_cli.files import natural, shown
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """webdataset's way to write many names: `shard-{000000..000099}.tar`."""
+MOST = 10**6
+"""Files that such a name may stand for, lest a slip of the pen fill the memory."""
 SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=[^a-z]|$)")
 
 
@@ -96,6 +99,9 @@ def _inside(place: str, suffixes: tuple[str, ...]) -> list[str]:
 
 def _expanded(pattern: str) -> set[str]:
     """The files that a pattern matches, and those that it names one by one, there or not."""
+    count = math.prod(int(last) - int(first) + 1 for first, last in BRACES.findall(pattern))
+    if count > MOST:
+        raise PurityError(f"{shown(pattern)} names {count:,} files: give a smaller range.")
     braces = BRACES.search(pattern)
     if braces is None:
         return set(glob.glob(pattern)) if glob.has_magic(pattern) else {pattern}

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from purity_cli.datasets.archive import inner_name, members, open_file, opener_of, read_at
+from purity_cli.datasets.archive import DAMAGE, inner_name, members, open_file, opener_of, problem_of, read_at
 from purity_cli.datasets.base import Family, ImageSource, UnreadableImage
 from purity_cli.datasets.classes import in_order
 from purity_cli.datasets.endings import is_image, is_systems
@@ -44,11 +44,9 @@ class Shards:
     A shard is opened for each reading, as there may be more of them than a process may have open.
     """
 
-    def __init__(self) -> None:
-        self._places: dict[str, tuple[str, int]] = {}
-
-    def put(self, path: str, shard: str, offset: int) -> None:
-        self._places[path] = shard, offset
+    def __init__(self, places: dict[str, tuple[str, int]]) -> None:
+        self._places = places
+        """The shard and the offset of each."""
 
     def read(self, file: File) -> bytes:
         shard, offset = self._places[file.path]
@@ -71,7 +69,8 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
     if not pieces.files:
         raise PurityError(f"{shown(path or 'shards:')} stands for no tars: give a folder of shards, or a pattern.")
     name, shards = pieces.chosen(split)
-    reader, files, labels, more = Shards(), list[File](), list[str | None](), 0
+    places: dict[str, tuple[str, int]] = {}
+    files, labels, more = list[File](), list[str | None](), 0
     for shard in shards:
         inner = pieces.inner(shard)
         with open_file(shard) as opened:
@@ -83,11 +82,9 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
                     continue
                 ending = min(sample.images, key=lambda e: (FIRST.index(e) if e in FIRST else len(FIRST), e))
                 image, more = sample.images[ending], more + len(sample.images) - 1
-                plain = image.isreg() and not image.issparse()
-                problem = None if plain else "a link or a special file in an archive"
-                file = File(f"{inner}/{inner_name(image.name, shard)}", image.size, problem, changed)
-                files.append(file)
-                reader.put(file.path, shard, image.offset_data)
+                inside = f"{inner}/{inner_name(image.name, shard)}"
+                files.append(File(inside, image.size, problem_of(image), changed))
+                places[inside] = shard, image.offset_data
                 labels.append(_label(sample, opened.fileno()))
     if not files:
         raise PurityError(f"The tars in {shown(pieces.path)} hold no images: give a folder of shards, or a pattern.")
@@ -103,7 +100,7 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
         kind=f"{len(shards):,} shard{'s' if len(shards) != 1 else ''} in webdataset's layout",
         order=order,
         notes=said,
-        tree=reader,
+        tree=Shards(places),
         files=files,
         base="",
     )
@@ -178,7 +175,7 @@ def _fits(path: str) -> bool:
     pieces = Pieces(path, SUFFIXES)
     if not pieces.files:
         return False
-    with suppress(tarfile.TarError, OSError, EOFError, ValueError, PurityError), open_file(pieces.files[0]) as file:
+    with suppress(*DAMAGE, PurityError), open_file(pieces.files[0]) as file:
         tar = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115
         regular = list(islice((member for member in tar if member.isreg()), LOOKED_AT))
         samples = _samples(regular, pieces.files[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -123,7 +124,7 @@ class FolderTree(Tree):
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
                     path = posixpath.join(folder, entry.name)
-                    if entry.is_dir():
+                    if _is_dir(entry):
                         if not is_systems(entry.name):
                             self._refuse_loop(entry, path)
                             found.folders.append(entry.name)
@@ -149,6 +150,15 @@ class FolderTree(Tree):
             raise PurityError(
                 f"The link {shown(path)} in {shown(self.path)} leads back to a folder it is in: remove it."
             )
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself leads nowhere
+            return False
+        raise
 
 
 def _examine(entry: os.DirEntry[str], path: str) -> File:

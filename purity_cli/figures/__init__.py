@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NORMAL_95 = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
+
 class Scored(NamedTuple):
     """`cells.frame` of results at one threshold: of the layers asked for, and of all."""
 

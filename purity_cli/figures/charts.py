@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from purity_cli.errors import PurityError
+from purity_cli.figures import NORMAL_95
 from purity_cli.figures.drawing import (
     COLOURS,
-    NORMAL_95,
     STYLE,
     WIDTH,
     hollow,

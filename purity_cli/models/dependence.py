@@ -15,15 +15,15 @@ from purity_cli.errors import PurityError
 
 
 def differ(alone: Tensor, beside: Tensor) -> bool:
-    """Whether an image's logits alone and beside another differ by more than what rounding often makes."""
+    """Whether an image's logits alone and as the second of several differ by more than what rounding often makes."""
     scale, spread = float(beside.abs().max()), float((beside[0] - beside[1]).abs().max())
-    return float((alone[0] - beside[0]).abs().max()) > 1e-5 * scale + 1e-3 * spread
+    return float((alone[0] - beside[1]).abs().max()) > 1e-5 * scale + 1e-3 * spread
 
 
 def depends(
     module: nn.Module, name: str, images: Tensor, memory_format: torch.memory_format, batch_size: int | None
 ) -> str | None:
-    """Whether an image's values change with those beside it, or from pass to pass, by more than rounding: then
+    """Whether the second image's values change with those beside it, or from pass to pass, by more than rounding: then
     PurityError, or what to say where each image is scored alone."""
     again, beside = _compare(module, images, memory_format)
     if again is None and beside is None:
@@ -47,22 +47,23 @@ def depends(
 
 
 def _compare(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> list[str | None]:
-    """Where the values of the first image begin to differ from those it has alone: alone again, and beside another."""
+    """Where the values of the second image begin to differ from those it has alone: alone again, and beside others."""
     module.to(memory_format=memory_format)
     reference, again, beside = (
-        _outputs(module, batch.contiguous(memory_format=memory_format)) for batch in (images[:1], images[:1], images)
+        _outputs(module, batch.contiguous(memory_format=memory_format), place)
+        for batch, place in ((images[1:2], 0), (images[1:2], 0), (images, 1))
     )
     return [_first_other(module, reference, each) for each in (again, beside)]
 
 
-def _outputs(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What the innermost modules and the network itself, as `""`, give the first image."""
+def _outputs(module: nn.Module, images: Tensor, place: int) -> dict[str, Tensor]:
+    """What the innermost modules and the network itself, as `""`, give the image in this place."""
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack, torch.no_grad():
         for name, part in module.named_modules():
             if name and not any(True for _ in part.children()):
-                stack.callback(part.register_forward_hook(partial(_keep_first, seen, name)).remove)
-        seen[""] = module(images)[0]
+                stack.callback(part.register_forward_hook(partial(_keep, seen, name, place)).remove)
+        seen[""] = module(images)[place]
     return {**{name: value for name, value in seen.items() if name}, "": seen[""]}
 
 
@@ -76,9 +77,9 @@ def _first_other(module: nn.Module, reference: dict[str, Tensor], values: dict[s
     return None
 
 
-def _keep_first(seen: dict[str, Tensor], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-    if isinstance(output, Tensor) and output.ndim and name not in seen:
-        seen[name] = output[0].clone()
+def _keep(seen: dict[str, Tensor], name: str, place: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    if isinstance(output, Tensor) and output.ndim and name not in seen and len(output) > place:
+        seen[name] = output[place].clone()
 
 
 def _described(module: nn.Module, name: str) -> str:

@@ -17,6 +17,8 @@ from purity_cli.models.whole import LAZY
 
 # A batch counter, which matters to training alone; files from before PyTorch 0.4.1 have none.
 COUNTER = "num_batches_tracked"
+# What profilers (thop) leave in a network, and so in what is saved of it.
+PROFILED = ("total_ops", "total_params")
 # What DataParallel, DistributedDataParallel, AveragedModel and torch.compile call the network inside them.
 WRAPPERS = {"module", "_orig_mod"}
 
@@ -31,10 +33,12 @@ def fit(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     own = _OwnKeys(module)
     refused = _load(module, checkpoint.state, own)
     if not refused:
+        _check_floats(own, checkpoint.state, checkpoint.file, name)
         return
     fits = _choose(list(_renamings(own, checkpoint.state)), checkpoint)
     if fits is None:
         raise PurityError(_misfit(own, checkpoint, name, refused)) from refused
+    _check_floats(own, fits.state, checkpoint.file, name)
     reason = _load(module, own.completed(fits.state), own)
     if reason:
         raise PurityError(f"{name} does not take {checkpoint.file} ({said(reason)}): --debug shows where.") from reason
@@ -101,16 +105,18 @@ def _load(module: nn.Module, state: StateDict, own: _OwnKeys) -> Exception | Non
     given: Any = OrderedDict(state)
     given._metadata = own.metadata
     other_keys = given.keys() != own.values.keys()
-    before = {key: _copy(own.values[key]) for key in own.needed} if other_keys else {}
+    before = {
+        key: value.detach().clone()
+        for key in (own.needed if other_keys else ())
+        if isinstance(value := own.values[key], Tensor) and not isinstance(value, LAZY)
+    }
     try:
         answer = module.load_state_dict(given)
     except Exception as error:  # a network may have its own hooks and its own way
         return error
     after = module.state_dict()
     untouched = [
-        key
-        for key, value in before.items()
-        if value is not None and torch.equal(value, after[key]) and not _among(value, state.values())
+        key for key, value in before.items() if torch.equal(value, after[key]) and not _among(value, state.values())
     ]
     lenient = [key for key in getattr(answer, "missing_keys", []) if not key.endswith((COUNTER, EXTRA))]
     if untouched or lenient:
@@ -118,9 +124,16 @@ def _load(module: nn.Module, state: StateDict, own: _OwnKeys) -> Exception | Non
     return None
 
 
-def _copy(value: Any) -> Tensor | None:
-    known = isinstance(value, Tensor) and not isinstance(value, LAZY)
-    return value.detach().clone() if known else None
+def _check_floats(own: _OwnKeys, state: StateDict, file: str, name: str) -> None:
+    """PyTorch copies the whole numbers of quantised weights into a network of floats as if they were the weights."""
+    for key, value in state.items():
+        ours = own.values.get(key)
+        floats = isinstance(ours, nn.Parameter) and ours.is_floating_point()
+        if floats and isinstance(value, Tensor) and not value.is_floating_point():
+            raise PurityError(
+                f"{file} holds {key} in {str(value.dtype).removeprefix('torch.')}, as quantised weights are, and "
+                f"{name} computes with floats: take the weights from before that."
+            )
 
 
 def _among(value: Tensor, others: Iterable[Any]) -> bool:
@@ -177,8 +190,8 @@ def _prefixes(needed: list[str], names: Mapping[str, Any]) -> list[str]:
 
 
 def _is_weight(key: str, value: Any) -> bool:
-    """Not a counter: of batches, of steps averaged over."""
-    return isinstance(value, Tensor) and value.ndim > 0 and not key.endswith((COUNTER, EXTRA))
+    """Not a counter: of batches, of steps averaged over, of operations."""
+    return isinstance(value, Tensor) and value.ndim > 0 and not key.endswith((COUNTER, EXTRA, *PROFILED))
 
 
 def _part(key: str) -> str:
@@ -203,8 +216,10 @@ def _choose(fits: list[_Renaming], checkpoint: Checkpoint) -> _Renaming | None:
 
 def _misfit(own: _OwnKeys, checkpoint: Checkpoint, name: str, refused: Exception) -> str:
     file = checkpoint.file
-    names = _unwrapped_keys(checkpoint.state) if _wrapped(own) else checkpoint.state
-    prefix = next((prefix for prefix in _prefixes(own.needed, names) if _most(prefix, names)), "")
+    own_wrappers = any(part in WRAPPERS for key in own.values for part in key.split("."))
+    names = checkpoint.state if own_wrappers else _unwrapped_keys(checkpoint.state)
+    prefixes, most = _prefixes(own.needed, names), len(names) / 2
+    prefix = next((prefix for prefix in prefixes if sum(name.startswith(prefix) for name in names) > most), "")
     state = {key.removeprefix(prefix): value for key, value in names.items() if key.startswith(prefix)}
     missing = own.missing(state)
     unexpected = [key for key, value in state.items() if key not in own.values and _is_weight(key, value)]
@@ -216,15 +231,6 @@ def _misfit(own: _OwnKeys, checkpoint: Checkpoint, name: str, refused: Exception
         sides += [f"the file lacks the network's {some(missing)}"] if missing else []
         return f"{file} does not fit {name}: {', and '.join(sides)}; take weights of this architecture."
     return f"{name} does not take {file} ({said(refused)}): --debug shows where."
-
-
-def _most(prefix: str, names: StateDict) -> bool:
-    return 2 * sum(name.startswith(prefix) for name in names) > len(names)
-
-
-def _wrapped(own: _OwnKeys) -> bool:
-    """Whether none of the network's own parts is called as wrappers call theirs."""
-    return not any(part in WRAPPERS for key in own.values for part in key.split("."))
 
 
 def _wrong_shapes(wrong: list[str], own: Mapping[str, Tensor], state: StateDict, file: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +13,12 @@ from torch import nn
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
-from purity_cli.models.base import Recipe, Source, output_shape
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, output_shape
 from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.declared import IMAGENET_MEAN, IMAGENET_STD, from_timm
 from purity_cli.models.fitting import fit
-from purity_cli.models.user_code import UserCode
-from purity_cli.models.whole import is_lazy, unwrapped
+from purity_cli.models.from_timm import declared
+from purity_cli.models.user_code import PrintsAside, UserCode
+from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
 
 REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?")
@@ -30,17 +31,11 @@ class UserFile(Source):
     about = "a function in a file of your own, net.py:function; what it returns is scored"
     comes_built = True
 
-    def names(self) -> list[str]:
-        return []
-
     def find(self, text: str) -> tuple[str, str | None] | None:
         return (text, None) if REFERENCE.fullmatch(text) else None
 
     def shown(self, name: str) -> str:
         return name.rpartition(":")[2]
-
-    def tags(self, name: str) -> list[str]:
-        return []
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         match = REFERENCE.fullmatch(name)
@@ -69,7 +64,11 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise PurityError(f"{path}:{function} returned a {type(module).__name__}: it must return a torch.nn.Module.")
     module = unwrapped(module, f"{path}:{function}")
+    freeze(module, f"{path}:{function}")  # first of all: weights go into a network of float32, whatever it was built in
     module.register_forward_pre_hook(code.folder.enter)
+    prints = PrintsAside()
+    module.register_forward_pre_hook(prints.begin)
+    module.register_forward_hook(prints.end, always_call=True)
     return module
 
 
@@ -96,9 +95,15 @@ def _function(module: ModuleType, path: Path, function: str) -> Any:
 
 
 def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | None]:
-    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    if cfg:
-        return from_timm(cfg if isinstance(cfg, dict) else cfg.to_dict())
+    cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
+    if cfg and isinstance(cfg, Mapping):
+        try:
+            return declared(cfg)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise PurityError(
+                f"The pretrained_cfg of {function} is not as timm's are ({said(error)}): mend or remove it."
+            ) from None
     module.eval()
     sizes = () if is_lazy(module) else USUAL_SIZES
     size = next((size for size in sizes if output_shape(module, (size, size)) is not None), 224)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module, reload
@@ -16,8 +17,8 @@ from purity_cli.errors import PurityError
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import HubFile
 from purity_cli.models.checkpoints import Checkpoint, StateDict
-from purity_cli.models.declared import from_pretrainedmodels
 from purity_cli.models.fitting import fit
+from purity_cli.plan import Preprocessing
 
 
 class Pretrainedmodels(Source):
@@ -34,7 +35,26 @@ class Pretrainedmodels(Source):
         tag = tag or self.tags(name)[0]
         settings = _library().pretrained_settings[name][tag]
         build = partial(_build, name, tag, settings["num_classes"])
-        return Recipe(build, from_pretrainedmodels(settings), HubFile(settings["url"]))
+        return Recipe(build, _declared(settings), HubFile(settings["url"]))
+
+
+def _declared(settings: Mapping[str, Any]) -> Preprocessing:
+    """As the library's `TransformImage` and its ImageNet evaluation apply them.
+
+    It normalises after reordering to BGR and on whichever scale `input_range` says; `Preprocessing` normalises RGB on
+    0..1, hence the reversed order and the division.
+    """
+    size = max(settings["input_size"])
+    bgr = settings["input_space"] == "BGR"
+    order = -1 if bgr else 1
+    scale = max(settings["input_range"])
+    return Preprocessing(
+        resize=math.floor(size / settings.get("scale", 0.875)),
+        crop=(size, size),
+        mean=tuple(value / scale for value in settings["mean"][::order]),
+        std=tuple(value / scale for value in settings["std"][::order]),
+        bgr=bgr,
+    )
 
 
 def _library() -> Any:

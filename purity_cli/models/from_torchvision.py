@@ -13,8 +13,8 @@ from torch import nn
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import HubFile
 from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.declared import from_torchvision
 from purity_cli.models.fitting import fit
+from purity_cli.plan import Preprocessing
 
 # The keys of auxiliary heads, by network. Their builders reorder the input's channels' scale with pretrained weights.
 AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
@@ -45,7 +45,15 @@ class Torchvision(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         weights = _members(name)[tag]
-        preprocessing = from_torchvision(weights.transforms())
+        preset = weights.transforms()
+        height, width = (*preset.crop_size, *preset.crop_size)[:2]
+        preprocessing = Preprocessing(
+            resize=preset.resize_size[0],
+            crop=(height, width),
+            interpolation=preset.interpolation.value,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+        )
         # A ViT holds a vector for every patch of its pictures, so their size belongs to the weights.
         settings = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
         return Recipe(partial(_build, name, settings), preprocessing, HubFile(weights.url))

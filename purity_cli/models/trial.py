@@ -6,8 +6,7 @@ whether its values are an image's own. What is wrong becomes one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purity_cli.errors import PurityError, said
+from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.models import logits as logits_in
 from purity_cli.models.base import Network, output_shape, seeded
 from purity_cli.models.dependence import depends, differ
@@ -36,35 +35,37 @@ def tried(
     Where it is to be `scored`, an image's values must be its own: PurityError where they depend on the batch, unless
     `batch_size` is 1, on chance, or can have no gradient. PurityError for all that keeps it from running.
     """
-    with _as_found(network.module), seeded(seed), kept():
+    with seeded(seed), kept():
         try:
-            return _try(network, _images(2, 3, size), batch_size, scored)
+            return _try(network, _images(3, 3, size), batch_size, scored)
         except PurityError:
             raise
         except Exception as error:  # whatever a network's own code may raise, not in each pass
+            if no_memory(error):
+                raise
             raise failed(network, error) from error
 
 
 def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool) -> Network:
-    module, notes = network.module, list(network.notes)
+    # The one in the middle, since a network may favour the first or the last of a batch.
+    module, notes, image = network.module, list(network.notes), images[1:2]
     if is_lazy(module):
-        _complete(network, images[:1])
-    memory_format, output, format_note = _first(network, images[:1])
-    place, lacking = logits_in.find(network.name, output)
+        _complete(network, image)
+    memory_format, values, runs, format_note = _first(network, image)
+    place, lacking = logits_in.find(network.name, values)
     predicts = lacking is None and getattr(module, "num_classes", None) != 0
     if place is not None:
         module.register_forward_hook(partial(logits_in.hand_on, place))
-        given, part = logits_in.kind(output), logits_in.where(place)
+        given, part = logits_in.kind(values), logits_in.where(place)
         notes.append(f"{network.name} gives {given}, of which {part} is taken for the logits.")
-    with torch.enable_grad():
-        values, runs = _run(module, images[:1], memory_format)
+        values = logits_in.hand_on(place, module, None, values)
     if scored and predicts:
         _check_gradient(network, values, runs)
     alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
-    both, problem = _two(module, images, memory_format) if alone is not None else (None, None)
+    beside, problem = _several(module, images, memory_format) if alone is not None else (None, None)
     if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and alone is not None and both is not None and differ(alone, both):
+    elif scored and alone is not None and beside is not None and differ(alone, beside):
         note = depends(module, network.name, images, memory_format, batch_size)
         notes += [note] if note else []
     return replace(
@@ -84,20 +85,10 @@ def failed(network: Network, error: Exception) -> PurityError:
 
 
 def _images(n: int, channels: int, size: Size) -> Tensor:
-    """Images in 0..1 of different brightness and contrast, so that one normalised beside the other shows it."""
+    """Images in 0..1 of different brightness and contrast, so that one normalised beside others shows it."""
     images = torch.rand(n, channels, *size, generator=torch.Generator().manual_seed(0))
-    images[1:] = 0.6 + 0.3 * images[1:]
+    images[::2] = 0.6 + 0.3 * images[::2]
     return images
-
-
-@contextmanager
-def _as_found(module: nn.Module) -> Iterator[None]:
-    """Eval mode within, and each part's own mode again afterwards."""
-    with ExitStack() as stack:
-        for part in module.modules():
-            stack.callback(setattr, part, "training", part.training)
-        module.eval()
-        yield
 
 
 def _run(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Any, list[_Run]]:
@@ -136,29 +127,32 @@ def _complete(network: Network, image: Tensor) -> None:
             network.module(image)
     except Exception as error:
         raise _why(network, image, error) from error
-    freeze(network.module)
+    freeze(network.module, network.name)
     check_finite(network.module, network.name, network.weights)
 
 
-def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, str | None]:
-    """The memory format in which the network runs forward and backward, its output, and why it is not the first."""
-    outcomes = []
+def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, list[_Run], str | None]:
+    """The memory format in which the network runs forward and backward, its output, what ran, and why the format is not
+    the first one."""
+    reason: str | None = None
+    broken: list[tuple[torch.memory_format, Any, list[_Run], str | None]] = []
     for memory_format in FORMATS:
         try:
             with torch.enable_grad():
-                output, _ = _run(network.module, image, memory_format)
-                broken = _backward_fails(output)
-            outcomes.append((memory_format, output, broken))
-            if not broken:
-                break
+                output, runs = _run(network.module, image, memory_format)
+                failure = _backward_fails(output)
         except Exception as error:
-            if memory_format == FORMATS[-1] and not outcomes:
+            if no_memory(error):
+                raise
+            if memory_format == FORMATS[-1] and not broken:
                 raise _why(network, image, error) from error
-            reason = said(error)
-    memory_format, output, broken = next((each for each in outcomes if not each[2]), outcomes[0])
-    if memory_format == FORMATS[0]:
-        return memory_format, output, None
-    return memory_format, output, outcomes[0][2] if len(outcomes) > 1 else reason
+            failure = said(error)
+        else:
+            if failure is None:
+                return memory_format, output, runs, reason
+            broken.append((memory_format, output, runs, reason))
+        reason = reason or failure
+    return broken[0]
 
 
 def _backward_fails(output: Any) -> str | None:
@@ -172,8 +166,8 @@ def _backward_fails(output: Any) -> str | None:
     return None
 
 
-def _two(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
-    """What two images give; None, and why, where the network takes only one at a time."""
+def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
+    """What several images give; None, and why, where the network takes only one at a time."""
     try:
         with torch.no_grad():
             values, _ = _run(module, images, memory_format)
@@ -207,7 +201,8 @@ def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
             return False
         return True
 
-    channels = _channels(network.module)
+    convolutions = (part for part in network.module.modules() if isinstance(part, nn.Conv2d))
+    channels = next((part.in_channels for part in convolutions), None)
     if channels not in (None, 3) and runs(_images(2, channels or 1, size)[:1]):
         plural = "channel" if channels == 1 else "channels"
         return PurityError(
@@ -224,8 +219,3 @@ def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
     if other:
         return PurityError(f"{text}, but on one of {other}x{other}: give --resize {other} --crop {other}.")
     return PurityError(f"{text}: --debug shows where.")
-
-
-def _channels(module: nn.Module) -> int | None:
-    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
-    return next((part.in_channels for part in convolutions), None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import resolve_name
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import nn
 
 from purity_cli.errors import PurityError, said
@@ -99,6 +101,32 @@ def _is_library(file: Path) -> bool:
     return not INSTALLED.isdisjoint(place.parts) or any(place.is_relative_to(folder) for folder in LIBRARIES)
 
 
+class PrintsAside:
+    """Hooks around a network's forward: what it prints goes to stderr, lest it end up among the results."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] = []
+
+    def begin(self, *_: object) -> None:
+        self._before.append(sys.stdout)
+        sys.stdout = sys.stderr
+
+    def end(self, *_: object) -> None:
+        if self._before:
+            sys.stdout = self._before.pop()
+
+
+@contextmanager
+def _torch_kept() -> Iterator[None]:
+    """PyTorch's settings for all of the process, which a file may well change for itself, are as before at the end."""
+    dtype = torch.get_default_dtype()
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 class UserCode:
     """A user's file, run; `UserCode.of` runs each content of each file once."""
 
@@ -106,6 +134,7 @@ class UserCode:
 
     def __init__(self, path: Path, folder: Folder) -> None:
         self.path, self.folder = path, folder
+        self._place: str | None = None
         self.module = self.working(self._run)
         self.content = {file: _digest(file) for file in self.code()}
 
@@ -170,14 +199,29 @@ class UserCode:
         self.folder.enter()
         argv, sys.argv = sys.argv, [str(self.path)]
         try:
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr), self._in_its_place(), _torch_kept():
                 return action()
         finally:
             sys.argv = argv
 
+    @contextmanager
+    def _in_its_place(self) -> Iterator[None]:
+        """Where the file has changed the working directory it finds that again, and paths of purity's mean what they
+        meant."""
+        here = None
+        with suppress(OSError):
+            here = os.getcwd()
+            os.chdir(self._place or here)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._place = os.getcwd()
+                os.chdir(here or self._place)
+
     def _run(self) -> ModuleType:
         # A name of its own, so that a user's torch.py or timm.py hides nothing, nor another file of the same name.
-        name = f"{OWN_NAME}{self.path.stem}_{hashlib.sha256(str(self.path).encode()).hexdigest()[:8]}"
+        name = f"{OWN_NAME}{self.path.stem}_{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:8]}"
         module = ModuleType(name)
         module.__file__ = str(self.path)
         sys.modules[name] = module  # dataclasses look their module up while it is being executed

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, said
 
 LAZY = (UninitializedParameter, UninitializedBuffer)
+STATISTICS = ("running_mean", "running_var")
 WRAPPERS = {
     nn.DataParallel: "module",
     nn.parallel.DistributedDataParallel: "module",
@@ -47,9 +48,9 @@ def _undo_compile(module: nn.Module) -> None:
     """Compiled code takes no notice of hooks that come later: `net.compile()`, and a compiled `forward`."""
     if module._compiled_call_impl is not None:
         module._compiled_call_impl = None
-    original: Any = getattr(type(module).forward, "_torchdynamo_orig_callable", None)
+    original: Any = getattr(module.forward, "_torchdynamo_orig_callable", None)
     if original is not None:
-        module.forward = MethodType(original, module)
+        module.forward = original if isinstance(original, MethodType) else MethodType(original, module)
 
 
 def is_lazy(module: nn.Module) -> bool:
@@ -57,24 +58,33 @@ def is_lazy(module: nn.Module) -> bool:
     return any(isinstance(tensor, LAZY) for tensor in (*module.parameters(), *module.buffers()))
 
 
-def freeze(module: nn.Module) -> None:
-    """Eval mode, float32, and no parameter that asks for a gradient."""
-    module.eval().float()
+def freeze(module: nn.Module, name: str) -> None:
+    """Eval mode, float32, and no parameter that asks for a gradient; PurityError where that cannot be had."""
+    try:
+        module.eval().float()
+    except Exception as error:  # a user's own methods, and PyTorch's for what torch.export made
+        raise PurityError(
+            f"{name} cannot be put into eval mode and float32 ({said(error)}): return the network as it was before "
+            "torch.export, and with these methods of nn.Module."
+        ) from error
     for parameter in module.parameters():
         if not isinstance(parameter, LAZY):
             parameter.requires_grad_(False)
 
 
 def check_finite(module: nn.Module, name: str, weights: str) -> None:
-    """PurityError where a weight is NaN or infinite, or a buffer NaN (one may well hold -inf, as masks do)."""
+    """PurityError where a weight has no value, is NaN or infinite, or a buffer NaN (one may well hold -inf, as masks
+    do)."""
     parameters = dict(module.named_parameters())
     for key, tensor in (*parameters.items(), *module.named_buffers()):
-        if isinstance(tensor, LAZY) or not tensor.is_floating_point() or tensor.is_meta:
+        if tensor.is_meta and not isinstance(tensor, LAZY):
+            raise PurityError(f"{key} of {name} is on the device meta and has no values: build the network on the CPU.")
+        if isinstance(tensor, LAZY) or not tensor.is_floating_point():
             continue
         # One pass: a sum is NaN or infinite where any value is, and otherwise only where finite ones overflow.
         if tensor.sum(dtype=torch.float64).isfinite():
             continue
-        bad = ~tensor.isfinite() if key in parameters else tensor.isnan()
+        bad = ~tensor.isfinite() if key in parameters or key.endswith(STATISTICS) else tensor.isnan()
         if bad.any():
             raise PurityError(
                 f"{key} of {name} holds a NaN or an infinity in {int(bad.sum())} of its {tensor.numel()} values "

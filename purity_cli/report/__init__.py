@@ -19,6 +19,7 @@ from purity_cli.files import finite
 Value = str | float | None
 """Of a cell; a bool and an int are numbers, too."""
 Row = Mapping[str, Any]
+Pair = tuple[str, str]
 
 SIGNS = {"starved": "*", "missing": "missing"}
 """What stands behind a value that is marked so, where people read it."""
@@ -46,6 +47,10 @@ class Column:
     """Whether a narrow terminal may break its values over several lines, as long paths of modules."""
     bar: bool = False
     """Whether a terminal draws a bar beside it; from 0 to 1."""
+    error: str = ""
+    """The key of its standard error, which a page shows behind it instead of in a column."""
+    optional: bool = False
+    """Whether people see it only where they can ask for it, as on a page."""
 
     @property
     def heading(self) -> str:
@@ -58,6 +63,19 @@ def text(key: str, title: str = "", **more: Any) -> Column:
 
 def number(key: str, title: str = "", digits: int | None = 3, **more: Any) -> Column:
     return Column(key, title, digits, number=True, **more)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """That a page may set any two columns of a table against each other, these two first.
+
+    `groups` are what belongs together, one for each row; `said` is the sentence on two columns, the first by its name,
+    in each group."""
+
+    x: str
+    y: str
+    groups: Sequence[str]
+    said: Mapping[str, Mapping[Pair, str]]
 
 
 @dataclass(frozen=True)
@@ -77,13 +95,22 @@ class Table:
     digits: Mapping[int, int] = field(default_factory=dict)
     foot: Sequence[Row] = ()
     aim: Literal["all", "page", "people", "data"] = "all"
+    hints: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    """What a page says of a cell to who points at it."""
+    links: Mapping[int, str] = field(default_factory=dict)
+    """By a row's place, the `id` of the report that it is of."""
+    plot: Plot | None = None
 
     @property
     def shown(self) -> list[Column]:
         """The columns for people; without a title of its own, one that holds nothing is left out."""
         held = {key for row in (*self.rows, *self.foot) for key, value in row.items() if value is not None}
         held |= {key for _, key in self.marks}
-        return [one for one in self.columns if one.shown and (one.title or one.key in held or not self.rows)]
+        return [
+            one
+            for one in self.columns
+            if one.shown and not one.optional and (one.title or one.key in held or not self.rows)
+        ]
 
     @property
     def data(self) -> list[Column]:
@@ -108,7 +135,9 @@ class Table:
 class Report:
     """Tables, and sentences that must stand beside them; `facts` are for programs alone; `figures` draw one each.
 
-    `lead` is what there is to it, in a sentence that stands above the tables."""
+    `lead` is what there is to it, in a sentence that stands above the tables. `parts` stand below it on a page, which
+    shows those that are `folded` only to who asks for them; other forms have no room for parts.
+    """
 
     tables: Sequence[Table]
     notes: Sequence[str] = ()
@@ -116,6 +145,10 @@ class Report:
     lead: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    """By what each shows: matplotlib's figure, an SVG element, or the bytes of a PNG."""
+    parts: Sequence[Report] = ()
+    folded: bool = False
+    id: str = ""
 
     @property
     def said(self) -> list[str]:
@@ -147,6 +180,13 @@ def said(value: Any, digits: int | None = None, signed: bool = False) -> str:
     if digits is None:
         return f"{value:,}" if isinstance(value, int) else f"{value:g}"
     return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def markdown(report: Report) -> str:
@@ -205,6 +245,18 @@ def _table(report: Report) -> str:
     return render(report)
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {"table": _table, "csv": to_csv, "md": markdown, "json": to_json}
+def _html(report: Report) -> str:
+    from purity_cli.report.html import render
+
+    return render(report)
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "table": _table,
+    "csv": to_csv,
+    "md": markdown,
+    "json": to_json,
+    "html": _html,
+}
 """What `--format` offers. One that has no place for notes leaves them to whoever prints it: see `WITHOUT_NOTES`."""
 WITHOUT_NOTES = {"csv"}

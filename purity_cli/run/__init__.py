@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from purity_cli import store
+from purity_cli import locks, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageSource
 from purity_cli.errors import PurityError
@@ -82,7 +82,7 @@ def resolve_together(
 
 @contextmanager
 def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder, so that no other process writes into it; store.Held, on every rank, where one does.
+    """Hold a folder, so that no other process writes into it; locks.Held, on every rank, where one does.
 
     The lock goes with the process that holds it, however that ends. PurityError where not all ranks see the folder.
     """
@@ -92,7 +92,7 @@ def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
         nonlocal handle
         if not ranks.first:
             return None
-        handle = store.claim(folder, command)
+        handle = locks.claim(folder, command)
         if ranks.size == 1:
             return ""
         mark = uuid4().hex
@@ -104,11 +104,11 @@ def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
     def tried() -> tuple[str | None, str | None]:
         try:
             return claim(), None
-        except store.Held as error:
+        except locks.Held as error:
             return None, str(error)
 
     def see() -> None:
-        path = folder / store.LOCK
+        path = folder / locks.LOCK
         if mark and not (path.is_file() and path.read_text().endswith(mark)):
             raise PurityError(
                 f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it."
@@ -117,7 +117,7 @@ def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
     try:
         mark, held = ranks.together(tried)[0]
         if held:
-            raise store.Held(held)
+            raise locks.Held(held)
         ranks.together(see)
         yield
     finally:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from purity_cli import datasets, models, stages
-from purity_cli.datasets import ImageSource, UnreadableImage, open_dataset, select
+from purity_cli.datasets import ImageSource, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import fastest, resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
-from purity_cli.pixels import prepare
-from purity_cli.plan import Job, Preprocessing, Size
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
+from purity_cli.pixels import size_of
+from purity_cli.plan import Job, Preprocessing
 from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAPER = {
     "imagenet": Preprocessing(resize=224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "cifar10": Preprocessing(),
@@ -93,7 +92,7 @@ def resolve(
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
         warn(network.preprocessing_note)
-    size = picture_size(source, selection, preprocessing) or network.input_size
+    size = size_of(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
     network = models.tried(network, size, batch_size=batch_size)
     for sentence in network.notes:
@@ -162,17 +161,6 @@ def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
             f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
         )
     return chosen
-
-
-def picture_size(source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
-    """(h, w) of the pictures that the network is given; without a crop, of the first that can be read."""
-    if preprocessing.crop:
-        return preprocessing.crop
-    for i in selection:
-        with suppress(UnreadableImage):
-            image = prepare(source, i, preprocessing)
-            return image.height, image.width
-    return None
 
 
 def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
 from purity_cli.naming import ACTIVATION, row_name
 from purity_cli.stages.families import FAMILIES, find
-from purity_cli.stages.probe import LayerInfo, Size, probe, weightless
+from purity_cli.stages.probe import LayerInfo, Size, probe
 from purity_cli.stages.readings import FINDERS, Order
 
 __all__ = [
@@ -61,6 +61,10 @@ def stages(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]
     `families` says. Raises NoStages where there are none, as in ViTs.
     """
     own = getattr(net, "purity_stages", None)
+    if own is not None and (isinstance(own, str) or not isinstance(own, Sequence | Mapping)):
+        raise PurityError(
+            f"purity_stages of {name} is a {type(own).__name__}: give module paths in order, or a dict from C1..Ck."
+        )
     found = dict(own) if isinstance(own, Mapping) else _number(find(net, seen) if own is None else own)
     if list(found) != list(_number(found)):
         raise PurityError(f"purity_stages of {name} has {', '.join(map(str, found))}: name its stages C1, C2, ...")
@@ -102,11 +106,8 @@ def resolve(net: nn.Module, source: str, name: str, specs: Sequence[str], input_
 
 
 def layers(net: nn.Module, source: str, name: str, input_size: Size) -> list[LayerInfo]:
-    """Every module, in the order of `named_modules`; the forward pass computes shapes alone where the network can."""
-    try:
-        seen = probe(weightless(net), input_size)
-    except Exception:  # it computes with values, or with tensors that are no buffers, or cannot be copied
-        seen = probe(net, input_size)
+    """Every module, in the order of `named_modules`, with all that it is called."""
+    seen = probe(net, input_size)
     known = _known(net, source, name, seen)
     taps = _read(ALL, list(known), Order(net, seen, known))
     called = {module: tuple(tap.name for tap in taps if tap.module == module) for module in seen}

@@ -25,6 +25,11 @@ def modules(*paths: str) -> Rule:
     return lambda net: list(paths)
 
 
+def cells(stem: str, *names: str) -> Rule:
+    """In pretrainedmodels' NASNets the stem, the first ReLU of each of these cells, and the last."""
+    return modules(stem, *(f"{name}.conv_1x1.relu" for name in names), "relu")
+
+
 def children(container: str, *indices: int) -> Rule:
     """These children of a Sequential."""
     return lambda net: [_children(net, container)[index] for index in indices]
@@ -90,15 +95,9 @@ FAMILIES: dict[str, Rule] = {
     # From here on the modules are those that timm names in the same networks.
     "pretrainedmodels.InceptionResNetV2": modules("conv2d_2b", "conv2d_4a", "repeat", "repeat_1", "conv2d_7b"),
     "pretrainedmodels.InceptionV4": children("features", 2, 3, 9, 17, 21),
-    "pretrainedmodels.NASNetALarge": modules(
-        "conv0", *(f"{cell}.conv_1x1.relu" for cell in ("cell_stem_1", "reduction_cell_0", "reduction_cell_1")), "relu"
-    ),
-    "pretrainedmodels.NASNetAMobile": modules(
-        "conv0", *(f"{cell}.conv_1x1.relu" for cell in ("cell_stem_1", "reduction_cell_0", "reduction_cell_1")), "relu"
-    ),
-    "pretrainedmodels.PNASNet5Large": modules(
-        "conv_0", *(f"{cell}.conv_1x1.relu" for cell in ("cell_stem_1", "cell_4", "cell_8")), "relu"
-    ),
+    "pretrainedmodels.NASNetALarge": cells("conv0", "cell_stem_1", "reduction_cell_0", "reduction_cell_1"),
+    "pretrainedmodels.NASNetAMobile": cells("conv0", "cell_stem_1", "reduction_cell_0", "reduction_cell_1"),
+    "pretrainedmodels.PNASNet5Large": cells("conv_0", "cell_stem_1", "cell_4", "cell_8"),
     # The first and last ReLU are one module that runs four times.
     "pretrainedmodels.Xception": modules("bn2", "block2.rep.0", "block3.rep.0", "block12.rep.0", "bn4"),
 }

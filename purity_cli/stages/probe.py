@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from purity_cli.errors import PurityError, first_line
+from purity_cli.errors import PurityError, first_line, no_memory
 from purity_cli.recomputing import kept
 
 Size = tuple[int, int]
@@ -75,20 +74,15 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
         try:
             net(_picture(net, input_size))
         except Exception as error:  # whatever a network's own code may raise
+            if no_memory(error):
+                raise
             reason = first_line(error)
             raise PurityError(
-                f"The network does not run on pictures of {input_size[0]}x{input_size[1]} ({reason}): "
+                f"The network does not run on images of {input_size[0]}x{input_size[1]} ({reason}): "
                 "give its own input size with --resize and --crop (purity layers: --size)."
             ) from error
     modules = dict(net.named_modules())
     return {name: _describe(name, modules[name], calls, input_size) for name, calls in trace.calls.items()}
-
-
-def weightless(net: nn.Module) -> nn.Module:
-    """A copy whose tensors are on the meta device: its forward pass takes neither memory nor arithmetic."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in net.parameters()}
-    memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
-    return copy.deepcopy(net, memo)
 
 
 def _picture(net: nn.Module, size: Size) -> Tensor:

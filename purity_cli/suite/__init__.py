@@ -7,15 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
 
+MOST_VALUES = 100_000
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
 
 
@@ -24,11 +25,22 @@ class SuiteEntry(Job):
 
     needs: str | None = None
     """A file or folder; where it is not there, the entry is left out, and shown as such."""
+    pretrained: bool = False
+    """Of a model that is a pattern: each set of weights that has a classifier, instead of the default one."""
+    below_gmacs: Annotated[float, Field(gt=0)] | None = None
+    """Of a model that is a pattern: only CNNs whose forward pass of one image takes less than so many 10^9 MACs."""
+
+    OWN: ClassVar[frozenset[str]] = frozenset({"needs", "pretrained", "below_gmacs"})
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings of a Job that were written, not their defaults."""
-        return self.model_dump(exclude_unset=True, exclude={"needs"})
+        return self.model_dump(exclude_unset=True, exclude=set(self.OWN))
+
+    @property
+    def pattern(self) -> bool:
+        """Whether it stands for many models, see `survey.expanded`."""
+        return self.pretrained or self.below_gmacs is not None or bool(set(self.model) & set("*?"))
 
 
 def _called(name: str) -> BeforeValidator:
@@ -71,6 +83,12 @@ class Suite(Frozen):
     _data_dir: str | None = PrivateAttr(None)
     """What stands for every data_dir."""
 
+    @model_validator(mode="after")
+    def _patterns_are_models(self) -> Self:
+        if any(part.pattern for part in (self.defaults, *self.datasets, *self.settings)):
+            raise ValueError("patterns, pretrained and below_gmacs belong to the models.")
+        return self
+
     def moved(self, data_dir: str) -> Suite:
         """The suite with another place for every `data_dir` that it gives; PurityError where it gives none.
 
@@ -90,9 +108,7 @@ class Suite(Frozen):
             for dataset in self.datasets:
                 for settings in self.settings:
                     parts = (self.defaults, dataset, settings, model)
-                    given = {name: value for part in parts for name, value in part.given.items()}
-                    grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
-                    job = Job.of(**{**given, "thresholds": tuple(grid)})
+                    job = self.job_of(*parts)
                     # Of the paths as they are written: a folder's name does not depend on where the suite is run.
                     key = job.key()
                     if owner.setdefault(key, number) != number:
@@ -107,6 +123,12 @@ class Suite(Frozen):
                         job = job.model_copy(update={"data_dir": self._data_dir})
                     tasks[key] = Task(f"{slug(job)}_{key[:8]}", job, absent)
         return list(tasks.values())
+
+    def job_of(self, *parts: SuiteEntry) -> Job:
+        """What entries give together, the later before the earlier, with its paths as they are written."""
+        given = {name: value for part in parts for name, value in part.given.items()}
+        grid = {*given.get("thresholds", Job().thresholds), round(self.threshold, 6)}
+        return Job.of(**{**given, "thresholds": tuple(grid)})
 
 
 def beside(base: Path, path: str) -> str:
@@ -149,8 +171,9 @@ def read(path: Path) -> Suite:
         text = read_text(path).rstrip("\n")  # or an error at the end would be told of a line that is not there
     except OSError as error:
         raise PurityError(f"{path} cannot be read ({error.strerror}): give the YAML file of a suite.") from None
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise PurityError(f"{path} is no suite: it must be a mapping, with the models under `models:`.")
@@ -159,8 +182,11 @@ def read(path: Path) -> Suite:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PurityError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, RecursionError) as error:  # a character that YAML forbids; brackets in a thousand brackets
+        raise PurityError(f"{path}: this is not YAML: {first_line(error)}.") from None
     finally:
-        loader.dispose()
+        if loader:
+            loader.dispose()
     try:
         suite = Suite.model_validate({"name": path.stem, **content})
     except ValidationError as error:
@@ -190,8 +216,8 @@ def _locate(node: yaml.Node, place: Sequence[int | str]) -> tuple[int, str]:
 
 
 def _refuse_repeats(root: yaml.Node, path: Path) -> None:
-    """PyYAML takes the last of two equal keys without a word."""
-    for node in _nodes(root):
+    """PyYAML takes the last of two equal keys without a word, and a list that holds itself."""
+    for node in _nodes(root, path):
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key.value, str) and key.value in seen:
@@ -199,9 +225,15 @@ def _refuse_repeats(root: yaml.Node, path: Path) -> None:
             seen.add(str(key.value))
 
 
-def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    yield node
-    if isinstance(node, yaml.CollectionNode):
-        for child in node.value:
-            for inner in child if isinstance(child, tuple) else (child,):
-                yield from _nodes(inner)
+def _nodes(root: yaml.Node, path: Path) -> Iterator[yaml.Node]:
+    """All that a document holds, as often as its aliases (`*name`) name it."""
+    todo, seen = [root], 0
+    while todo:
+        node, seen = todo.pop(), seen + 1
+        if seen > MOST_VALUES:
+            raise PurityError(
+                f"{path} holds over {MOST_VALUES:,} values, for its aliases (*name) repeat: write it out."
+            )
+        yield node
+        if isinstance(node, yaml.CollectionNode):
+            todo += [inner for child in node.value for inner in (child if isinstance(child, tuple) else (child,))]

@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from purity_cli import run, store
+from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
 from purity_cli.run.resolving import Resolved, Warn
 from purity_cli.suite import Task
 from purity_cli.suite.outlook import Sources, grouped
+from purity_cli.suite.sharing import WHOLE, Shard
 
 FAILED = "failed.json"
+ELSEWHERE = ("held", "elsewhere")
+"""What becomes of a job that is left to another process, which may have finished it by the end."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Outcome:
 
     task: Task
     status: str
-    """`scored`, `kept` from an earlier run, `failed`, `left out`, or `held` by another process."""
+    """`scored`, `kept` from an earlier run, `failed`, `left out`, `held` by another process, or of another shard and
+    therefore `elsewhere`."""
     folder: Path
     result: Result | None = None
     error: str | None = None
@@ -73,8 +77,9 @@ class Bench:
 
     A job whose result is there already, of all that decides its numbers, is kept, unless `fresh`. A failed one leaves
     `failed.json`. Several of these, in as many processes, share the jobs of one folder: each takes the next that is
-    neither finished nor held by another. `workers` threads decode for all jobs, and `cache` is where they share decoded
-    pixels. Every one of several `ranks` must call this with the same suite.
+    neither finished nor held by another; where the file system has no locks, each is given its `shard`. `workers`
+    threads decode for all jobs, and `cache` is where they share decoded pixels. Every one of several `ranks` must call
+    this with the same suite.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Bench:
         download: bool = False,
         fresh: bool = False,
         every: float = 60.0,
+        shard: Shard | None = None,
         ranks: Ranks | None = None,
         watch: Watch | None = None,
         warn: Warn = run.silent,
@@ -96,22 +102,33 @@ class Bench:
     ) -> None:
         self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
         self.every, self.ranks, self.command, self.name = every, ranks or Ranks(), command, name
+        self.shard = shard or WHOLE
         heard = self.ranks.first
         self.watch: Watch = watch if watch and heard else Unwatched()
         self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
         self.sources = Sources(download)
 
     def run(self) -> list[Outcome]:
-        """Run every job that no other process holds; the outcomes are in the order of the suite."""
-        self.ranks.together(lambda: store.prepare(self.folder) if self.ranks.first else None)
+        """Run every job of this shard that no other process holds; the outcomes are in the order of the suite."""
+        self.ranks.together(lambda: locks.prepare(self.folder) if self.ranks.first else None)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
-            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(tasks)])[0]
+            if self.shard == WHOLE and not locks.there_are(self.folder):
+                self.warn(
+                    f"The file system of {self.folder} has no locks: several processes would score the same jobs, "
+                    "unless each is given its --shard."
+                )
+            mine = [task for place, task in enumerate(tasks) if self.shard.has(place)]
+            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(mine)])[0]
             if self.ranks.first:
                 absent = (0, 0)
                 amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
                 self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
-            outcomes: dict[int, Outcome] = {}
+            outcomes = {
+                place: Outcome(task, "elsewhere", self.folder / task.name, error=f"of another shard than {self.shard}")
+                for place, task in enumerate(tasks)
+                if not self.shard.has(place)
+            }
             while order:
                 for i in order:
                     outcomes[i] = self._outcome(tasks[i], pool)
@@ -131,8 +148,8 @@ class Bench:
 
         One process at a time is let in, so that the last one's tables have everything.
         """
-        with store.claim(self.folder, self.name, wait=True):
-            yield [self._finished(outcome) if outcome.status == "held" else outcome for outcome in outcomes]
+        with locks.claim(self.folder, self.name, wait=True):
+            yield [self._finished(outcome) if outcome.status in ELSEWHERE else outcome for outcome in outcomes]
 
     def _finished(self, outcome: Outcome) -> Outcome:
         try:
@@ -153,7 +170,7 @@ class Bench:
                 return self._run(task, folder, pool)
         except (RankLost, KeyboardInterrupt):
             raise
-        except store.Held:
+        except locks.Held:
             return Outcome(task, "held", folder, error="another process is at it")
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
             if self.ranks.first:
@@ -206,6 +223,6 @@ class Bench:
             "job": task.job.model_dump(mode="json"),
         }
         try:
-            store.write_text(store.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
+            store.write_text(locks.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
             self.warn(str(problem))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from purity_cli import models, store
+from purity_cli import locks, models
 from purity_cli.datasets import ImageSource, NoSplit, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, resolve_device, versions
@@ -159,7 +159,7 @@ def train(
     `report` after each epoch. Raises PurityError.
     """
     training, kept, network = course.training, course.training.kept(), course.network
-    with store.claim(output, "purity train"), numerics(course.device, training.precision):
+    with locks.claim(output, "purity train"), numerics(course.device, training.precision):
         folder = Folder(output, network.name, course.recipe())
         loop = Loop(
             network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
@@ -171,7 +171,7 @@ def train(
         total = (training.epochs - done) * len(images)
         for number in range(done + 1, training.epochs + 1):
             clock = time.perf_counter()
-            count = partial(_count, progress, (number - done - 1) * len(images), total)
+            count = partial(lambda before, n: progress(before + n, total), (number - done - 1) * len(images))
             loss, top1 = loop.epoch(number, images, count)
             accuracy = loop.accuracy(test) if number in kept else None
             epoch = Epoch(number, loss, top1, accuracy, time.perf_counter() - clock)
@@ -182,7 +182,3 @@ def train(
             folder.write_resume(number, loop.state())
             report(epoch)
     return [folder.weights(epoch) for epoch in kept]
-
-
-def _count(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    progress(before + done, total)

@@ -7,22 +7,19 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from purity_cli import store
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, no_memory
+
+if TYPE_CHECKING:
+    from purity_cli.train.loop import Loop
 
 RESUME = "resume.pt"
-
-
-class Resumable(Protocol):
-    """What goes on from what `Folder.write_resume` was given."""
-
-    def load(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Folder:
@@ -65,8 +62,8 @@ class Folder:
         torch.save({"epoch": epoch, "recipe": json.dumps(self.recipe), "state": state}, buffer)
         store.write_bytes(self.path / RESUME, buffer.getvalue())
 
-    def resume(self, training: Resumable, kept: Sequence[int], device: torch.device) -> int:
-        """Bring `training` to the end of the last epoch that was finished here, whose number is returned; 0 for none.
+    def resume(self, loop: Loop, kept: Sequence[int], device: torch.device) -> int:
+        """Bring `loop` to the end of the last epoch that was finished here, whose number is returned; 0 for none.
 
         PurityError where one of the `kept` epochs up to there left no checkpoint.
         """
@@ -76,7 +73,9 @@ class Folder:
         try:
             content = torch.load(path, map_location=device, weights_only=True)
             done, recipe, state = int(content["epoch"]), json.loads(content["recipe"]), content["state"]
-        except Exception:  # a damaged pickle can raise anything
+        except Exception as error:  # a damaged pickle can raise anything
+            if no_memory(error) or isinstance(error, OSError):
+                raise
             raise PurityError(f"{path} is damaged: remove it to train from the beginning.") from None
         self._compare(recipe)
         for epoch in kept:
@@ -86,15 +85,14 @@ class Folder:
                     f"--checkpoints, or remove {path} to train from the beginning."
                 )
         try:
-            training.load(state)
+            loop.load(state)
         except (RuntimeError, KeyError, ValueError):
             raise PurityError(f"{path} is of another network: give another --output, or remove it.") from None
         return done
 
     def _compare(self, other: Mapping[str, Any]) -> None:
-        keys = [key for key in {**self.recipe, **other} if self.recipe.get(key) != other.get(key)]
-        if keys:
-            key = keys[0]
+        key = next((key for key in {**self.recipe, **other} if self.recipe.get(key) != other.get(key)), None)
+        if key is not None:
             raise PurityError(
                 f"{self.path} holds a training by another recipe ({key} {other.get(key)}, not {self.recipe.get(key)}): "
                 "give another --output, or remove that folder."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from purity_cli.engine import HALF
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.machine import float32_of
 from purity_cli.pixels import normalise
 from purity_cli.plan import Preprocessing
@@ -72,11 +72,13 @@ class Loop:
             except torch.OutOfMemoryError:
                 raise PurityError(f"{self.device} has too little memory: give a smaller --batch-size.") from None
             except Exception as error:  # a user's network raises what it likes
+                if no_memory(error):
+                    raise
                 if isinstance(error, ValueError) and len(chosen) == 1:
                     hint = "give --batch-size 2 or more, and two images or more."
                 else:
                     hint = "mend its forward, or choose another --batch-size."
-                says = f"{self.training.model} cannot be trained on a batch of {len(chosen)} ({last_line(error)})"
+                says = f"{self.training.model} cannot be trained on a batch of {len(chosen)} ({said(error)})"
                 raise PurityError(f"{says}: {hint}") from error
             done += len(chosen)
             progress(done)
@@ -128,24 +130,14 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def last_line(error: Exception) -> str:
-    """What an exception says at its end, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
-
-
 @contextmanager
 def numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Repeatable kernels in `precision`; the process's settings and random state are put back at the end."""
-    cudnn = torch.backends.cudnn
-    settings: list[tuple[Any, str, Any]] = [
-        (cudnn, "deterministic", True),
-        (cudnn, "benchmark", False),
-    ]
-    with ExitStack() as stack:
-        stack.enter_context(float32_of(precision))
-        stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []))
-        for owner, name, value in settings:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-        yield
+    cudnn, devices = torch.backends.cudnn, range(torch.cuda.device_count()) if device.type == "cuda" else []
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        with float32_of(precision), torch.random.fork_rng(devices):
+            yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

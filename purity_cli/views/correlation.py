@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from purity_cli.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
-from purity_cli.errors import PurityError, did_you_mean
-from purity_cli.files import expanded
+from purity_cli.errors import PurityError
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells
+from purity_cli.views.against import LEAST, Against
 
 KINDS = ("purity", "peer", "baseline", "random")
 """Of quantities: purity itself, other label-free measures, what needs no training, purity without training."""
-LEAST = 3
-Against = tuple[Sequence[float], str]
+RANKED = "spearman"
+"""The statistic by which measures are ranked."""
 
 
 class Points(NamedTuple):
@@ -69,7 +67,40 @@ def correlation(
         Column(data.target, number=True),
         *(Column(n, number=True) for n in data.kinds),
     ]
-    return Report([tidy, shown, Table("points", point_columns, data.rows, aim="page")], found.notes)
+    beside, said = ranking(found)
+    page = Table("points", point_columns, data.rows, aim="page")
+    return Report([tidy, shown, *beside, page], (*said, *found.notes))
+
+
+def ranking(found: Study) -> tuple[list[Table], tuple[str, ...]]:
+    """Purity of the last layer and the other measures, by how far their rank correlation is from 0; no table where
+    there is no other measure."""
+    of = [row for row in found.rows if row["statistic"] == RANKED]
+    rows = [row for row in of if row["kind"] == "peer" or row["quantity"] == "last"]
+    if len(rows) < 2:
+        return [], ()
+    rows.sort(key=lambda row: -abs(row["value"]))
+    columns = [
+        number("rank", digits=None), text("measure"), number("rho", signed=True), number("low", signed=True),
+        number("high", signed=True), number("n", digits=None),
+    ]  # fmt: skip
+    ranked = [
+        {"rank": place, "measure": "purity" if row["quantity"] == "last" else row["quantity"], "rho": row["value"],
+         **{name: row[name] for name in ("low", "high", "n")}}
+        for place, row in enumerate(rows, 1)
+    ]  # fmt: skip
+    title = f"Measures of the last layer by Spearman's rho with {rows[0]['against']}, and the middle 95 % of resamples"
+    notes = []
+    if len({row["n"] for row in rows}) > 1:
+        notes.append("The measures are not known of the same results (n), so their ranks compare unlike with unlike.")
+    first, second = rows[:2]
+    nearest = 0.0 if first["low"] <= 0 <= first["high"] else min(abs(first["low"]), abs(first["high"]))
+    if nearest <= max(abs(second["low"]), abs(second["high"])):
+        notes.append(
+            f"The intervals of {ranked[0]['measure']} and {ranked[1]['measure']} overlap: {rows[0]['n']} results do "
+            "not tell which of them goes better with it."
+        )
+    return [Table("ranking", columns, ranked, title=title)], tuple(notes)
 
 
 def points(
@@ -82,16 +113,18 @@ def points(
 ) -> Points:
     """What each result says: F of its rows, the averages and the deepest, peers, baselines, and the target.
 
-    `against` has the target of each result and its name, instead of the accuracy; `twins` are the results of the
-    same networks with random weights, in the same order. Peers are of the deepest layer, or with `every_layer` of all.
-    PurityError for fewer than three results and for one without an accuracy.
+    `against` has the target of each result and its name, instead of the accuracy: one without is left out. `twins` are
+    the results of the same networks with random weights, of those that are not, in the same order. Peers are of the
+    deepest layer, or with `every_layer` of all. PurityError for fewer than three results and for one without an
+    accuracy.
     """
     if len(results) < LEAST:
         raise PurityError(f"{len(results)} results cannot be correlated: give {LEAST} or more.")
     kinds: dict[str, str] = {}
-    values, target = against or ([_accuracy(result) for result in results], "accuracy")
+    against = against or Against([_accuracy(result) for result in results], "accuracy")
+    results, target = against.of(results), against.name
     rows = []
-    for place, result in enumerate(results):
+    for place, (result, value) in enumerate(zip(results, (v for v in against.values if v is not None), strict=True)):
         last = cells.deepest(result)
         found: dict[str, Mapping[str, float | None]] = {
             "purity": _purities(result, threshold),
@@ -107,10 +140,10 @@ def points(
         }
         found["random"] = {} if twins is None else _purities(twins[place], threshold, "random ")
         known = {name: value for part in found.values() for name, value in part.items()}
-        rows.append({"model": result.model, "weights": result.weights, target: values[place], **known})
+        rows.append({"model": result.model, "weights": result.weights, target: value, **known})
         kinds |= {name: kind for kind, part in found.items() for name in part}
     kinds = {name: kind for wanted in KINDS for name, kind in kinds.items() if kind == wanted}
-    return Points(rows, kinds, target, _caveats(results))
+    return Points(rows, kinds, target, (*against.notes, *_caveats(results)))
 
 
 def _purities(result: Result, threshold: float, prefix: str = "") -> dict[str, float | None]:
@@ -220,35 +253,3 @@ def what_n_allows(y: np.ndarray[Any, np.dtype[np.float64]]) -> str:
         text += ", so no two-sided tau can be significant at 0.05"
     least = 1 / math.factorial(n)
     return f"{text}; no p at all is below {least:.3g}, and intervals from so few resampled results are rough."
-
-
-def read_against(text: str, results: Sequence[Result]) -> tuple[list[float], str]:
-    """The column of `FILE.csv:COLUMN` for each result, joined on `model`, and on `weights` if it has that.
-
-    PurityError where the file, the column, a result's row or a number is missing, or a result has several rows.
-    """
-    path, _, column = text.rpartition(":")
-    if not path or not column:
-        raise PurityError(f"Cannot read --against {text}: write FILE.csv:COLUMN.")
-    try:
-        rows = pd.read_csv(expanded(path), dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError, UnicodeError) as error:
-        raise PurityError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]}).") from None
-    for name in ("model", column):
-        if name not in rows.columns:
-            known = ", ".join(map(str, rows.columns))
-            raise PurityError(f"{path} has no column {name}, only {known}.{did_you_mean(name, map(str, rows.columns))}")
-    keys = [key for key in ("model", "weights") if key in rows.columns]
-    found = []
-    for result in results:
-        names = {key: getattr(result, key) for key in keys}
-        said = " with weights ".join(names.values())
-        mine = rows[np.logical_and.reduce([rows[key] == name for key, name in names.items()])]
-        if len(mine) != 1:
-            way = "give it one" if mine.empty else "leave one, or add a column weights"
-            raise PurityError(f"{path} has {len(mine) or 'no'} rows for {said}: {way}.")
-        value = pd.to_numeric(mine[column], errors="coerce").iloc[0]
-        if not np.isfinite(value):
-            raise PurityError(f"{path} has no number in {column} for {said}, but {mine[column].iloc[0]!r}.")
-        found.append(float(value))
-    return found, f"{column} of {Path(path).name}"

@@ -13,7 +13,7 @@ TOP1 = "top1"
 INTEGERS = ("n_images", "channels", "height", "width", "activations", "live")
 SHOWN = {
     "layer": text("layer", fold=True),
-    "purity": number("purity", "F", bar=True),
+    "purity": number("purity", "F", bar=True, error="se"),
     "se": number("se", drop=1),
     "purity_jk": number("purity_jk", "F jk", drop=1),
     "activations": number("activations", "N", None, drop=5),
@@ -80,18 +80,18 @@ def across(results: Mapping[str, Result | None], threshold: float, expected: Seq
     columns: dict[str, dict[str, float | None]] = {}
     order: dict[str, tuple[int, int]] = {}
     for name in expected:
-        order[name] = _place(name)
+        order[name] = place(name)
     for name, result in results.items():
         values = columns.setdefault(name, {})
         for layer in result.layers if result else ():
             values[layer.name] = cells.cell(result, layer, threshold).purity  # type: ignore[arg-type]
-            order.setdefault(layer.name, _place(layer.name if layer.stage else ""))
+            order.setdefault(layer.name, place(layer.name if layer.stage else ""))
         for label, one in cells.averages(result, threshold).items() if result else ():
             values[label] = one.purity
-            order.setdefault(label, _place(label))
+            order.setdefault(label, place(label))
         if result and result.top1 is not None:
             values[TOP1] = result.top1
-            order.setdefault(TOP1, _place(TOP1))
+            order.setdefault(TOP1, place(TOP1))
     lines = sorted(order, key=lambda name: order[name])
     rows: list[Row] = [{"stage": line, **{name: columns[name].get(line) for name in columns}} for line in lines]
     missing = [name for name, result in results.items() if result is None]
@@ -100,7 +100,7 @@ def across(results: Mapping[str, Result | None], threshold: float, expected: Seq
     return Table("stages", [text("stage"), *map(number, columns)], rows, marks=marks, digits=digits, aim="page")
 
 
-def _place(name: str) -> tuple[int, int]:
+def place(name: str) -> tuple[int, int]:
     """Readings in their order, in each the stages by number and their average; then other layers, then top1."""
     reading, _, stage = name.rpartition(":")
     reading = reading or "activation"

@@ -185,10 +185,10 @@ def options(stage: Stage, world: World) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     arguments = list(GIVEN.get(name, [name]))
-    known = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    known = [option for option in options if not {"--download", "--debug"} & set(option.opts)]
     for option in stage.rng.sample(known, min(len(known), stage.rng.choice([1, 1, 2]))):
         arguments.append(option.opts[0])
         if not option.is_flag:
             arguments.append(stage.rng.choice([*ODD, *VALUES]))
-    arguments = [argument for argument in arguments if argument != "--download"]
     stage.run(*arguments)

@@ -219,6 +219,8 @@ def _become(
 
 
 def _sink(name: str, how: str) -> int:
+    if how == "closed":
+        return os.open(os.devnull, os.O_WRONLY)
     if how == "full":
         return os.open("/dev/full", os.O_WRONLY)
     if how == "broken":
