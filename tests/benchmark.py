@@ -203,13 +203,16 @@ def measure(name: str, rounds: int, most: dict[str, float]) -> list[dict[str, An
     batch, one = Batch(size), Batch(1)
     images = normalise(batch.pixels, IMAGENET)
 
+    with torch.no_grad():  # what runs in inference mode is not seen operation by operation
+        operations = gflop(partial(net, images[:1]))
+
     def plain(precision: str) -> Contender:
         @torch.inference_mode()
         def work(images: Tensor = images) -> None:
             with torch.autocast("cpu", HALF.get(precision, torch.bfloat16), enabled=precision in HALF):
                 net(images)
 
-        return Contender(with_default_memory(work), size, gflop(partial(work, images[:1])), precision)
+        return Contender(with_default_memory(work), size, operations, precision)
 
     def scored(taps: list[str], precision: str) -> Contender:
         engine = make_engine(net, taps, size, precision)

@@ -165,7 +165,8 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (kind, precision, weights, network), own in cells.groupby(BY, sort=False):
         known = own.dropna(subset="difference")
-        worst, fed = known.loc[known["difference"].idxmax()], known[known["firings"] >= FED * known["channels"]]
+        worst = known.sort_values("difference").iloc[-1]
+        fed = known[known["firings"] >= FED * known["channels"]]
         rows.append(
             {
                 "device": kind,
@@ -218,10 +219,8 @@ def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device:
         new = pd.DataFrame(measured(job, asked or (*precisions(where), BACKWARD)))
         print(summary(new).to_string(index=False), flush=True)
         if len(before):
-            again = (
-                before[["kind", "network", "weights"]].isin(new[["kind", "network", "weights"]].iloc[0].tolist()).all(1)
-            )
-            before = before[~again]
+            which = ["kind", "network", "weights"]
+            before = before[~before[which].isin(new[which].iloc[0].tolist()).all(axis=1)]
         before = pd.concat([before, new])
         store.write_text(out / "precision.csv", before.to_csv(index=False, float_format="%.5g"))
         store.write_text(out / "precision.md", page(before))

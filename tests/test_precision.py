@@ -13,7 +13,6 @@ import torch
 
 from purity_cli import machine, run, store
 from purity_cli.plan import Job
-from purity_cli.stats import feature_purity
 from purity_cli.views import diff
 from tests import precision
 
@@ -85,9 +84,8 @@ def test_cells_are_compared_one_by_one() -> None:
     before[0, 0], after[0, 0] = [4, 4, 0, 0], [4, 3, 1, 0]
     rows = list(precision.compare({"a": before}, {"a": after}, 2))
     assert (rows[0]["firings"], rows[0]["differing"]) == (8, 2)
-    assert rows[0]["difference"] == pytest.approx(
-        abs(float(feature_purity([4, 3, 1, 0]) - feature_purity([4, 4, 0, 0])))
-    )
+    entropies = [1.0, -(4 * math.log2(4 / 8) + 3 * math.log2(3 / 8) + math.log2(1 / 8)) / 8]
+    assert rows[0]["difference"] == pytest.approx((entropies[1] - entropies[0]) / 2)
     assert math.isnan(rows[1]["difference"])
 
 

@@ -90,7 +90,7 @@ def main(names: tuple[str, ...], small: bool, **options: Any) -> None:
 
 def make_settings(
     small: bool, *, device: str, networks: str | None, precisions: str | None, formats: str | None,
-    images: int | None, seconds: float | None, workers: int | None, **folders: Path,
+    images: int | None, seconds: float | None, workers: int | None, **folders: Any,
 ) -> Settings:  # fmt: skip
     """The settings that the options ask for; PurityError where there is no such device or name."""
     where = resolve_device(device, "fp32")

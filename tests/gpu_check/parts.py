@@ -102,21 +102,24 @@ def correctness(settings: Settings, book: Book) -> Iterator[Step]:
     yield "out_of_memory", {"network": settings.main, "precision": "fp32"}, partial(_out_of_memory, settings)
     with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
         dataset = f"folder:{pictures(Path(folder), settings)}"
-        small = {"device": "cpu", "batch_size": 64}
+        small: dict[str, Any] = {"device": "cpu", "batch_size": 64}
         real = [Job(model="tiny_vgg_10", dataset="digits", limit=settings.real, **small)]
         if settings.shared.is_dir():
             jobs = precision.jobs(settings.real // 2, settings.shared)
             real = [job.model_copy(update=small) for job in jobs if job.weights != "none"]
-        random = partial(random_job, dataset=dataset, settings=settings, **small)
+
+        def random(name: str, limit: int) -> Job:
+            return random_job(name, dataset, settings, limit=limit, **small)
+
         checks = [(CPU, job) for job in real]
         for reference, limit in ((CPU, settings.compared), (settings.device, settings.wide)):
-            checks += [(reference, random(name, limit=limit)) for name in settings.networks]
+            checks += [(reference, random(name, limit)) for name in settings.networks]
         for reference, job in checks:
             yield from _check(settings, book, reference, job)
     rows = pd.DataFrame(book.tables["correctness"])
-    for (reference, name), own in rows.groupby(["reference", "precision"], sort=False):
+    for (against, name), own in rows.groupby(["reference", "precision"], sort=False):
         worst = own.drop(columns=["network", "weights", "images"]).max(numeric_only=True)
-        yield "precisions", {"reference": reference, "precision": name}, lambda own=own, worst=worst: {  # type: ignore[misc]
+        yield "precisions", {"reference": against, "precision": name}, lambda own=own, worst=worst: {  # type: ignore[misc]
             "networks": int(own.get("largest_df", pd.Series()).notna().sum()), **worst.to_dict(),
             "two_runs_equal": bool(own["two_runs_equal"].all()) if "two_runs_equal" in own else None,
         }  # fmt: skip
@@ -144,11 +147,11 @@ def _check(settings: Settings, book: Book, reference: torch.device, job: Job) ->
         images = sum(len(block.positions) for block in blocks)
         cells = pd.DataFrame(precision.compare(expected, found, images, DEFAULT_GRID))
         about = {"network": resolved.network.name, "weights": resolved.network.weights, "precision": name}
-        for cell in cells.to_dict("records"):
+        for cell in precision.compare(expected, found, images, DEFAULT_GRID):
             book.add("correctness_cells", **about, **cell, reference=f"{reference.type} fp32", note=None)
         known = cells.dropna(subset="difference")
         fed = known[known["firings"] >= precision.FED * known["channels"]]
-        worst = known.loc[known["difference"].idxmax()] if len(known) else None
+        worst = known.sort_values("difference").iloc[-1] if len(known) else None
         fired = int(cells["firings"].sum())
         return {
             **about,
