@@ -185,7 +185,7 @@ class Killed:
             if code == -signal.SIGKILL:
                 struck, fresh = struck + 1, False
                 files = [path for place in ("out", "cache") for path in (self.folder / place).rglob("*")]
-                left = [path for path in files if path.is_file() and path.name != store.LOCK]
+                left = [path for path in files if path.is_file() and path.name != locks.LOCK]
                 self.tally["within" if left else "before anything was written"] += 1
                 self.tally["in a process of its own"] += alone
                 continue
