@@ -317,6 +317,7 @@ def peak_memory(n: int) -> float:
 def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
     """Print the ratios, and write them to speed.md and speed.csv; with NAMES, those of these networks alone."""
     keep_freed_memory()
+    out.mkdir(parents=True, exist_ok=True)
     most = {precision: matrix_product(precision) for precision in ("fp32", *precisions(CPU))}
     chosen, because = fastest(CPU)
     notes = [machine(), *(f"a matrix product reaches {rate:.0f} GFLOP/s in {name}" for name, rate in most.items())]

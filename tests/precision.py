@@ -210,6 +210,7 @@ def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device:
     """Measure NETWORKS, by default all; what the tables say of other networks and devices stays."""
     keep_freed_memory()
     where = resolve_device(device, "auto")
+    out.mkdir(parents=True, exist_ok=True)
     before = pd.read_csv(out / "precision.csv") if (out / "precision.csv").exists() else pd.DataFrame()
     for job in jobs(images):
         name = job.model.rpartition(":")[2]
