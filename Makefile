@@ -9,7 +9,7 @@ demo: .venv/demo  ## install, and score the bundled network on the bundled image
 	$(BIN)/purity score
 
 test: .venv/test  ## everything that tests need, and all of them, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; minutes, and exits with 1 where one fell
 	$(BIN)/python -m tests.attack

@@ -15,3 +15,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real images and golden values are not at hand: {SHARED.name}/ is not beside the checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The golden tests take minutes: begun last, they would keep one core busy while the others have nothing left."""
+    items.sort(key=lambda item: item.path.name != "test_golden.py")
