@@ -68,10 +68,10 @@ def in_tar(place: Path, files: dict[str, bytes]) -> str:
 
 def in_zip(place: Path, files: dict[str, bytes]) -> str:
     place.mkdir()
-    with zipfile.ZipFile(place / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(place / "zipped.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in random.Random(0).sample(sorted(files.items()), len(files)):
             archive.writestr(f"set/{path}", data)
-    return str(place / "set.zip")
+    return str(place / "zipped.zip")
 
 
 def in_shards(place: Path, files: dict[str, bytes], size: int = 5, label: str = "cls") -> str:
@@ -125,7 +125,7 @@ def test_every_kind_has_the_same_images_in_the_same_order(kind: str, tmp_path: P
         chosen = select(source, per_class, limit)
         first = select(open_dataset(in_folder(tmp_path / "plain", files)), per_class, limit)
         assert list(chosen) == list(first)
-    again = open_dataset(str(tmp_path / "set" / "set.zip") if kind == "zip" else source_path(tmp_path, kind))
+    again = open_dataset(str(tmp_path / "set" / "zipped.zip") if kind == "zip" else source_path(tmp_path, kind))
     assert again.fingerprint == source.fingerprint
     with ThreadPoolExecutor(8) as pool:
         order = [k for _ in range(3) for k in np.random.default_rng(0).permutation(len(files)).tolist()]
