@@ -158,7 +158,9 @@ def sentence(error: BaseException) -> str:
     if no_memory(error):
         return "Memory ran out: give a smaller --batch-size, fewer --workers, or smaller images by --resize and --crop."
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_users(frame.filename)]
+    # Python makes a RuntimeError of a StopIteration that leaves a generator, and only its cause knows where it began.
+    begun = traceback.extract_tb(error.__cause__.__traceback__) if error.__cause__ else []
+    own = [frame for frame in (*frames, *begun) if _is_users(frame.filename)]
     if own:
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
         return f"{where}, failed with {type(error).__name__}: {text[:200]}. --debug shows how it came to that."
