@@ -84,12 +84,12 @@ def age(holder: Holder) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()
 
 
-def main(images: int = 700, processes: int = 4) -> None:
+def main(images: int = 500, processes: int = 4) -> None:
     load = os.getloadavg()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        jobs = "".join(f"  - {{model: tiny_vgg, limit: {images + number}}}\n" for number in range(JOBS))
+        jobs = "".join(f"  - {{model: resnet18_cifar, limit: {images + number}}}\n" for number in range(JOBS))
         (folder / "suite.yaml").write_text(f"defaults: {{weights: none, batch_size: 4}}\nmodels:\n{jobs}")
         tasks = read(folder / "suite.yaml").tasks()
         _, one = timed(lambda: alone(folder))

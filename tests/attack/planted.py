@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -39,20 +38,16 @@ def cache_believed() -> None:
     Rows.get = lambda self, i, changed: self._pixels[i].copy()  # type: ignore[method-assign]
 
 
-def files_written_in_place() -> None:
-    """Files are written slowly and under their own names: a kill leaves half of one."""
-    import time
-
+def unfinished_counted_twice() -> None:
+    """What an interrupted run left is added, and its images are scored again."""
     from purity_cli import store
 
-    def write_bytes(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
-            for start in range(0, len(content), 1 + len(content) // 8):
-                file.write(content[start : start + 1 + len(content) // 8])
-                file.flush()
-                time.sleep(0.05)
+    restore = store.Unfinished.restore
 
-    store.write_bytes = write_bytes
+    def forgetful(self: store.Unfinished, *arguments: Any) -> Any:
+        return replace(restore(self, *arguments), blocks=frozenset())
+
+    store.Unfinished.restore = forgetful  # type: ignore[assignment, method-assign]
 
 
 def no_boundary() -> None:
@@ -82,6 +77,6 @@ PLANTED: dict[str, Fault] = {
     "truncated-images-count": Fault(truncated_images_count, ("image",)),
     "images-left-out-in-silence": Fault(images_left_out_in_silence, ("image",)),
     "cache-believed": Fault(cache_believed, ("cache",)),
-    "files-written-in-place": Fault(files_written_in_place, ("kill-train", "kill-bench")),
+    "unfinished-counted-twice": Fault(unfinished_counted_twice, ("partial", "kill-score")),
     "no-boundary": Fault(no_boundary, ("options", "user-file")),
 }
