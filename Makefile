@@ -7,6 +7,7 @@ FORMAT ?= table
 
 demo: .venv/demo  ## install, and score the bundled network on the bundled images
 	$(BIN)/purity score
+	@echo 'Next, try: $(BIN)/purity report results/resnet10_cifar_cifar10-sample'
 
 test: .venv/test  ## everything that tests need, and all of them, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
