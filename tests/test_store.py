@@ -104,6 +104,18 @@ def test_counts_of_another_kind_say_so(tmp_path: Path) -> None:
         store.read(tmp_path)
 
 
+def test_a_flipped_bit_is_no_other_number(tmp_path: Path) -> None:
+    store.write(result(), tmp_path)
+    path = tmp_path / store.STATES
+    whole = path.read_bytes()
+    for place in range(len(whole) - 1, 8 + int.from_bytes(whole[:8], "little"), -7):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(PurityError, match="is damaged"):
+            store.read(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_found_out_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PurityError, match="Cannot write results into .*file.*: choose another --output"):
