@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,28 @@ from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, 
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import declared
-from purity_cli.models.user_code import PrintsAside, UserCode
+from purity_cli.models.user_code import UserCode
 from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
 
 REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?", re.DOTALL)
 # Tried in this order where the network does not say what it takes.
 USUAL_SIZES = (224, 32, 64, 28, 96, 299, 384)
+
+
+class PrintsAside:
+    """Hooks around a network's forward: what it prints goes to stderr, lest it end up among the results."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] = []
+
+    def begin(self, *_: object) -> None:
+        self._before.append(sys.stdout)
+        sys.stdout = sys.stderr
+
+    def end(self, *_: object) -> None:
+        if self._before:
+            sys.stdout = self._before.pop()
 
 
 class UserFile(Source):

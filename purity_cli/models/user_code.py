@@ -101,21 +101,6 @@ def _is_library(file: Path) -> bool:
     return not INSTALLED.isdisjoint(place.parts) or any(place.is_relative_to(folder) for folder in LIBRARIES)
 
 
-class PrintsAside:
-    """Hooks around a network's forward: what it prints goes to stderr, lest it end up among the results."""
-
-    def __init__(self) -> None:
-        self._before: list[Any] = []
-
-    def begin(self, *_: object) -> None:
-        self._before.append(sys.stdout)
-        sys.stdout = sys.stderr
-
-    def end(self, *_: object) -> None:
-        if self._before:
-            sys.stdout = self._before.pop()
-
-
 @contextmanager
 def _torch_kept() -> Iterator[None]:
     """PyTorch's settings for all of the process, which a file may well change for itself, are as before at the end."""
