@@ -32,7 +32,7 @@ nightly: .venv/test  ## tonight's suite, compared with the night before; exits w
 	if [ $$bench -ne 0 ] && [ $$bench -ne 3 ]; then exit $$bench; fi; \
 	$(BIN)/purity diff --nightly results/nightly --format $(FORMAT) && exit $$bench
 
-benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; ten minutes on two cores
+benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; a quarter of an hour on two cores
 	$(BIN)/python -m tests.benchmark
 
 gpu-check: .venv/test  ## the engine on a GPU, part by part: correctness, speed, ceilings, end to end

@@ -1,6 +1,6 @@
 """How much slower than a plain forward pass scoring is, and how much faster than the ways there were before.
 
-    make benchmark                      # everything; some ten minutes on two idle cores
+    make benchmark                      # everything; a quarter of an hour on two idle cores
     python -m tests.benchmark resnet50  # one network's rows
 
 Every figure is a ratio within one process on the same images, since absolute times differ between machines and from
@@ -294,16 +294,76 @@ def end_to_end(n: int, precision: str) -> str:
     return f"end to end, {n} JPEGs of 500 x 375, resnet50 C1..C5, {precision}: {whole / alone:.2f} x the engine alone"
 
 
+WORKER = """
+import sys, torch
+from tests.benchmark import *
+keep_freed_memory()
+network = models.load(sys.argv[1], "none")
+net = network.module.to(memory_format=torch.channels_last)
+engine, batch = make_engine(net, stage_modules(network), 8, sys.argv[2]), Batch(8)
+with engine:
+    engine.add(batch)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(clock(lambda: [engine.add(batch) for _ in range(6)]), flush=True)
+"""
+
+
+class Worker:
+    """A process that scores six batches of `name` whenever it is told to, and says how long that took."""
+
+    def __init__(self, name: str, precision: str, threads: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, name, precision], env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.said()
+
+    def go(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+
+    def said(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+
+def scaling(name: str, precision: str, rounds: int) -> str:
+    """Images a second of one process with a thread to a core, and of a process to a core, beside one thread."""
+    cores = len(os.sched_getaffinity(0))
+    shapes = {"one thread": [1], f"{cores} threads": [cores], f"{cores} processes of a thread": [1] * cores}
+    workers = {label: [Worker(name, precision, threads) for threads in shape] for label, shape in shapes.items()}
+    speeds: dict[str, list[float]] = {label: [] for label in shapes}
+    for _ in range(rounds):
+        for label, group in workers.items():
+            for worker in group:
+                worker.go()
+            speeds[label].append(sum(1 / float(worker.said()) for worker in group))
+    for worker in (worker for group in workers.values() for worker in group):
+        worker.process.communicate()
+    first, *others = shapes
+    gains = {
+        label: statistics.median(many / one for many, one in zip(speeds[label], speeds[first], strict=True))
+        for label in others
+    }
+    said = ", ".join(f"{label} {gain:.2f} x" for label, gain in gains.items())
+    return f"images/s of {name} C1..C5, {precision}, of those of one thread: {said}"
+
+
 def peak_memory(n: int) -> float:
-    """MiB that a fresh process needs at most to score `n` pictures with ResNet18."""
+    """MiB that a fresh process needs at most to score `n` images with ResNet18.
+
+    Not getrusage's ru_maxrss, which a process takes over from the one that started it.
+    """
     code = (
-        "import resource; from tests.benchmark import *; keep_freed_memory()\n"
+        "from tests.benchmark import *; keep_freed_memory()\n"
         "network = models.load('resnet18', 'none'); d = tempfile.mkdtemp(); photographs(Path(d), 100)\n"
         f"chosen = [i % 100 for i in range({n})]\n"
         "preprocessing = IMAGENET.model_copy(update={'resize': 256}); source = open_dataset('folder:' + d)\n"
         "pixels = Pixels(source, chosen, preprocessing, batch_size=16, workers=2, on_bad_image='fail')\n"
         "with make_engine(network.module, ['relu', 'layer4'], 16) as engine: engine.run(pixels.blocks())\n"
-        "import shutil; shutil.rmtree(d); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "import shutil; shutil.rmtree(d)\n"
+        "print(int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -325,7 +385,8 @@ def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
     rows: list[dict[str, Any]] = []
 
     def write() -> None:
-        page = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f", missingval="") if rows else ""
+        frame = pd.DataFrame(rows).astype(object)
+        page = frame.where(frame.notna(), None).to_markdown(index=False, floatfmt=".2f", missingval="") if rows else ""
         text = f"# Speed\n\n`{' '.join(['python -m tests.benchmark', *sys.argv[1:]])}`\n\n"
         store.write_text(out / "speed.md", text + "\n".join(f"- {note}" for note in notes) + f"\n\n{page}\n")
         store.write_text(out / "speed.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
@@ -335,7 +396,9 @@ def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
         rows += measure(name, rounds, most)
         write()
     if not names:
+        known = len(notes)
         notes += [end_to_end(images, precision) for precision in (*precisions(CPU), "fp32")]
+        notes += [scaling("resnet50", precision, rounds) for precision in (*precisions(CPU), "fp32")]
         small, large = peak_memory(500), peak_memory(2000)
         notes.append(f"peak memory, resnet18: {small:.0f} MiB at 500 images, {large:.0f} MiB at 2,000")
         start = [
@@ -345,7 +408,7 @@ def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
             for _ in range(5)
         ]
         notes.append(f"purity --help: {statistics.median(start):.2f} s")
-        print("\n".join(notes[-4:]))
+        print("\n".join(notes[known:]))
         write()
 
 

@@ -592,7 +592,7 @@ def test_build_list_clear(
 ) -> None:
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     assert default_root() == tmp_path / "cache"
-    assert purity("list") == (0, "", f"Nothing is cached in {tmp_path}/cache.\n")
+    assert purity("list") == (0, f"Nothing is cached in {tmp_path}/cache.\n", "")
     build = partial(purity, "build", "--weights", "none", "--dataset", str(photos), "--resize", "40", "--crop", "32")
     code, _, err = build("--limit", "5")
     assert code == 0
@@ -600,7 +600,7 @@ def test_build_list_clear(
     assert "4 images of photos are cached in" in err
     assert build("--per-class", "4", "--resize", "36")[0] == 0
     assert purity("build", "--dataset", "digits", "--weights", "none", "--limit", "9")[0] == 0
-    found = json.loads(purity("list", "--format", "json")[1])
+    found = json.loads(purity("list", "--format", "json")[1])["caches"]
     assert [(entry["dataset"], entry["present"], entry["images"]) for entry in found] == [
         ("digits", 9, 540), ("photos", 7, 12), ("photos", 4, 12),
     ]  # fmt: skip
@@ -612,9 +612,9 @@ def test_build_list_clear(
     assert "Nothing of 'digist' is cached" in err
     assert "Did you mean digits?" in err
     assert purity("clear", found[2]["key"][:8], "--yes")[0] == 0
-    assert len(json.loads(purity("list", "--format", "json")[1])) == 2
+    assert len(json.loads(purity("list", "--format", "json")[1])["caches"]) == 2
     assert purity("clear", "photos", "--yes")[0] == 0
-    assert [entry["dataset"] for entry in json.loads(purity("list", "--format", "json")[1])] == ["digits"]
+    assert [entry["dataset"] for entry in json.loads(purity("list", "--format", "json")[1])["caches"]] == ["digits"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert purity("clear")[0] == 130
     assert len(shelf.entries(tmp_path / "cache")) == 1

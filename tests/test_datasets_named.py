@@ -514,7 +514,7 @@ def test_the_command_lists_what_can_be_opened() -> None:
     table, as_json, as_csv = (CliRunner().invoke(command, ["--format", kind]) for kind in ("table", "json", "csv"))
     assert {result.exit_code for result in (table, as_json, as_csv)} == {0}
     names = ["imagenet", "cifar10", "cifar10-sample", "digits", "shards:PATH", "parquet:PATH", "folder:PATH"]
-    entries = json.loads(as_json.output)
+    entries = json.loads(as_json.output)["datasets"]
     assert [entry["name"] for entry in entries] == names == [family.name for family in FAMILIES.values()]
     rows = list(csv.DictReader(io.StringIO(as_csv.output)))
     assert [row["name"] for row in rows] == names

@@ -915,14 +915,14 @@ def test_purity_models_prints_the_same_rows_in_three_formats() -> None:
         CliRunner().invoke(command, ["torchvision:resnet*", "--format", layout]).stdout
         for layout in ("table", "csv", "json")
     )
-    entries = json.loads(objects)
+    entries = json.loads(objects)["models"]
     assert [entry["name"] for entry in entries] == ["resnet101", "resnet152", "resnet18", "resnet34", "resnet50"]
     assert entries[2] == {
         "name": "resnet18",
         "source": "torchvision",
         "parameters": 11_689_512,
-        "input_size": [224, 224],
-        "stages": ["C1", "C2", "C3", "C4", "C5"],
+        "input_size": "224x224",
+        "stages": "C1..C5",
         "weights_here": [],
         "classifies": True,
     }

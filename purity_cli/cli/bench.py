@@ -232,9 +232,8 @@ def ran(outcomes: Sequence[Outcome]) -> Report:
 
 
 def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
-    import pandas as pd
-
     from purity_cli.cache import size_text
+    from purity_cli.report import Report, Table, number, text
     from purity_cli.suite import outlook
 
     rows, images, size, failing = [], 0, 0, 0
@@ -247,17 +246,20 @@ def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
             {
                 "job": job.task.name,
                 "model": f"{plan.network.source}:{plan.network.name}" if plan else job.task.job.model,
-                "weights": {None: "", True: "here", False: "missing"}[job.weights_here],
-                "images": f"{len(plan.selection):,}" if plan else "",
-                "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else "",
-                "layers": ", ".join(f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps),
-                "note": job.problem or ("finished" if job.finished else ""),
+                "weights": {None: None, True: "here", False: "missing"}[job.weights_here],
+                "images": len(plan.selection) if plan else None,
+                "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else None,
+                "layers": [f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps],
+                "note": job.problem or ("finished" if job.finished else None),
             }
         )
-    frame = pd.DataFrame(rows)
-    console.show(console.table(frame, left=("job", "model", "weights", "pixels", "layers", "note")))
     pixels = f"; their pixels add {size_text(size)} to the cache in {cache}" if size else ""
-    click.echo(f"{images:,} images to score in {len(rows)} jobs{pixels}. Nothing was scored.")
-    if "missing" in set(frame["weights"]):
-        click.echo("Weights that are missing are downloaded when their job begins, if there is a connection.")
+    notes = [f"{images:,} images to score in {len(rows)} jobs{pixels}. Nothing was scored."]
+    if any(row["weights"] == "missing" for row in rows):
+        notes.append("Weights that are missing are downloaded when their job begins, if there is a connection.")
+    columns = [
+        text("job", fold=True), text("model", fold=True), text("weights"), number("images", digits=None),
+        text("pixels", fold=True), text("layers", fold=True), text("note", fold=True),
+    ]  # fmt: skip
+    console.show(Report([Table("jobs", columns, rows)], notes))
     return FAILED_JOBS if failing else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from purity_cli.cache.shelf import Entry
+    from purity_cli.report import Report
 
 _ROOT = click.option(
     "--cache", "root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -35,19 +35,14 @@ def command() -> None:
 
 @command.command("list")
 @_ROOT
-@click.option("--format", "layout", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@options.format_option()
 def list_(root: Path | None, layout: str) -> None:
     """List what is cached, what was used last first."""
     from purity_cli.cache import chosen_root, shelf
 
     root = chosen_root(root)
     entries = shelf.entries(root)
-    if layout == "json":
-        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
-    elif entries:
-        _show(entries)
-    else:
-        progress.note(f"Nothing is cached in {root}.")
+    console.show(_report(entries, [] if entries else [f"Nothing is cached in {root}."]), layout)
 
 
 @command.command(cls=options.JobCommand)
@@ -106,7 +101,7 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
     root = chosen_root(root)
     entries = _choose(shelf.entries(root), names, root)
     if entries:
-        _show(entries)
+        console.show(_report(entries))
         if not yes:
             click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
     shelf.clear(root, entries)
@@ -129,21 +124,25 @@ def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[
     return list(chosen.values()) if names else list(entries)
 
 
-def _show(entries: Sequence[Entry]) -> None:
-    import pandas as pd
-
+def _report(entries: Sequence[Entry], notes: Sequence[str] = ()) -> Report:
     from purity_cli.cache import size_text
+    from purity_cli.report import Report, Table, number, text
 
+    columns = [
+        text("key"), text("dataset", "data set", fold=True), text("pixels", fold=True),
+        text("of", "images", data=False), *(number(key, digits=None, shown=False) for key in ("present", "images")),
+        text("size", "on disk", data=False), number("bytes", digits=None, shown=False),
+        text("day", "last used", data=False), number("used", digits=None, shown=False),
+        text("note", fold=True, data=False), text("usable", shown=False),
+    ]  # fmt: skip
     rows = [
         {
-            "key": entry.key,
-            "data set": entry.dataset,
-            "pixels": entry.pixels,
-            "images": f"{entry.present:,} of {entry.images:,}",
-            "on disk": size_text(entry.bytes),
-            "last used": f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
-            "": "" if entry.usable or not entry.dataset else "made with other libraries, not used",
+            **asdict(entry),
+            "of": f"{entry.present:,} of {entry.images:,}",
+            "size": size_text(entry.bytes),
+            "day": f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+            "note": None if entry.usable or not entry.dataset else "made with other libraries, not used",
         }
         for entry in entries
     ]
-    console.show(console.table(pd.DataFrame(rows), left=("key", "data set", "pixels", "last used", "")))
+    return Report([Table("caches", columns, rows)], notes)

@@ -10,8 +10,6 @@ import click
 from purity_cli.cli import progress
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from purity_cli.report import Report
 
 
@@ -54,11 +52,3 @@ def show(report: Report, layout: str = "table") -> None:
     click.echo(FORMATS[layout](report), nl=False, color=True)
     for note in report.sentences if layout in WITHOUT_NOTES else ():
         progress.note(note)
-
-
-def table(text: pd.DataFrame, left: tuple[str, ...] = ()) -> Report:
-    """A frame of text as a report, its columns flush right but for those named."""
-    from purity_cli.report import Report
-    from purity_cli.report.console import of_texts
-
-    return Report([of_texts(text, left)])

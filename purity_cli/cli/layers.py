@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import console, options, progress
+from purity_cli.cli import console, options
 
 if TYPE_CHECKING:
+    from purity_cli.report import Report
     from purity_cli.stages import LayerInfo
 
 
@@ -31,7 +28,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @click.option("--weights", default="none", show_default=True, help="As for score; shapes do not depend on them.")
 @click.option("--size", callback=_size, metavar="N|HxW", help="Of the image.  [default: the network's own]")
 @click.option("--all", "everything", is_flag=True, help="Also modules that cannot be scored, and why.")
-@click.option("--format", "layout", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@options.format_option()
 def command(model: str, weights: str, size: tuple[int, int] | None, everything: bool, layout: str) -> None:
     """List the modules of MODEL that --layers can name.
 
@@ -55,41 +52,36 @@ def command(model: str, weights: str, size: tuple[int, int] | None, everything: 
     network = models.tried(network, size, scored=False)
     found = stages.layers(network.module, network.source, network.name, size)
     shown = [layer for layer in found if everything or layer.shape]
-    if layout == "table":
-        _show(shown, size)
-    else:
-        click.echo({"csv": _csv, "json": _json}[layout](shown), nl=False)
+    notes = []
     try:
         stages.stages(network.module, network.source, network.name, {layer.module: layer for layer in found})
     except stages.NoStages as error:
-        progress.note(str(error))
+        notes.append(str(error))
     if not shown:
-        progress.note(f"No module of {network.name} can be scored; --all shows why.")
+        notes.append(f"No module of {network.name} can be scored; --all shows why.")
+    console.show(_report(shown, size, notes), layout)
 
 
-def _show(layers: Sequence[LayerInfo], size: tuple[int, int]) -> None:
-    import pandas as pd
+def _report(layers: Sequence[LayerInfo], size: tuple[int, int], notes: list[str]) -> Report:
+    from purity_cli.report import Report, Table, number, text
 
-    rows = [
-        (layer.module, layer.kind, " x ".join(map(str, layer.shape)) if layer.shape else layer.problem, layer.calls,
-         ", ".join(layer.readings))
-        for layer in layers
+    columns = [
+        text("layer", fold=True), text("type"), text("map", f"c x h x w of {size[0]}x{size[1]}", data=False),
+        *(number(key, digits=None, shown=False) for key in ("channels", "height", "width")),
+        number("calls", "calls", digits=None), text("stage", shown=False), text("readings", fold=True),
+        text("problem", shown=False),
     ]  # fmt: skip
-    maps = f"c x h x w of {size[0]}x{size[1]}"
-    text = pd.DataFrame(rows, columns=["layer", "type", maps, "calls", "readings"])
-    console.show(console.table(text, left=("layer", "type", "readings")))
-
-
-def _csv(layers: Sequence[LayerInfo]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "type", "channels", "height", "width", "calls", "stage", "readings", "problem"])
-    for layer in layers:
-        place = (layer.module, layer.kind, *(layer.shape or ("", "", "")), layer.calls)
-        writer.writerow([*place, layer.stage, ",".join(layer.readings), layer.problem])
-    return text.getvalue()
-
-
-def _json(layers: Sequence[LayerInfo]) -> str:
-    rows = [{**asdict(layer), "stage": layer.stage} for layer in layers]
-    return json.dumps([{name: row[name] for name in row if name != "ran"} for row in rows], indent=2) + "\n"
+    rows = [
+        {
+            "layer": layer.module,
+            "type": layer.kind,
+            "map": " x ".join(map(str, layer.shape)) if layer.shape else layer.problem,
+            **dict(zip(("channels", "height", "width"), layer.shape or (), strict=False)),
+            "calls": layer.calls,
+            "stage": layer.stage,
+            "readings": layer.readings,
+            "problem": layer.problem,
+        }
+        for layer in layers
+    ]
+    return Report([Table("layers", columns, rows)], notes)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from purity_cli.files import finite
 
-Value = str | float | None
+Value = str | float | Sequence[str] | None
 """Of a cell; a bool and an int are numbers, too."""
 Row = Mapping[str, Any]
 Pair = tuple[str, str]
@@ -175,6 +175,8 @@ def said(value: Any, digits: int | None = None, signed: bool = False) -> str:
         return ""
     if isinstance(value, str):
         return value
+    if isinstance(value, Sequence):
+        return ", ".join(value)
     if math.isnan(value):
         return "NaN"
     if digits is None:
@@ -216,14 +218,20 @@ def _grid(table: Table) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """The main table, to the last digit: `NaN` where nothing fired, empty where there is no such cell."""
+    """The main table, to the last digit: `NaN` where nothing fired, empty where there is no such cell, and `;` within
+    a cell that has several values."""
     table, out = report.main, io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.key for column in table.data])
     for row in table.rows:
-        values = [row.get(column.key) for column in table.data]
-        writer.writerow(["NaN" if isinstance(value, float) and math.isnan(value) else value for value in values])
+        writer.writerow([_csv_value(row.get(column.key)) for column in table.data])
     return out.getvalue()
+
+
+def _csv_value(value: Value) -> str | float | None:
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    return value if value is None or isinstance(value, (str, int, float)) else ";".join(value)
 
 
 def to_json(report: Report) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from purity_cli.report import Column, Report, Table
@@ -162,13 +161,3 @@ def bar(value: float | None, *, hollow: bool = False) -> Any:
         return ""
     length = max(0.0, min(1.0, value))
     return "░" * max(1, round(length * BAR)) if hollow else Bar(size=1, begin=0, end=length, width=BAR)
-
-
-def of_texts(frame: Any, left: Sequence[str]) -> Table:
-    """A table of a frame that holds text already; the columns not named `left` are flush right."""
-    columns = [
-        Column(f"{i}", str(name), number=str(name) not in left, fold=str(name) in left)
-        for i, name in enumerate(frame.columns)
-    ]
-    rows = [{f"{i}": str(value) for i, value in enumerate(row)} for row in frame.itertuples(index=False)]
-    return Table("rows", [replace(column, title=column.title or " ") for column in columns], rows)

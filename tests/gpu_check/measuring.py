@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from purity_cli import machine, store
-from purity_cli.cli import console
 from purity_cli.pixels import Block
 
 TABLE1 = ("vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet50", "resnet101")
@@ -170,7 +169,7 @@ class Book:
             if not name.endswith(("_cells", "_kernels")):
                 text = pd.DataFrame([{key: _text(value) for key, value in row.items()} for row in rows]).fillna("-")
                 print(f"\n{name}")
-                console.show(console.table(text, left=("what", "network", "precision", "memory_format", "note")))
+                print(text.to_string(index=False))
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str | None]:
