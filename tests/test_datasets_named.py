@@ -519,7 +519,7 @@ def test_the_command_lists_what_can_be_opened() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv.output)))
     assert [row["name"] for row in rows] == names
     assert [row["classes"] for row in rows] == ["1000", "10", "10", "10", "", "", ""]
-    assert [line for line in table.output.splitlines() if not line.startswith(" ")] == names
+    assert [line.strip() for line in table.output.splitlines() if line.startswith("  ")] == names
     for bundled in (entry for entry in entries if entry["needs"].startswith("nothing")):
         for split in bundled["splits"]:
             source = open_dataset(bundled["name"], split=split)

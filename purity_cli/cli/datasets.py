@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,43 +28,48 @@ def command(name: str | None, data_dir: str | None, split: str | None, layout: s
 
     if name is None and (data_dir or split):
         raise click.UsageError("--data-dir and --split are of one data set: name it.")
-    known = name is None
-    console.show(_known() if known else _found(open_dataset(name, data_dir=data_dir, split=split)), layout)
+    console.show(_known() if name is None else _found(open_dataset(name, data_dir=data_dir, split=split)), layout)
 
 
 def _known() -> Report:
     from purity_cli.datasets import FAMILIES
-    from purity_cli.report import Report, Table, number, text
 
-    columns = [text("name"), number("classes", digits=None), text("splits"), text("needs"), text("about")]
-    rows = [
+    facts = [
         {
             "name": family.name,
             "classes": family.classes,
-            "splits": family.splits,
+            "splits": family.splits or None,
             "needs": family.needs if isinstance(family.needs, str) else family.needs(),
             "about": family.about,
         }
         for family in FAMILIES.values()
     ]
-    return Report([Table("datasets", columns, rows)])
+    return _report(facts, "as found", [])
 
 
 def _found(source: ImageSource) -> Report:
     """What is known of images without a network; what was left out, and what else could be meant, is in its notes."""
-    from purity_cli.report import Report, Table, text
-
-    classes = None if source.labels is None else len(source.class_names or set(source.labels))
-    found = {
+    facts = {
         "name": source.name,
         "kind": source.kind,
         "images": len(source),
-        "classes": classes,
+        "classes": None if source.labels is None else len(source.class_names or set(source.labels)),
         "labels": source.label_note or source.order or "as they come",
         "first": source.paths[0],
         "last": source.paths[-1],
         "fingerprint": source.fingerprint,
     }
-    lines = [{"what": what, "value": "unknown" if value is None else value} for what, value in found.items()]
-    people = Table("found", [text("what", " "), text("value", source.name, fold=True)], lines[1:], aim="people")
-    return Report([people, Table("datasets", [text(key) for key in found], [found], aim="data")], source.notes)
+    return _report([facts], "unknown", source.notes)
+
+
+def _report(sets: Sequence[Mapping[str, Any]], missing: str, notes: Sequence[str]) -> Report:
+    """For people a table of each set, whose values are too long for columns; `missing` stands for those that it lacks."""
+    from purity_cli.report import Report, Table, text
+
+    tables = [Table("datasets", [text(key) for key in sets[0]], sets, aim="data")]
+    for facts in sets:
+        name, *others = facts
+        rows = [{"what": what, "value": missing if facts[what] is None else facts[what]} for what in others]
+        columns = [text("what", " "), text("value", facts[name], fold=True)]
+        tables.append(Table("dataset", columns, rows, aim="people"))
+    return Report(tables, notes)
