@@ -63,7 +63,7 @@ def _found(source: ImageSource) -> Report:
 
 
 def _report(sets: Sequence[Mapping[str, Any]], missing: str, notes: Sequence[str]) -> Report:
-    """For people a table of each set, whose values are too long for columns; `missing` stands for those that it lacks."""
+    """For people a table of each set, whose values are too long for columns; `missing` stands where one is unknown."""
     from purity_cli.report import Report, Table, text
 
     tables = [Table("datasets", [text(key) for key in sets[0]], sets, aim="data")]
