@@ -17,6 +17,7 @@ from hypothesis import given
 from rich.cells import cell_len
 
 from purity_cli import cli, figures, report, store, views
+from purity_cli.datasets import FAMILIES
 from purity_cli.report import FORMATS, Column, Report, Table, console, number, text
 from purity_cli.views.layers import layers
 from tests import made
@@ -206,15 +207,21 @@ def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int,
 def test_a_new_format_is_one_entry(
     folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = ("score", "show", "diff", "correlate", "epochs", "sweep-threshold")
+    commands = (
+        "score", "show", "diff", "correlate", "epochs", "sweep-threshold", "models", "layers", "datasets", "cache list",
+    )  # fmt: skip
     code, _, err = call(["show", folder, "--format", "shout"], capsys)
     assert (code, "'shout' is not one of 'table', 'csv', 'md', 'json', 'html'" in err) == (2, True)
     monkeypatch.setitem(report.FORMATS, "shout", lambda one: f"{len(one.main.rows)} ROWS\n")
     for command in commands:
-        assert "shout" in call([command, "--help"], capsys)[1], command
+        assert "shout" in call([*command.split(), "--help"], capsys)[1], command
     assert call(["show", folder, "--format", "shout"], capsys) == (0, "2 ROWS\n", "")
     assert call(["sweep-threshold", "--from", folder, "--format", "shout"], capsys) == (0, "38 ROWS\n", "")
     assert call(["diff", folder, folder, "--format", "shout"], capsys) == (0, "2 ROWS\n", "")
+    assert call(["datasets", "--format", "shout"], capsys) == (0, f"{len(FAMILIES)} ROWS\n", "")
+    assert call(["models", "bundled:tiny_vgg_10", "--format", "shout"], capsys) == (0, "1 ROWS\n", "")
+    assert call(["layers", "tiny_vgg_10", "--format", "shout"], capsys) == (0, "11 ROWS\n", "")
+    assert call(["cache", "list", "--cache", "empty", "--format", "shout"], capsys) == (0, "0 ROWS\n", "")
 
 
 def test_a_new_view_is_one_entry(
