@@ -34,7 +34,7 @@ class Frozen(BaseModel):
 
 
 class Preprocessing(Frozen):
-    """From a decoded RGB picture to the network's input.
+    """From a decoded RGB image to the network's input.
 
     Pixels are resized and cropped by PIL as uint8, then scaled to 0..1, normalised per channel and, for the old
     Caffe ports, reordered to BGR. `resize` as one number is the short side (aspect ratio kept), as (h, w) the exact

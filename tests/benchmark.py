@@ -52,7 +52,7 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", 
 
 
 class Batch:
-    """`n` pictures of noise, 224 x 224."""
+    """`n` images of noise, 224 x 224."""
 
     def __init__(self, n: int) -> None:
         pixels = torch.randint(0, 256, (n, 3, 224, 224), dtype=torch.uint8)

@@ -32,7 +32,7 @@ ROWS, COLUMNS = 16, 12
     "-i",
     multiple=True,
     metavar="FILE|N",
-    help=f"Pictures to show; or one of each of the first N classes.  [default: {CLASSES}]",
+    help=f"Images to show; or one of each of the first N classes.  [default: {CLASSES}]",
 )
 @click.option(
     "--class", "-c", "classes", multiple=True, metavar="NAME", help="Show an image of this class; again for more."
@@ -79,12 +79,12 @@ def command(
     dpi: int,
     output: Path,
 ) -> None:  # fmt: skip
-    """Draw Grad-CAM maps of the predicted class over pictures as the network sees them, in a panel.
+    """Draw Grad-CAM maps of the predicted class over images as the network sees them, in a panel.
 
-    Rows are pictures or classes. Columns are the layers of one model, or several models (--model again), or several
+    Rows are images or classes. Columns are the layers of one model, or several models (--model again), or several
     checkpoints of one (--weights again), then at their last stage unless --layers says otherwise. Every column is
-    headed by its purity: over the data set (--per-class and --limit make it smaller), or over the pictures themselves
-    where these are files and no --dataset is given. Every map is scaled between its least and greatest value.
+    headed by its purity: over the data set (--per-class and --limit make it smaller), or over the images shown where
+    these are files and no --dataset is given. Every map is scaled between its least and greatest value.
     """
     from purity_cli.cam import gallery, panels
     from purity_cli.errors import PurityError
@@ -144,7 +144,7 @@ def _check(asked: int, most: int, what: str) -> None:
 def _choose(
     images: Sequence[str], classes: Sequence[str], settings: dict[str, Any], download: bool
 ) -> tuple[Chosen, ImageSource]:
-    """The pictures to show, and the images whose purity stands over them."""
+    """The images to show, and those whose purity stands over them."""
     from purity_cli.cam import pictures
     from purity_cli.datasets import open_dataset
 

@@ -158,13 +158,13 @@ def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:
     chosen = base.model_copy(update=changes)
     if isinstance(chosen.resize, int) and chosen.crop and max(chosen.crop) > chosen.resize:
         raise PurityError(
-            f"A crop of {max(chosen.crop)} does not fit in pictures resized to {chosen.resize}: give --crop as well."
+            f"A crop of {max(chosen.crop)} does not fit in images resized to {chosen.resize}: give --crop as well."
         )
     return chosen
 
 
 def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, int]) -> int:
-    """The number asked for, or the power of two that suits pictures of `size` (h, w) on this kind of device."""
+    """The number asked for, or the power of two that suits images of `size` (h, w) on this kind of device."""
     if isinstance(asked, int):
         return asked
     fit = max(1, PIXELS_PER_BATCH[device.type] // (size[0] * size[1]))
