@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from purity_cli.cache.rows import Rows, Shape, create, identify, key, open_rows
+from purity_cli.cache.shelf import Rows, Shape, create, identify, key, open_rows
 from purity_cli.datasets import ImageSource, UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
