@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
@@ -19,11 +21,61 @@ from purity_cli.run.ranks import RankLost, Ranks, describe
 from purity_cli.run.resolving import Resolved, Warn
 from purity_cli.suite import Task
 from purity_cli.suite.outlook import Sources, grouped
-from purity_cli.suite.sharing import WHOLE, Shard
 
 FAILED = "failed.json"
 ELSEWHERE = ("held", "elsewhere")
 """What becomes of a job that is left to another process, which may have finished it by the end."""
+
+
+class Shard(NamedTuple):
+    """One of `of` shares of a suite's jobs, from 1, for where no locks can tell which are this process's."""
+
+    number: int
+    of: int
+
+    def has(self, place: int) -> bool:
+        """Whether the job at this place of the suite, from 0, is of this share: of every `of` jobs, one."""
+        return place % self.of == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Shard(1, 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """`3/8`; PurityError for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    shard = Shard(*map(int, found.groups())) if found else WHOLE
+    if not found or not 1 <= shard.number <= shard.of:
+        raise PurityError(f"--shard {text} is none: write I/N with I from 1 to N, as 3/8 for the third of eight.")
+    return shard
+
+
+def shard_of_this_task() -> Shard | None:
+    """The share of this task of a Slurm array, whose numbers may begin anywhere; None outside of one.
+
+    PurityError where its numbers have gaps, so that no place among the tasks follows from one.
+    """
+    place = _number("SLURM_ARRAY_TASK_ID")
+    count = _number("SLURM_ARRAY_TASK_COUNT")
+    if place is None or count is None:
+        return None
+    least, step = _number("SLURM_ARRAY_TASK_MIN") or 0, _number("SLURM_ARRAY_TASK_STEP") or 1
+    most = _number("SLURM_ARRAY_TASK_MAX")
+    before, off = divmod(place - least, step)
+    if off or not 0 <= before < count or (most is not None and most != least + step * (count - 1)):
+        raise PurityError(
+            f"This is task {place} of a Slurm array of {count} whose numbers are not evenly spaced: give --shard I/N, "
+            "or submit the array without gaps, as --array=1-8."
+        )
+    return Shard(before + 1, count)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 @dataclass(frozen=True)
