@@ -108,7 +108,7 @@ def _trainings(found: Sequence[Found], threshold: float) -> Iterator[Report]:
 
 
 def _course(results: Sequence[Result], threshold: float, view: Report) -> Any:
-    from purity_cli.figures.curves import training_curve  # matplotlib takes its time, and most pages need none
+    from purity_cli.figures.charts import training_curve  # matplotlib takes its time, and most pages need none
 
     return training_curve(results, threshold, view)
 
