@@ -30,7 +30,6 @@ from purity_cli.figures.drawing import (
 )
 from purity_cli.report import Report
 from purity_cli.results import Result
-from purity_cli.views import epochs as view
 from purity_cli.views.cells import ENOUGH
 
 if TYPE_CHECKING:
@@ -55,13 +54,7 @@ def threshold_sweep(rows: pd.DataFrame) -> Figure:
         figure, axes = panels(len(models))
         for ax, (name, model) in zip(axes, models, strict=True):
             for style, (_, layer) in zip(styles(), model.groupby("label", sort=False), strict=False):
-                layer = layer.sort_values("threshold")
-                known = layer[layer["purity"].notna()]
-                x, y = known["threshold"], known["purity"]
-                below, above = within(y, known["se"])
-                ax.plot(x, y, label=in_legend(_layer_name(layer) + _silence(layer)), **style)
-                hollow(ax, x, y, known["starved"], style)
-                ax.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
+                _line(ax, layer.sort_values("threshold"), "threshold", _layer_name(layer) + _silence(layer), style)
             ax.set_xlim(rows["threshold"].min() - 0.02, rows["threshold"].max() + 0.02)
             ax.set_xlabel("threshold t on the mean-to-peak ratio M")
             ax.set_title(wrapped(name, 60))
@@ -163,6 +156,8 @@ def training_curve(results: Sequence[Result], threshold: float, report: Report) 
 
     Vertical lines mark the epochs that `report`, the view of these results, keeps by the highest value.
     """
+    from purity_cli.views import epochs as view  # as in `correlation`
+
     rows, paper = view.frame(results, threshold), view.paper(results)
     (chosen,) = (table for table in report.tables if table.key == "choices")
     kept = [row for row in chosen.rows if row["rule"].startswith("highest") and row["epoch"] is not None]
@@ -171,13 +166,8 @@ def training_curve(results: Sequence[Result], threshold: float, report: Report) 
         figure, (left, right) = panels(2)
         looks = styles()
         for style, (_, layer) in zip(looks, rows.groupby("label", sort=False), strict=False):
-            known = layer.dropna(subset=["purity"])
-            name = layer["label"].iloc[0] + ("" if len(known) else ", nothing fires")
-            x, y = known["epoch"], known["purity"]
-            below, above = within(y, known["se"])
-            left.plot(x, y, label=in_legend(name), **style)
-            hollow(left, x, y, known["starved"].astype(bool), style)
-            left.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
+            name = layer["label"].iloc[0] + ("" if layer["purity"].notna().any() else ", nothing fires")
+            _line(left, layer, "epoch", name, style)
         accuracy = rows.drop_duplicates("epoch").dropna(subset=["top1"])
         right.plot(accuracy["epoch"], accuracy["top1"], label="accuracy", **next(looks))
         if paper:
@@ -198,7 +188,7 @@ def training_curve(results: Sequence[Result], threshold: float, report: Report) 
         model, dataset, n = rows[["model", "dataset", "n_images"]].iloc[0]
         note = f"{model} on {n:,} images of {dataset}; bands: F ± 1 jackknife standard error"
         if (rows["starved"].astype(bool) & rows["purity"].notna()).any():
-            note += f"; hollow: N < {ENOUGH} c, biased low"
+            note += f"; {LOW}"
         figure.supxlabel(note, fontsize=6.5, color="0.35")
     return figure
 
@@ -213,6 +203,16 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     found = correlate(np.array(x), np.array(y))["pearson"]
     p = f", p = {found.p:.2g}" if n >= 5 else ""
     return f"Pearson's r = {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}{p}, n = {n}"
+
+
+def _line(ax: Axes, layer: pd.DataFrame, across: str, name: str, style: dict[str, Any]) -> None:
+    """F of a layer where it has one, within one standard error."""
+    known = layer.dropna(subset=["purity"])
+    x, y = known[across], known["purity"]
+    below, above = within(y, known["se"])
+    ax.plot(x, y, label=in_legend(name), **style)
+    hollow(ax, x, y, known["starved"], style)
+    ax.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _by_result(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
