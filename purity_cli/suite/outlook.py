@@ -121,6 +121,11 @@ def pixels_wanted(job: Job) -> tuple[Any, ...]:
     return (job.dataset, job.data_dir, job.split, *shape)
 
 
+def images_of(job: Job) -> tuple[Any, ...]:
+    """What decides which images a Job has."""
+    return job.dataset, job.data_dir, job.split, job.per_class, job.limit
+
+
 def wanted(job: Job) -> Preprocessing | None:
     """A Job's preprocessing, without loading its model; None where that does not exist."""
     try:

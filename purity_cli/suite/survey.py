@@ -18,7 +18,7 @@ from purity_cli.plan import Job, Size
 from purity_cli.report import Report, Table, duration, number, text
 from purity_cli.run.resolving import resolve_preprocessing
 from purity_cli.suite import Suite, SuiteEntry, Task, costs, status
-from purity_cli.suite.outlook import Sources, pixels_wanted
+from purity_cli.suite.outlook import Sources, images_of, pixels_wanted
 
 PASSES = 2
 """The backward pass to the maps takes what the forward pass takes, for the weights need no gradient."""
@@ -119,7 +119,7 @@ def report(suite: Suite, folder: Path, root: Path | None) -> Report:
     rows, pixels = list[dict[str, object]](), dict[tuple[object, ...], int]()
     for task in tasks:
         job = task.job
-        data = (job.dataset, job.data_dir, job.split, job.per_class, job.limit)
+        data = images_of(job)
         if data not in amounts:
             amounts[data] = sources.amount(job)[0]
             expects |= not amounts[data]
