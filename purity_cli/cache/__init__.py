@@ -28,13 +28,10 @@ from purity_cli.files import expanded, shown
 from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Preprocessing
 
-__all__ = ["LEFT_FREE", "NOWHERE", "Cache", "CachedPixels", "chosen_root", "default_root", "estimate", "size_text"]
-
 LEFT_FREE = 2**28
 """Bytes of a disk that caches leave to others: the results are often on the same one."""
 
 Say = Callable[[str], None]
-
 
 NOWHERE = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
 """Why there is no default place."""
