@@ -31,9 +31,9 @@ def tidy(measures: Sequence[str] = ()) -> list[Column]:
     return [*found, *(number(name, drop=2) for name in measures)]
 
 
-def every_threshold(results: Sequence[Result], key: str = "rows") -> Table:
+def every_threshold(results: Sequence[Result]) -> Table:
     """The tidy rows of results at every threshold, for programs."""
-    return Table(key, tidy(cells.measures(results)), cells.rows(results), aim="data")
+    return Table("rows", tidy(cells.measures(results)), cells.rows(results), aim="data")
 
 
 def layers(results: Sequence[Result], threshold: float) -> Report:

@@ -10,7 +10,7 @@ from purity_cli.naming import label
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells, ranks
-from purity_cli.views.layers import TOP1, every_threshold, place, worth, worths
+from purity_cli.views.layers import TOP1, place, tidy, worth, worths
 
 LAST = "last"
 SIZES = ("parameters", "channels", "map")
@@ -56,8 +56,7 @@ def leaderboard(results: Sequence[Result], threshold: float, links: Mapping[int,
             if isinstance(value, float) and math.isnan(value) and f"{key}_se" in rows[-1]
         }
     table = Table("results", _columns(results, rows), rows, marks=marks, hints=hints, links=links or {})
-    at = every_threshold(results)
-    layers = Table("layers", at.columns, cells.rows(results, threshold), aim="data")
+    layers = Table("layers", tidy(cells.measures(results)), cells.rows(results, threshold), aim="data")
     return Report(
         [table, layers],
         list(cautions(results, threshold)),
@@ -217,9 +216,9 @@ def _worth(results: Sequence[Result], threshold: float) -> Iterator[str]:
             yield f"In {sum(those.values()):,} of {rows:,} layers, of {_some(list(those))}, {said}."
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
-    rest = len(names) - most
-    return ", ".join(names) if rest < 2 else f"{', '.join(names[:most])} and {rest} more"
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - 4
+    return ", ".join(names) if rest < 2 else f"{', '.join(names[:4])} and {rest} more"
 
 
 def _some_of(remarks: Sequence[str]) -> list[str]:
