@@ -18,9 +18,9 @@ from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
-from purity_cli.run.resolving import Resolved, Warn
+from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task
-from purity_cli.suite.outlook import Sources, grouped
+from purity_cli.suite.outlook import Sources, grouped, kept_in
 
 FAILED = "failed.json"
 ELSEWHERE = ("held", "elsewhere")
@@ -234,7 +234,8 @@ class Bench:
             self.warn(f"{task.name}: {sentence}")
 
         job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=warn)
-        elsewhere = self.ranks.together(lambda: self._elsewhere(folder, job))[0]
+        look = self.ranks.first and not self.fresh and not (folder / store.STATES).exists()
+        elsewhere = self.ranks.together(lambda: kept_in(self.folder, task, job) if look else None)[0]
         if elsewhere:
             return Outcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
         result, kept = run.score_into(
@@ -256,13 +257,6 @@ class Bench:
         if self.ranks.first:
             (folder / FAILED).unlink(missing_ok=True)
         return Outcome(task, "kept" if kept else "scored", folder, result)
-
-    def _elsewhere(self, folder: Path, job: Resolved) -> Path | None:
-        """Another folder with the result of this very job, where its own has none: one that was renamed."""
-        if not self.ranks.first or self.fresh or (folder / store.STATES).exists():
-            return None
-        others = sorted(path.parent for path in self.folder.glob(f"*/{store.STATES}"))
-        return next((path for path in others if store.kept(path, job.identity)[0]), None)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
         sentence = isinstance(error, PurityError) and error.__cause__ is None
