@@ -163,22 +163,24 @@ def two_digits(value: float) -> int:
     return int(exact.quantize(Decimal(1).scaleb(max(0, exact.adjusted() - 1)), ROUND_CEILING))
 
 
+def faults(threshold: float) -> dict[str, str]:
+    """What is said of layers that a field of `Worth` names."""
+    return {
+        "dead": "nothing fires at any threshold, so that F is NaN",
+        "silent": f"nothing fires at the threshold {threshold:g}, so that F is NaN",
+        "starved": f"N < {cells.ENOUGH} c where a * stands, so that F is biased low",
+    }
+
+
 def worths(results: Sequence[Result], threshold: float, called: Sequence[str] | None = None) -> list[str]:
     """In sentences, what F of several results is worth at a threshold; nothing where all is well."""
     known = dict(zip(called or cells.names(results), (worth(result, threshold) for result in results), strict=True))
-
     alone = len(results) == 1
-
-    def where(field: str) -> str:
-        return "; ".join(_each({name: ", ".join(getattr(one, field)) for name, one in known.items()}, alone))
-
     said = []
-    if where("dead"):
-        said.append(f"Nothing fires at any threshold, so that F is NaN: {where('dead')}.")
-    if where("silent"):
-        said.append(f"Nothing fires at the threshold {threshold:g}, so that F is NaN: {where('silent')}.")
-    if where("starved"):
-        said.append(f"N < {cells.ENOUGH} c where a * stands, so that F is biased low: {where('starved')}.")
+    for field, what in faults(threshold).items():
+        named = _each({name: ", ".join(getattr(one, field)) for name, one in known.items()}, alone)
+        if named:
+            said.append(f"{what[0].upper()}{what[1:]}: {'; '.join(named)}.")
     wanting = {name: _remedy(one, threshold) for name, one in known.items() if one.starved or one.silent}
     return [*said, *_each(wanting, alone)]
 

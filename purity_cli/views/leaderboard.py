@@ -10,7 +10,7 @@ from purity_cli.naming import label
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells, ranks
-from purity_cli.views.layers import TOP1, place, tidy, worth, worths
+from purity_cli.views.layers import TOP1, faults, place, tidy, worth, worths
 
 LAST = "last"
 SIZES = ("parameters", "channels", "map")
@@ -206,11 +206,7 @@ def _worth(results: Sequence[Result], threshold: float) -> Iterator[str]:
     """As `worths`, of too many results to name each."""
     known = dict(zip(cells.names(results), (worth(one, threshold) for one in results), strict=True))
     rows = sum(len(result.layers) for result in results)
-    for field, said in (
-        ("dead", "nothing fires at any threshold, so that F is NaN"),
-        ("silent", f"nothing fires at the threshold {threshold:g}, so that F is NaN"),
-        ("starved", f"N < {cells.ENOUGH} c where a * stands, so that F is biased low"),
-    ):
+    for field, said in faults(threshold).items():
         those = {name: len(getattr(one, field)) for name, one in known.items() if getattr(one, field)}
         if those:
             yield f"In {sum(those.values()):,} of {rows:,} layers, of {_some(list(those))}, {said}."
