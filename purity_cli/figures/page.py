@@ -77,7 +77,7 @@ def _curves(results: Sequence[Result], names: Sequence[str], threshold: float) -
         for name, one in staged
     ]
     ticks = [(float(cells.depth(layer.stage) - 1), str(layer.stage)) for layer in most]
-    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", "F", bars=True, size=(540, 300))
+    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", bars=True, size=(540, 300))
     title = "Purity from stage to stage"
     caption = f"Purity of {len(lines)} results from stage to stage, with 95 % intervals; hollow where it is biased low"
     yield Report([], title=title, figures={caption: draw})
