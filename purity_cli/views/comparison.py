@@ -254,9 +254,7 @@ def comparison(found: Sequence[Column], name: str, known: Sequence[Known], thres
         digits={i: 2 for i, line in enumerate(lines) if line["reading"] == TOP1},
     )  # fmt: skip
     table = Table("comparison", cell_columns, rows, marks=marks, digits=digits)
-    return Report(
-        [table, summary] if rows else [], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)]
-    )
+    return Report([table, summary], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)])
 
 
 def _notes(found: Sequence[Column], name: str, known: Sequence[Known], rows: Sequence[Row]) -> Iterator[str]:
