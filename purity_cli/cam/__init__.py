@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,19 +44,10 @@ class Chosen(NamedTuple):
 class PictureFiles(ImageSource):
     """Single files, in the order given."""
 
-    @classmethod
-    def of(cls, files: Sequence[str]) -> Self:
-        """PurityError for a file that is not there."""
-        for file in files:
-            if not Path(file).is_file():
-                raise PurityError(f"There is no picture {file}: give files, or a number of classes.")
-        return cls("the panel", files, None, "single pictures carry no labels", None)
-
     @property
     def fingerprint(self) -> str:
-        return fingerprint(
-            self.paths, (hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.paths), None
-        )
+        contents = (hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.paths)
+        return fingerprint(self.paths, contents, None)
 
     def load(self, i: int, /) -> Image.Image:
         try:
@@ -92,8 +83,12 @@ def readable(names: Sequence[str]) -> list[str]:
 
 
 def of_files(files: Sequence[str]) -> Chosen:
-    """Every file, called by its name."""
-    return Chosen(PictureFiles.of(files), range(len(files)), [Path(file).name for file in files], None)
+    """Every file, called by its name; PurityError for one that is not there."""
+    for file in files:
+        if not Path(file).is_file():
+            raise PurityError(f"There is no picture {file}: give files, or a number of classes.")
+    source = PictureFiles("the panel", files, None, "single pictures carry no labels", None)
+    return Chosen(source, range(len(files)), [Path(file).name for file in files], None)
 
 
 def of_classes(source: ImageSource, classes: Sequence[int]) -> Chosen:
