@@ -130,8 +130,8 @@ def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequenc
     notes += worths(list(results.values()), threshold, list(results))
     if layout == "last":
         return Report([_last(found, threshold)], notes)
-    mine = {one.cell for one in known if any(_matches(one, column, known) for column in found)}
-    table = across({one.name: one.result for one in found}, threshold, [cell for cell in mine if cell != LAST])
+    theirs = [one.cell for one in known if one.cell != LAST and any(_matches(one, column, known) for column in found)]
+    table = across({one.name: one.result for one in found}, threshold, theirs)
     return Report([replace(table, aim="all")], notes)
 
 
