@@ -30,7 +30,7 @@ from PIL import Image
 
 from purity_cli import cache as caching
 from purity_cli import cli
-from purity_cli.cache import Cache, CachedPixels, default_root, estimate, rows, shelf
+from purity_cli.cache import Cache, CachedPixels, default_root, estimate, shelf
 from purity_cli.datasets import ImageSource, open_dataset
 from purity_cli.datasets.base import ArraySource
 from purity_cli.errors import PurityError
@@ -215,12 +215,12 @@ def test_another_decoder_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.M
     source = noise(4)
     read(source, tmp_path)
     monkeypatch.setattr(PIL, "__version__", "99.0")
-    rows.decoder.cache_clear()
+    shelf.decoder.cache_clear()
     loads = count_loads(source)
     read(source, tmp_path)
     assert sum(loads.values()) == 4
     assert [entry.usable for entry in shelf.entries(tmp_path)] == [True, False]
-    rows.decoder.cache_clear()
+    shelf.decoder.cache_clear()
 
 
 # Files that changed, were damaged, or are something else
@@ -254,7 +254,7 @@ def test_a_replaced_image_of_the_same_size_and_date_is_decoded_again(kind: str, 
 
 
 def damage(folder: Path, how: str) -> None:
-    pixels, marks, about = folder / rows.PIXELS, folder / rows.MARKS, folder / rows.ABOUT
+    pixels, marks, about = folder / shelf.PIXELS, folder / shelf.MARKS, folder / shelf.ABOUT
     match how:
         case "pixels truncated":
             os.truncate(pixels, pixels.stat().st_size - 1)
@@ -302,7 +302,7 @@ def test_a_damaged_cache_is_made_anew(how: str, tmp_path: Path) -> None:
     only_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", [rows.PIXELS, rows.MARKS])
+@pytest.mark.parametrize("name", [shelf.PIXELS, shelf.MARKS])
 def test_rows_that_hold_something_else_are_decoded_again(name: str, tmp_path: Path) -> None:
     """As after a power cut that lost what was in memory, or where another program wrote into the file."""
     source = noise(8)
@@ -323,7 +323,7 @@ def test_rows_that_hold_something_else_are_decoded_again(name: str, tmp_path: Pa
 def test_a_row_in_the_place_of_another_is_not_taken(tmp_path: Path) -> None:
     source = noise(4)
     expected = read(source, tmp_path)
-    for name in (rows.PIXELS, rows.MARKS):
+    for name in (shelf.PIXELS, shelf.MARKS):
         path = only_folder(tmp_path) / name
         content = path.read_bytes()
         half = len(content) // 2
@@ -352,7 +352,7 @@ def fill(root: Path, started: Any = None) -> None:
             here.put(i, source.pixels[i])
             if started is not None:
                 started.set()
-        rows.remove(here.folder)
+        shelf.remove(here.folder)
 
 
 def test_a_kill_leaves_nothing_that_is_taken_for_pixels(tmp_path: Path) -> None:

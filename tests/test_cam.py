@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import functional as transforms
 
 from purity_cli import cam, run
-from purity_cli.cam import gallery, panels, pictures
+from purity_cli.cam import panels
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
@@ -120,9 +120,9 @@ def test_top_channels_are_sorted_and_ties_go_to_the_lower_number() -> None:
 
 def test_channels_fire_on_as_many_images_of_the_class_as_counted_by_hand() -> None:
     plan = plan_of("tiny_vgg_10", ["features.8"], "digits", per_class=12, thresholds=(0.25,))
-    chosen = pictures.of_classes(plan.source, [3, 7])
-    heads = gallery.Heads([], 0.25, "digits", False, False, partial(run.score, workers=1))
-    shown = gallery.channels(plan, chosen, 4, heads)
+    chosen = cam.of_classes(plan.source, [3, 7])
+    heads = panels.Heads([], 0.25, "digits", False, False, partial(run.score, workers=1))
+    shown = panels.channels(plan, chosen, 4, heads)
     assert [head.name for head in shown.headings] == ["C2 features.8", "no. 1", "no. 2", "no. 3", "no. 4"]
     assert plan.source.labels is not None
     for row, k in zip(shown.rows, (3, 7), strict=True):
@@ -139,7 +139,7 @@ def test_channels_fire_on_as_many_images_of_the_class_as_counted_by_hand() -> No
 def test_headings_say_purity_and_of_how_many_images() -> None:
     plan = plan_of("tiny_vgg_10", ["C1", "all:C2", "features.0"], "digits", limit=30)
     result = run.score(plan, workers=1)
-    heads = gallery.Heads([], 0.5, "digits", False, False, lambda _: result)
+    heads = panels.Heads([], 0.5, "digits", False, False, lambda _: result)
     names = ["C1 features.3", "C2 features.8", "conv:C2 features.7", "pool:C2 features.9", "features.0"]
     assert [head.name for head in heads.of(plan)] == names
     for head, layer in zip(heads.of(plan), result.layers, strict=True):
@@ -161,8 +161,8 @@ def test_stored_purity_is_taken_of_the_same_network_only() -> None:
     fitting = stored("tiny_vgg_10", "digits", "digits", sha)
     others = [stored("tiny_vgg_10", "digits", "digits", "0" * 64), stored("tiny_vgg", "digits", "digits", sha)]
 
-    def heads(*results: Result) -> gallery.Heads:
-        return gallery.Heads(results, 0.5, "digits", False, False, lambda _: pytest.fail("scored again"))
+    def heads(*results: Result) -> panels.Heads:
+        return panels.Heads(results, 0.5, "digits", False, False, lambda _: pytest.fail("scored again"))
 
     (head,) = heads(*others, fitting, stored("tiny_vgg_10", "digits", "elsewhere", sha)).of(plan)
     totals = fitting.layers[0].counts.sum(0)[fitting.thresholds.index(0.5)]
@@ -174,9 +174,9 @@ def test_stored_purity_is_taken_of_the_same_network_only() -> None:
 
 def test_columns_name_what_differs_and_rows_carry_each_networks_prediction() -> None:
     plans = [plan_of("tiny_vgg_10", ["last"], "digits", limit=20) for _ in range(2)]
-    chosen = pictures.first(plans[0].source, 3)
-    heads = gallery.Heads([], 0.5, "digits", False, True, partial(run.score, workers=1))
-    shown = gallery.grad_cams(iter(plans), chosen, heads)
+    chosen = cam.first(plans[0].source, 3)
+    heads = panels.Heads([], 0.5, "digits", False, True, partial(run.score, workers=1))
+    shown = panels.grad_cams(iter(plans), chosen, heads)
     assert [head.name for head in shown.headings] == ["picture", *["digits\nC2 features.8"] * 2]
     views = cam.look(plans[0], chosen.images)
     for row, view in zip(shown.rows, views, strict=True):
@@ -201,17 +201,17 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 
 def test_files_are_shown_in_the_order_given_and_a_bad_one_is_named(photographs: Path, tmp_path: Path) -> None:
     files = [str(photographs / "dog" / "1.png"), str(photographs / "cat" / "0.png")]
-    chosen = pictures.of_files(files)
+    chosen = cam.of_files(files)
     assert list(chosen.names) == ["1.png", "0.png"]
     for i, file in enumerate(files):
         with Image.open(file) as image:
             assert np.array_equal(np.asarray(chosen.source.load(i)), np.asarray(image))
     with pytest.raises(PurityError, match="There is no picture nowhere.png"):
-        pictures.of_files(["nowhere.png"])
+        cam.of_files(["nowhere.png"])
     (tmp_path / "bad.png").write_text("no picture")
     plan = plan_of("tiny_vgg_10", ["last"], "digits")
     with pytest.raises(PurityError, match=r"bad.png cannot be read \(not an image of a known kind"):
-        cam.look(replace(plan, source=pictures.of_files([str(tmp_path / "bad.png")]).source), [0])
+        cam.look(replace(plan, source=cam.of_files([str(tmp_path / "bad.png")]).source), [0])
 
 
 def test_classes_are_found_by_name_words_or_number(tmp_path: Path) -> None:
@@ -219,12 +219,12 @@ def test_classes_are_found_by_name_words_or_number(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
     source = open_dataset(str(tmp_path))
-    assert [pictures.find_class(source, text) for text in ("n01443537", "goldfish", "1")] == [1, 1, 1]
-    assert pictures.of_classes(source, [1, 0]).names == ["goldfish", "tench"]
+    assert [cam.find_class(source, text) for text in ("n01443537", "goldfish", "1")] == [1, 1, 1]
+    assert cam.of_classes(source, [1, 0]).names == ["goldfish", "tench"]
     with pytest.raises(PurityError, match="no class 'goldfisch': it has 2, from n01440764 .*Did you mean goldfish"):
-        pictures.find_class(source, "goldfisch")
+        cam.find_class(source, "goldfisch")
     with pytest.raises(PurityError, match="no class '2'"):
-        pictures.find_class(source, "2")
+        cam.find_class(source, "2")
 
 
 # Panels

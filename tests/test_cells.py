@@ -18,8 +18,8 @@ from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
-from purity_cli.views import cells, worth
-from purity_cli.views.layers import layers, stored
+from purity_cli.views import cells
+from purity_cli.views.layers import Worth, layers, stored, two_digits, worth, worths
 from tests import made, oracle
 from tests.test_store import THRESHOLDS, result
 
@@ -160,17 +160,17 @@ def fired(*amounts: tuple[int, ...]) -> Result:
 def test_what_a_number_is_worth() -> None:
     """c = 2, so that N should be 10."""
     fine = fired((30, 20, 10), (99, 98, 97))
-    assert worth.worth(fine, 0.3) == worth.Worth((), (), (), 0.3, 100)
-    assert worth.worths([fine], 0.3) == []
+    assert worth(fine, 0.3) == Worth((), (), (), 0.3, 100)
+    assert worths([fine], 0.3) == []
     low = fired((30, 10, 3), (99, 98, 7))
-    assert worth.worth(low, 0.3) == worth.Worth(("C1", "C2"), (), (), 0.2, 340)  # 100 * 10 / 3 = 333.3
-    assert worth.worths([low], 0.3) == [
+    assert worth(low, 0.3) == Worth(("C1", "C2"), (), (), 0.2, 340)  # 100 * 10 / 3 = 333.3
+    assert worths([low], 0.3) == [
         "N < 5 c where a * stands, so that F is biased low: C1, C2.",
         "Every layer has N >= 5 c up to the threshold 0.2; the threshold 0.3 needs about 340 images.",
     ]
     silent = fired((30, 10, 0), (9, 8, 7), (0, 0, 0))
-    assert worth.worth(silent, 0.3) == worth.Worth(("C2",), ("C1",), ("C3",), None, None)
-    assert worth.worths([silent, fine], 0.3, ["a", "b"]) == [
+    assert worth(silent, 0.3) == Worth(("C2",), ("C1",), ("C3",), None, None)
+    assert worths([silent, fine], 0.3, ["a", "b"]) == [
         "Nothing fires at any threshold, so that F is NaN: a: C3.",
         "Nothing fires at the threshold 0.3, so that F is NaN: a: C1.",
         "N < 5 c where a * stands, so that F is biased low: a: C2.",
@@ -183,7 +183,7 @@ def test_what_a_number_is_worth() -> None:
     [(1.0, 1), (99.0, 99), (99.5, 100), (333.3, 340), (1200.0, 1200), (1201.0, 1300), (9951.0, 10000)],
 )
 def test_images_needed_are_rounded_up_to_two_digits(value: float, expected: int) -> None:
-    assert worth.two_digits(value) == expected
+    assert two_digits(value) == expected
 
 
 def test_a_network_without_a_classifier_has_its_other_measures_and_empty_cells() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,24 @@ def test_a_reference_of_ones_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "There is nothing to compare mine with." in report.notes
     assert "| reference |" in FORMATS["md"](report)
+
+
+def test_layers_stand_in_the_order_of_the_reference(tmp_path: Path) -> None:
+    modules = ["bn1", "head", "blocks.3", "blocks.0", "stem", "blocks.10", "act"]
+    (tmp_path / "own.csv").write_text("\n".join(["stage,mine", *(f"{module},0.5" for module in modules)]))
+    one = result("mine", {module: spread(4, 2) for module in reversed(modules)})
+    *rows, top1 = tabled("stages", one, reference=str(tmp_path / "own.csv")).main.rows
+    assert [row["stage"] for row in rows] == modules
+    assert top1["stage"] == "top1"
+
+
+def test_nothing_to_compare_is_no_row_in_every_form() -> None:
+    report = compared("table1", result("mine", {"C1": spread(16, 4)}))
+    said = "There is nothing to compare mine with."
+    assert FORMATS["csv"](report) == "model,epoch,cell,reading,layer,measured,reference,difference,se\n"
+    assert FORMATS["md"](report) == f"- {said}\n"
+    assert FORMATS["table"](report) == f"{said}\n"
+    assert json.loads(FORMATS["json"](report)) == {"comparison": [], "readings": [], "notes": [said]}
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def test_several_measures_are_ranked_side_by_side() -> None:
     assert any(
         "unlike with unlike" in note for note in correlate.ranking(correlate.study(correlate.points(results, 0.5)))[1]
     )
-    shown = correlate.correlation(results, 0.5)
+    shown = correlate.correlation(correlate.points(results, 0.5))
     assert [table.key for table in shown.tables] == ["correlations", "quantities", "ranking", "points"]
 
 

@@ -176,6 +176,21 @@ def test_numbered_folders_of_some_classes(numbers: list[int], classes: int, expe
     assert said
 
 
+def test_numbers_beside_numbers_are_names() -> None:
+    """Whether they begin at 0 or 1 is known, then; beside words they say nothing but their place."""
+    said = "set has 2 of net's 10 classes, found by their names: top-1 is that among all 10."
+    assert fitted([0, 1], ["5", "7"], 10, DIGITS) == ([5, 7], said)
+    words = [f"word {k}" for k in range(10)]
+    assert fitted([0, 1], ["5", "10"], 10, words)[0] == [4, 9]
+    labels, why = fitted([0, 1], ["5", "7"], 10, words)
+    assert (labels, why) == (None, "set has 2 classes and net 10; whether its numbers begin at 0 or 1 cannot be told")
+
+
+def test_a_number_that_is_written_in_two_ways_is_no_class() -> None:
+    assert fitted([0, 1], ["0", "00"], 10) == (None, "set has 2 classes and net 10")
+    assert fitted([0, 1, 2], ["10", "1", "01"], 10) == (None, "set has 3 classes and net 10")
+
+
 def test_numbers_without_names() -> None:
     assert fitted([0, 9], None, 10) == ([0, 9], "")
     said = "The labels of set go up to 4 and are taken for numbers of net's 10 classes."

@@ -377,6 +377,12 @@ def test_labels_that_are_names_or_missing(tmp_path: Path) -> None:
         assert source.labels is None
         assert source.label_note == f"1 of the 3 images of b{k} have neither .cls nor .json with a label"
         assert len(source) == 3
+    # A number alone, or what is no number, is nobody's label.
+    for k, bad in enumerate([b"1", b"[1]", b'{"label": true}', b'{"label": [1]}', b'{"label": null}']):
+        extra = [("0.cls", b"0"), ("1.json", bad), ("2.cls", b"1")]
+        source = open_dataset(shard(tmp_path / f"c{k}" / "0.tar", *samples, *extra))
+        assert (source.labels, len(source)) == (None, 3)
+        assert source.label_note == f"1 of the 3 images of c{k} have neither .cls nor .json with a label"
 
 
 def test_tars_that_are_no_shards(tmp_path: Path) -> None:
@@ -457,6 +463,16 @@ def test_columns_of_other_names_and_types(tmp_path: Path) -> None:
     assert unlabelled.label_note == "4 of the 4 images of d have no column of labels"
     with pytest.raises(PurityError, match=r"has no column of images \(bytes, or bytes and path\): it has text"):
         open_dataset(write(tmp_path / "e" / "x.parquet", {"text": ["a"]}))
+
+
+def test_numbers_beyond_the_names_that_are_stored_have_no_names(tmp_path: Path) -> None:
+    about = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    described = {"huggingface": json.dumps({"info": {"features": about}})}
+    for numbers, names in (([0, 1, 1], ["cat", "dog"]), ([0, 1, 2], None)):
+        table = pa.table({"image": [png() for _ in numbers], "label": numbers}).replace_schema_metadata(described)
+        parquet.write_table(table, tmp_path / "x.parquet")
+        source = open_dataset(str(tmp_path))
+        assert (source.labels, source.class_names) == (numbers, names)
 
 
 def test_parquet_splits(tmp_path: Path) -> None:

@@ -284,13 +284,15 @@ def test_other_measures_move_by_a_share_of_their_value(tmp_path: Path, purity: P
         one = result()
         return replace(one, layers=(one.layers[0], replace(one.layers[1], measures={"rankme": rankme})))
 
-    save(tmp_path / "a", measured(200.0))
-    for value, tolerance, moved in (
-        (201.0, 0.005, False),
-        (201.1, 0.005, True),
-        (math.nan, 1, True),
-        (100.0, 0.5, False),
+    for before, value, tolerance, moved in (
+        (200.0, 201.0, 0.005, False),
+        (200.0, 201.1, 0.005, True),
+        (8.0, 7.96, 0.005, False),  # 8 - 7.96 is 3e-17 more than 0.04 in binary, which nobody means
+        (8.0, 7.9599, 0.005, True),
+        (200.0, math.nan, 1, True),
+        (200.0, 100.0, 0.5, False),
     ):
+        save(tmp_path / "a", measured(before))
         save(tmp_path / "b", measured(value))
         found = diff(tmp_path / "a", tmp_path / "b", tolerance=tolerance)
         (row,) = (row for row in found.cells if row["measure"] == "rankme")

@@ -24,7 +24,7 @@ from purity_cli.datasets import open_dataset
 from purity_cli.datasets.base import ArraySource
 from purity_cli.epochs import Snapshot
 from purity_cli.errors import PurityError
-from purity_cli.figures import curves, drawing
+from purity_cli.figures import charts, drawing
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Result
@@ -380,7 +380,7 @@ def test_an_accuracy_unlike_the_recorded_one_is_told(measured: list[Result]) -> 
 def test_the_curve_is_drawn_from_the_rows(measured: list[Result]) -> None:
     named = [replace(one, model="tiny_vgg", dataset="cifar10") for one in measured]
     report = view.epochs(named, 0.2)
-    left, right = curves.training_curve(named, 0.2, report).axes
+    left, right = charts.training_curve(named, 0.2, report).axes
     lines = {line.get_label(): line for line in (*left.lines, *right.lines)}
     last = [row["purity"] for row in report.main.rows if row["stage"] == "C2"]
     assert np.asarray(lines["C2"].get_ydata()).tolist() == last

@@ -200,7 +200,7 @@ def by_epochs(given: list[Result]) -> Seen:
 
 def by_correlate(given: list[Result]) -> Seen:
     data = correlation.points(given, THRESHOLD)
-    page = Report(correlation.correlation(given, THRESHOLD).tables)
+    page = Report(correlation.correlation(data).tables)
     found = Seen()
     for layout, rows in (("md", markdown(page, 1)), ("json", json_of(page)["points"])):
         values = []

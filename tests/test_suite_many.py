@@ -26,9 +26,8 @@ from torch import nn
 from purity_cli import cli, locks, models, run
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
-from purity_cli.suite import Suite, costs, read, sharing, status, survey
-from purity_cli.suite.bench import Bench
-from purity_cli.suite.sharing import Shard
+from purity_cli.suite import Suite, bench, costs, read, status, survey
+from purity_cli.suite.bench import Bench, Shard
 
 FOUR = """
 defaults: {weights: none, dataset: digits, batch_size: 8}
@@ -65,7 +64,7 @@ def test_shards_are_all_of_the_jobs_each_once(of: int) -> None:
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/3/3", "1.0/3", ""])
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(PurityError, match=r"write I/N with I from 1 to N, as 3/8"):
-        sharing.parse(text)
+        bench.parse_shard(text)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_a_task_of_a_slurm_array_has_its_shard(
     task: str | None, numbers: str, expected: Shard | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_array(monkeypatch, task, numbers)
-    assert sharing.of_this_task() == expected
+    assert bench.shard_of_this_task() == expected
 
 
 def set_array(monkeypatch: pytest.MonkeyPatch, task: str | None, numbers: str) -> None:
@@ -96,7 +95,7 @@ def test_an_array_with_gaps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     set_array(monkeypatch, "3", "1-7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")  # --array=1,3,7
     with pytest.raises(PurityError, match=r"task 3 of a Slurm array of 3 .* not evenly spaced: give --shard I/N"):
-        sharing.of_this_task()
+        bench.shard_of_this_task()
 
 
 def test_two_shards_score_each_job_once_and_the_last_one_s_table_has_all() -> None:
@@ -392,4 +391,4 @@ def test_the_recipes_for_clusters_are_understood() -> None:
         context = command.make_context("bench", options)
         assert context.params["suite"].parent.name == "configs"
         if context.params["shard"]:
-            sharing.parse(context.params["shard"])
+            bench.parse_shard(context.params["shard"])

@@ -21,20 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from purity_cli.cache.rows import Rows, Shape, create, identify, key, open_rows
+from purity_cli.cache.shelf import Rows, Shape, create, identify, key, open_rows
 from purity_cli.datasets import ImageSource, UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
 from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Preprocessing
 
-__all__ = ["LEFT_FREE", "NOWHERE", "Cache", "CachedPixels", "chosen_root", "default_root", "estimate", "size_text"]
-
 LEFT_FREE = 2**28
 """Bytes of a disk that caches leave to others: the results are often on the same one."""
 
 Say = Callable[[str], None]
-
 
 NOWHERE = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
 """Why there is no default place."""

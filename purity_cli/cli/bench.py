@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from purity_cli.report import Report
     from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
-    from purity_cli.suite.bench import Outcome
-    from purity_cli.suite.sharing import Shard
+    from purity_cli.suite.bench import Outcome, Shard
     from purity_cli.suite.survey import Left
 
 FAILED_JOBS, INTERRUPTED = 3, 130
@@ -57,12 +56,12 @@ def command(
     relative to its file. docs/cluster.md has recipes for clusters.
     """
     from purity_cli.run import ranks as several
-    from purity_cli.suite import read, sharing
+    from purity_cli.suite import bench, read
     from purity_cli.views import comparison
 
     if shard and (dry_run or status):
         raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
-    share = sharing.parse(shard) if shard else None
+    share = bench.parse_shard(shard) if shard else None
     chosen = read(suite)
     if data_dir is not None:
         chosen = chosen.moved(data_dir)
@@ -128,10 +127,10 @@ def _run(
     cache: Path | None,
     ranks: Ranks,
 ) -> int:
-    from purity_cli.suite import bench, sharing
+    from purity_cli.suite import bench
 
     name = click.get_current_context().find_root().obj
-    if shard is None and (shard := sharing.of_this_task()) and ranks.first:
+    if shard is None and (shard := bench.shard_of_this_task()) and ranks.first:
         progress.note(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
     if ranks.first:
         progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")

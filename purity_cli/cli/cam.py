@@ -12,7 +12,7 @@ import click
 from purity_cli.cli import options, progress, stored
 
 if TYPE_CHECKING:
-    from purity_cli.cam.pictures import Chosen
+    from purity_cli.cam import Chosen
     from purity_cli.datasets import ImageSource
     from purity_cli.results import Result
     from purity_cli.run.resolving import Resolved
@@ -86,7 +86,7 @@ def command(
     headed by its purity: over the data set (--per-class and --limit make it smaller), or over the images shown where
     these are files and no --dataset is given. Every map is scaled between its least and greatest value.
     """
-    from purity_cli.cam import gallery, panels
+    from purity_cli.cam import panels
     from purity_cli.errors import PurityError
     from purity_cli.figures import drawing
 
@@ -100,7 +100,7 @@ def command(
             "--channels counts over the images of a class: give --class, or a number with labelled images."
         )
     plans = _plans(pairs, settings, threshold, scored)
-    heads = gallery.Heads(
+    heads = panels.Heads(
         stored=stored.read(folders),
         threshold=threshold,
         dataset=scored.name,
@@ -109,9 +109,9 @@ def command(
         score=partial(_score, workers=workers),
     )
     if channels:
-        shown = gallery.channels(next(plans), chosen, channels, heads)
+        shown = panels.channels(next(plans), chosen, channels, heads)
     else:
-        shown = gallery.grad_cams(plans, chosen, heads)
+        shown = panels.grad_cams(plans, chosen, heads)
     where = "" if folders else f" over the images of {scored.name}"
     scale = f"each map from its least to its greatest value ({colours})"
     caption = f"{shown.what}; {scale}; F at t = {threshold:g}{where}"
@@ -145,7 +145,7 @@ def _choose(
     images: Sequence[str], classes: Sequence[str], settings: dict[str, Any], download: bool
 ) -> tuple[Chosen, ImageSource]:
     """The images to show, and those whose purity stands over them."""
-    from purity_cli.cam import pictures
+    from purity_cli import cam
     from purity_cli.datasets import open_dataset
 
     numbers = [int(text) for text in images if text.isdecimal() and not Path(text).exists()]
@@ -155,14 +155,14 @@ def _choose(
     if 0 in numbers:
         raise click.UsageError("--images 0 shows nothing: give a number from 1, or files.")
     _check(max(len(files), len(classes), *numbers, 0), ROWS, "rows")
-    chosen = pictures.of_files(files) if files else None
+    chosen = cam.of_files(files) if files else None
     if chosen and not options.said("dataset"):
         return chosen, chosen.source
     place = {name: settings[name] for name in ("data_dir", "split")}
     source = open_dataset(settings["dataset"], **place, download=download)
     if chosen is None and classes:
-        chosen = pictures.of_classes(source, [pictures.find_class(source, name) for name in classes])
-    return chosen or pictures.first(source, *(numbers or [CLASSES])), source
+        chosen = cam.of_classes(source, [cam.find_class(source, name) for name in classes])
+    return chosen or cam.first(source, *(numbers or [CLASSES])), source
 
 
 def _plans(

@@ -60,10 +60,8 @@ def command(
     target = read_against(against, results, any_size=any_size) if against else None
     correlation.points(results, threshold, against=target)  # says what is wrong before the networks are scored
     twins = _random_twins(target.of(results) if target else results, workers) if baseline else None
-    report = correlation.correlation(
-        results, threshold, against=target, twins=twins, every_layer=every_layer, seed=seed
-    )
-    console.show(report, layout)
+    data = correlation.points(results, threshold, against=target, twins=twins, every_layer=every_layer)
+    console.show(correlation.correlation(data, seed=seed), layout)
 
 
 def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:

@@ -114,11 +114,11 @@ def _defaults(checkpoints: list[Snapshot], models: tuple[str, ...], settings: di
 
 def _write(results: list[Result], report: Report, threshold: float, folder: Path) -> None:
     from purity_cli import store
-    from purity_cli.figures import curves, drawing
+    from purity_cli.figures import charts, drawing
     from purity_cli.report import FORMATS
 
     said = click.get_current_context().find_root().obj
     store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
     store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
-    drawing.save(curves.training_curve(results, threshold, report), folder / "epochs")
+    drawing.save(charts.training_curve(results, threshold, report), folder / "epochs")
     progress.note(f"Wrote {folder}")

@@ -1,4 +1,4 @@
-"""Tidy rows -> figures; each takes rows as `cells.frame` gives them. What is biased low is hollow or hatched."""
+"""Tidy rows, as `cells.frame` gives them, -> figures. What is biased low is hollow or hatched."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from purity_cli.figures.drawing import (
     within,
     wrapped,
 )
+from purity_cli.report import Report
+from purity_cli.results import Result
 from purity_cli.views.cells import ENOUGH
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 LOW = f"hollow: N < {ENOUGH} c, biased low"
 LONG = 24
 """Characters in a line of a name that stands upright under an axis."""
+PAPERS: Any = {"color": "0.35", "marker": "o", "markerfacecolor": "none", "linestyle": ":"}
+CHOSEN: tuple[Any, ...] = ((0, (1, 1)), (0, (4, 2)))
+LOGARITHMIC = 10
+"""Ratio of the last epoch to the first from which on the axis is logarithmic."""
 
 
 def threshold_sweep(rows: pd.DataFrame) -> Figure:
@@ -48,13 +54,7 @@ def threshold_sweep(rows: pd.DataFrame) -> Figure:
         figure, axes = panels(len(models))
         for ax, (name, model) in zip(axes, models, strict=True):
             for style, (_, layer) in zip(styles(), model.groupby("label", sort=False), strict=False):
-                layer = layer.sort_values("threshold")
-                known = layer[layer["purity"].notna()]
-                x, y = known["threshold"], known["purity"]
-                below, above = within(y, known["se"])
-                ax.plot(x, y, label=in_legend(_layer_name(layer) + _silence(layer)), **style)
-                hollow(ax, x, y, known["starved"], style)
-                ax.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
+                _line(ax, layer.sort_values("threshold"), "threshold", _layer_name(layer) + _silence(layer), style)
             ax.set_xlim(rows["threshold"].min() - 0.02, rows["threshold"].max() + 0.02)
             ax.set_xlabel("threshold t on the mean-to-peak ratio M")
             ax.set_title(wrapped(name, 60))
@@ -151,6 +151,48 @@ def against_accuracy(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def training_curve(results: Sequence[Result], threshold: float, report: Report) -> Figure:
+    """Purity per layer with one standard error, and accuracy, against the epoch; the paper's where it has them.
+
+    Vertical lines mark the epochs that `report`, the view of these results, keeps by the highest value.
+    """
+    from purity_cli.views import epochs as view  # as in `correlation`
+
+    rows, paper = view.frame(results, threshold), view.paper(results)
+    (chosen,) = (table for table in report.tables if table.key == "choices")
+    kept = [row for row in chosen.rows if row["rule"].startswith("highest") and row["epoch"] is not None]
+    epochs = sorted(set(rows["epoch"]))
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = panels(2)
+        looks = styles()
+        for style, (_, layer) in zip(looks, rows.groupby("label", sort=False), strict=False):
+            name = layer["label"].iloc[0] + ("" if layer["purity"].notna().any() else ", nothing fires")
+            _line(left, layer, "epoch", name, style)
+        accuracy = rows.drop_duplicates("epoch").dropna(subset=["top1"])
+        right.plot(accuracy["epoch"], accuracy["top1"], label="accuracy", **next(looks))
+        if paper:
+            left.plot(list(paper), [one["purity"] for one in paper.values()], label="paper, last layer", **PAPERS)
+            right.plot(list(paper), [one["top1"] for one in paper.values()], label="paper (of 16 images)", **PAPERS)
+        for ax, name in ((left, f"feature purity F at t = {rows['threshold'].iloc[0]:g}"), (right, "accuracy / %")):
+            for dashes, choice in zip(CHOSEN, kept, strict=False):
+                mark = f"{choice['rule']}: epoch {choice['epoch']}"
+                ax.axvline(choice["epoch"], color="0.4", linewidth=0.8, linestyle=dashes, label=mark)
+            if epochs[-1] >= LOGARITHMIC * epochs[0] > 0:
+                ax.set_xscale("log")
+            ax.set_xticks(epochs, [str(epoch) for epoch in epochs])
+            ax.minorticks_off()
+            ax.set_xlabel("epoch")
+            ax.set_ylabel(name)
+        left.set_ylim(-0.03, 1.03)
+        legends_below(figure, [left, right])
+        model, dataset, n = rows[["model", "dataset", "n_images"]].iloc[0]
+        note = f"{model} on {n:,} images of {dataset}; bands: F ± 1 jackknife standard error"
+        if (rows["starved"].astype(bool) & rows["purity"].notna()).any():
+            note += f"; {LOW}"
+        figure.supxlabel(note, fontsize=6.5, color="0.35")
+    return figure
+
+
 def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     """Pearson's r with n, its interval from three points on, and p from five on; why there is none otherwise."""
     from purity_cli.correlations import correlate  # scipy takes its time, and most figures need none of it
@@ -161,6 +203,16 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     found = correlate(np.array(x), np.array(y))["pearson"]
     p = f", p = {found.p:.2g}" if n >= 5 else ""
     return f"Pearson's r = {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}{p}, n = {n}"
+
+
+def _line(ax: Axes, layer: pd.DataFrame, across: str, name: str, style: dict[str, Any]) -> None:
+    """F of a layer where it has one, within one standard error."""
+    known = layer.dropna(subset=["purity"])
+    x, y = known[across], known["purity"]
+    below, above = within(y, known["se"])
+    ax.plot(x, y, label=in_legend(name), **style)
+    hollow(ax, x, y, known["starved"], style)
+    ax.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _by_result(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -58,7 +58,7 @@ def stage_curve(result: Result, threshold: float) -> Element:
     last = max(len(ticks) - 1, 1)
     ticks = ticks[:: -(-len(ticks) // 12)]
     label = "stage" if of else "layer, in the order of the table"
-    return chart(lines, ticks, (-0.3, last + 0.3), label, "F", bars=True)
+    return chart(lines, ticks, (-0.3, last + 0.3), label, bars=True)
 
 
 def point(result: Result, layer: Layer, threshold: float, place: int) -> Point:
@@ -85,20 +85,19 @@ def sweep(result: Result) -> Element:
             ]
             lines.append(Line(layer.name, points))
     ticks = [(x / 4, f"{x / 4:g}") for x in range(5)]
-    return chart(lines, ticks, (0.0, 1.0), "threshold", "F")
+    return chart(lines, ticks, (0.0, 1.0), "threshold")
 
 
 def chart(
     lines: Sequence[Line],
     ticks: Sequence[tuple[float, str]],
     across: tuple[float, float],
-    x_label: str,
-    y_label: str,
+    label: str,
     *,
     bars: bool = False,
     size: tuple[int, int] = (340, 200),
 ) -> Element:
-    """Lines over values from 0 to 1, with a legend below if there are several; errors as bars, or else as bands."""
+    """Lines of F, from 0 to 1, with a legend below if there are several; errors as bars, or else as bands."""
     named = [(i, line.name) for i, line in enumerate(lines) if line.name and len(lines) > 1]
     width, height = size
     svg = Element(
@@ -119,8 +118,8 @@ def chart(
         _text(svg, start - 5, up(y / 4) + 3.5, f"{y / 4:g}", "end")
     for x, name in ticks:
         _text(svg, at(x), floor + 13, name, "middle")
-    _text(svg, (start + stop) / 2, floor + 28, x_label, "middle", "label")
-    _text(svg, 0, 10, y_label, "start", "label")
+    _text(svg, (start + stop) / 2, floor + 28, label, "middle", "label")
+    _text(svg, 0, 10, "F", "start", "label")
     for i, line in enumerate(lines):
         known = [point for point in line.points if not math.isnan(point.y)]
         group = SubElement(svg, "g", {"class": _style(i)})

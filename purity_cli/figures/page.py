@@ -77,7 +77,7 @@ def _curves(results: Sequence[Result], names: Sequence[str], threshold: float) -
         for name, one in staged
     ]
     ticks = [(float(cells.depth(layer.stage) - 1), str(layer.stage)) for layer in most]
-    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", "F", bars=True, size=(540, 300))
+    draw = partial(light.chart, lines, ticks, (-0.3, ticks[-1][0] + 0.3), "stage", bars=True, size=(540, 300))
     title = "Purity from stage to stage"
     caption = f"Purity of {len(lines)} results from stage to stage, with 95 % intervals; hollow where it is biased low"
     yield Report([], title=title, figures={caption: draw})
@@ -108,7 +108,7 @@ def _trainings(found: Sequence[Found], threshold: float) -> Iterator[Report]:
 
 
 def _course(results: Sequence[Result], threshold: float, view: Report) -> Any:
-    from purity_cli.figures.curves import training_curve  # matplotlib takes its time, and most pages need none
+    from purity_cli.figures.charts import training_curve  # matplotlib takes its time, and most pages need none
 
     return training_curve(results, threshold, view)
 

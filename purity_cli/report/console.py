@@ -25,8 +25,8 @@ def render(report: Report) -> str:
     from rich.text import Text
 
     console = Console(file=sys.stdout, highlight=False)
-    wide = console.width if console.is_terminal else FULL
-    console = Console(file=sys.stdout, highlight=False, width=wide)
+    if not console.is_terminal:
+        console.width = FULL
     with console.capture() as captured:
         if report.title:
             console.print(Text(report.title, "bold"))

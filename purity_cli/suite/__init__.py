@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
+from purity_cli.views.cells import bare
 
 MOST_VALUES = 100_000
 TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
@@ -152,11 +153,6 @@ def located(job: Job, base: Path) -> Job:
     if looks_like_file(job.weights) or os.path.exists(base / job.weights):
         changes["weights"] = beside(base, job.weights)
     return job.model_copy(update=changes)
-
-
-def bare(job: Job) -> str:
-    """A Job's model without its source or its file."""
-    return job.model.rpartition(":")[2]
 
 
 def slug(job: Job) -> str:

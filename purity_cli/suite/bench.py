@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,20 +12,70 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
-from purity_cli.run.resolving import Resolved, Warn
+from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task
-from purity_cli.suite.outlook import Sources, grouped
-from purity_cli.suite.sharing import WHOLE, Shard
+from purity_cli.suite.outlook import Sources, grouped, kept_in
 
 FAILED = "failed.json"
 ELSEWHERE = ("held", "elsewhere")
 """What becomes of a job that is left to another process, which may have finished it by the end."""
+
+
+class Shard(NamedTuple):
+    """One of `of` shares of a suite's jobs, from 1, for where no locks can tell which are this process's."""
+
+    number: int
+    of: int
+
+    def has(self, place: int) -> bool:
+        """Whether the job at this place of the suite, from 0, is of this share: of every `of` jobs, one."""
+        return place % self.of == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Shard(1, 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """`3/8`; PurityError for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    shard = Shard(*map(int, found.groups())) if found else WHOLE
+    if not found or not 1 <= shard.number <= shard.of:
+        raise PurityError(f"--shard {text} is none: write I/N with I from 1 to N, as 3/8 for the third of eight.")
+    return shard
+
+
+def shard_of_this_task() -> Shard | None:
+    """The share of this task of a Slurm array, whose numbers may begin anywhere; None outside of one.
+
+    PurityError where its numbers have gaps, so that no place among the tasks follows from one.
+    """
+    place = _number("SLURM_ARRAY_TASK_ID")
+    count = _number("SLURM_ARRAY_TASK_COUNT")
+    if place is None or count is None:
+        return None
+    least, step = _number("SLURM_ARRAY_TASK_MIN") or 0, _number("SLURM_ARRAY_TASK_STEP") or 1
+    most = _number("SLURM_ARRAY_TASK_MAX")
+    before, off = divmod(place - least, step)
+    if off or not 0 <= before < count or (most is not None and most != least + step * (count - 1)):
+        raise PurityError(
+            f"This is task {place} of a Slurm array of {count} whose numbers are not evenly spaced: give --shard I/N, "
+            "or submit the array without gaps, as --array=1-8."
+        )
+    return Shard(before + 1, count)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -182,7 +234,8 @@ class Bench:
             self.warn(f"{task.name}: {sentence}")
 
         job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=warn)
-        elsewhere = self.ranks.together(lambda: self._elsewhere(folder, job))[0]
+        look = self.ranks.first and not self.fresh and not (folder / store.STATES).exists()
+        elsewhere = self.ranks.together(lambda: kept_in(self.folder, task, job) if look else None)[0]
         if elsewhere:
             return Outcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
         result, kept = run.score_into(
@@ -204,13 +257,6 @@ class Bench:
         if self.ranks.first:
             (folder / FAILED).unlink(missing_ok=True)
         return Outcome(task, "kept" if kept else "scored", folder, result)
-
-    def _elsewhere(self, folder: Path, job: Resolved) -> Path | None:
-        """Another folder with the result of this very job, where its own has none: one that was renamed."""
-        if not self.ranks.first or self.fresh or (folder / store.STATES).exists():
-            return None
-        others = sorted(path.parent for path in self.folder.glob(f"*/{store.STATES}"))
-        return next((path for path in others if store.kept(path, job.identity)[0]), None)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
         sentence = isinstance(error, PurityError) and error.__cause__ is None

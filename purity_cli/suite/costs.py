@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache as remember
 from importlib import metadata
 from pathlib import Path
@@ -71,14 +71,18 @@ def known(model: str, height: int, width: int) -> Look | None:
     return _kept(_file()).get((network(model), height, width))
 
 
-def _operations(module: nn.Module, size: tuple[int, int], *modes: Any) -> int:
+def _operations(module: nn.Module, size: tuple[int, int], mode: TorchFunctionMode | None = None) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    meta = any(parameter.is_meta for parameter in module.parameters())
-    with torch.inference_mode(), ShapesOnly() if meta else nullcontext(), modes[0] if modes else nullcontext(), counter:
+    with torch.inference_mode(), _by_shapes(module), mode or nullcontext(), counter:
         module(torch.zeros(1, 3, *size))
     return counter.get_total_flops()
+
+
+def _by_shapes(module: nn.Module) -> AbstractContextManager[Any]:
+    """For a pass of a network without values, where it has none."""
+    return ShapesOnly() if any(parameter.is_meta for parameter in module.parameters()) else nullcontext()
 
 
 def looks(
@@ -122,9 +126,8 @@ def _look(module: nn.Module, source: str, name: str, size: tuple[int, int]) -> L
         gmacs = _operations(module, size, _Products()) / 2e9
     except _Attends:
         return Look(None, parameters, "attention")
-    meta = any(parameter.is_meta for parameter in module.parameters())
     try:
-        with seeded(), ShapesOnly() if meta else nullcontext():
+        with seeded(), _by_shapes(module):
             stages.stages(module, source, name, stages.probe(module, size))
     except stages.NoStages:
         return Look(gmacs, parameters, "no stages")

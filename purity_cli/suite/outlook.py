@@ -50,7 +50,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast
             loaded = job if preview.weights_here else job.model_copy(update={"weights": "none"})
             plan = run.resolve(loaded, source=sources.open(job))
             plan = replace(plan, job=job, preprocessing=resolve_preprocessing(job, preview.preprocessing))
-            over = preview.weights_here and _finished(folder, task, plan)
+            over = preview.weights_here and kept_in(folder, task, plan) is not None
             add = 0
             if root and not over:
                 before = cached.setdefault(pixels_wanted(job), set())
@@ -74,9 +74,10 @@ def _taps(job: Job) -> Sequence[stages.Tap]:
         return ()
 
 
-def _finished(folder: Path, task: Task, plan: Resolved) -> bool:
+def kept_in(folder: Path, task: Task, plan: Resolved) -> Path | None:
+    """Where the result of this very job lies: in its own folder, or in another one, as that was renamed."""
     others = sorted(path.parent for path in folder.glob(f"*/{store.STATES}") if path.parent.name != task.name)
-    return any(store.kept(place, plan.identity)[0] for place in (folder / task.name, *others))
+    return next((place for place in (folder / task.name, *others) if store.kept(place, plan.identity)[0]), None)
 
 
 class Sources:
@@ -119,6 +120,11 @@ def pixels_wanted(job: Job) -> tuple[Any, ...]:
     pixels = wanted(job)
     shape = (pixels.resize, pixels.crop, pixels.interpolation) if pixels else ()
     return (job.dataset, job.data_dir, job.split, *shape)
+
+
+def images_of(job: Job) -> tuple[Any, ...]:
+    """What decides which images a Job has."""
+    return job.dataset, job.data_dir, job.split, job.per_class, job.limit
 
 
 def wanted(job: Job) -> Preprocessing | None:

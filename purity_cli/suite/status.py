@@ -19,7 +19,7 @@ from purity_cli.report import Report, Table, duration, number, text
 from purity_cli.states import describe
 from purity_cli.suite import Task, costs
 from purity_cli.suite.bench import FAILED
-from purity_cli.suite.outlook import wanted
+from purity_cli.suite.outlook import images_of, wanted
 
 STATES = ("done", "running", "unfinished", "failed", "waiting", "left out")
 """What a job can be: `unfinished` is one that was begun and that nobody is at now."""
@@ -157,9 +157,5 @@ def _weight(job: Job) -> float | None:
 
 def _part(one: Standing, done: list[Standing]) -> float:
     """How much of an unfinished job is saved, by the images of a finished one on the same data."""
-
-    def data(job: Job) -> tuple[Any, ...]:
-        return job.dataset, job.data_dir, job.split, job.per_class, job.limit
-
-    whole = next((other.images for other in done if data(other.task.job) == data(one.task.job)), None)
+    whole = next((other.images for other in done if images_of(other.task.job) == images_of(one.task.job)), None)
     return min(1.0, (one.images or 0) / whole) if whole else 0.0

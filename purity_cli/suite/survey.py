@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,10 +16,10 @@ from purity_cli.datasets import FAMILIES
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name, resolve_device
 from purity_cli.plan import Job, Size
-from purity_cli.report import Report, Table, duration, number, text
+from purity_cli.report import Report, Row, Table, duration, number, text
 from purity_cli.run.resolving import resolve_preprocessing
 from purity_cli.suite import Suite, SuiteEntry, Task, costs, status
-from purity_cli.suite.outlook import Sources, pixels_wanted
+from purity_cli.suite.outlook import Sources, images_of, pixels_wanted
 
 PASSES = 2
 """The backward pass to the maps takes what the forward pass takes, for the weights need no gradient."""
@@ -116,10 +117,10 @@ def report(suite: Suite, folder: Path, root: Path | None) -> Report:
     done = status.finished(tasks, folder)
     sources, amounts, expects = Sources(), dict[tuple[object, ...], int](), False
     speed, device = _speed(tasks[0].job)
-    rows, pixels = list[dict[str, object]](), dict[tuple[object, ...], int]()
+    rows, pixels = list[dict[str, Any]](), dict[tuple[object, ...], int]()
     for task in tasks:
         job = task.job
-        data = (job.dataset, job.data_dir, job.split, job.per_class, job.limit)
+        data = images_of(job)
         if data not in amounts:
             amounts[data] = sources.amount(job)[0]
             expects |= not amounts[data]
@@ -152,19 +153,17 @@ def report(suite: Suite, folder: Path, root: Path | None) -> Report:
     )
 
 
-def _lead(rows: Sequence[Mapping[str, object]], pixels: int, speed: float, device: str, root: Path | None) -> str:
-    def total(name: str, of: Sequence[Mapping[str, object]] = rows) -> float:
-        return sum(float(str(row[name] or 0)) for row in of)
-
+def _lead(rows: Sequence[Row], pixels: int, speed: float, device: str, root: Path | None) -> str:
     missing = [row for row in rows if row["weights"] == "missing"]
-    operations = total("operations")
+    to_load = 4 * sum(row["parameters"] or 0 for row in missing)
+    images, operations = sum(row["images"] or 0 for row in rows), sum(row["operations"] for row in rows)
     cached = f", and decoded pixels {size_text(pixels)} in {root}" if root else ""
     return (
-        f"{len(rows):,} networks, {total('images'):,.0f} images in all, {operations / 1e15:,.3g} PFLOP for the forward "
+        f"{len(rows):,} networks, {images:,} images in all, {operations / 1e15:,.3g} PFLOP for the forward "
         f"and the backward pass: {duration(operations / speed)} on one {device}, as fast as a plain convolution runs "
         f"here ({speed / 1e9:,.0f} GFLOP/s), and {duration(operations / 1e12)} at one TFLOP/s; many thin layers take "
         f"longer. {len(missing):,} sets of weights are missing, which take "
-        f"{size_text(4 * total('parameters', missing))}{cached}. Nothing was scored."
+        f"{size_text(to_load)}{cached}. Nothing was scored."
     )
 
 

@@ -34,9 +34,9 @@ def _epochs(results: Sequence[Result], threshold: float) -> Report:
 
 
 def _correlation(results: Sequence[Result], threshold: float) -> Report:
-    from purity_cli.views.correlation import correlation
+    from purity_cli.views.correlation import correlation, points
 
-    return correlation(results, threshold)
+    return correlation(points(results, threshold))
 
 
 VIEWS: dict[str, View] = {"layers": _layers, "sweep": _sweep, "epochs": _epochs, "correlation": _correlation}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ class Cell(NamedTuple):
 
 
 NONE = Cell(None, None, None)
+
+
+def is_number(value: float | None) -> bool:
+    """Whether there is such a value, and something fired."""
+    return value is not None and not math.isnan(value)
 
 
 def index(result: Result, threshold: float) -> int:
@@ -217,10 +223,12 @@ def rows(results: Sequence[Result], threshold: float | None = None) -> list[dict
                 continue
             of_stages = means.get(reading_of(layer) or "", [None] * len(places))
             for i, one, mean in zip(places, _cells(result, [layer], places), of_stages, strict=True):
-                values = (one.purity, one.se, one.corrected, one.activations, one.live)
-                cells = dict(zip(("purity", "se", "purity_jk", "activations", "live"), values, strict=True))
-                starved = (one.activations or 0) < ENOUGH * layer.channels
-                found.append({**whole, "threshold": result.thresholds[i], **cells, "average": mean, "starved": starved})
+                values = {
+                    "threshold": result.thresholds[i], "purity": one.purity, "se": one.se, "purity_jk": one.corrected,
+                    "activations": one.activations, "live": one.live, "average": mean,
+                    "starved": (one.activations or 0) < ENOUGH * layer.channels,
+                }  # fmt: skip
+                found.append({**whole, **values})
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -14,8 +14,8 @@ from purity_cli.naming import READINGS, label
 from purity_cli.plan import Job
 from purity_cli.report import Report, Row, Table, number, text
 from purity_cli.results import Layer, Result
-from purity_cli.views import cells, worth
-from purity_cli.views.layers import TOP1, across
+from purity_cli.views import cells
+from purity_cli.views.layers import TOP1, across, worths
 from purity_cli.views.nearness import by_reading, nearness, shared, verdict
 
 PAPER = ("table1", "table2", "table3", "figure4")
@@ -72,16 +72,11 @@ class Known:
 def columns(jobs: Sequence[tuple[Job, Result | None, str | None]]) -> list[Column]:
     """Jobs, with their results or why there are none, under their names."""
     names = cells.names([result or job for job, result, _ in jobs])
-    return [
-        Column(
-            name,
-            result.model if result else cells.bare(job).partition(".")[0],
-            cells.epoch_of(job, result),
-            result,
-            why,
-        )
-        for name, (job, result, why) in zip(names, jobs, strict=True)
-    ]
+    found = []
+    for name, (job, result, why) in zip(names, jobs, strict=True):
+        model = result.model if result else cells.bare(job).partition(".")[0]
+        found.append(Column(name, model, cells.epoch_of(job, result), result, why))
+    return found
 
 
 def of_results(results: Sequence[Result]) -> list[Column]:
@@ -128,18 +123,16 @@ def _known(frame: Any) -> Iterator[Known]:
 
 def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequence[Known] = ()) -> Report:
     """The paper's layout: a row per stage and a column per model, or in the layout `last` a row per model."""
-    notes = [
-        cells.summary(one.result, threshold) + f" Layers: {cells.modules(one.result)}." for one in found if one.result
-    ]
-    notes += [remark for one in found if one.result for remark in cells.remarks(one.result)]
+    results = {one.name: one.result for one in found if one.result}
+    notes = [f"{cells.summary(one, threshold)} Layers: {cells.modules(one)}." for one in results.values()]
+    notes += [remark for one in results.values() for remark in cells.remarks(one)]
     notes += [f"Missing: {one.name}: {(one.missing or '').rstrip('.')}." for one in found if one.result is None]
-    scored = [one for one in found if one.result]
-    notes += worth.worths([one.result for one in scored if one.result], threshold, [one.name for one in scored])
+    notes += worths(list(results.values()), threshold, list(results))
     if layout == "last":
         return Report([_last(found, threshold)], notes)
-    mine = {one.cell for one in known if any(_matches(one, column, known) for column in found)}
-    table = across({one.name: one.result for one in found}, threshold, [cell for cell in mine if cell != LAST])
-    return Report([Table(table.key, table.columns, table.rows, marks=table.marks, digits=table.digits)], notes)
+    theirs = [one.cell for one in known if one.cell != LAST and any(_matches(one, column, known) for column in found)]
+    table = across({one.name: one.result for one in found}, threshold, theirs)
+    return Report([replace(table, aim="all")], notes)
 
 
 def _last(found: Sequence[Column], threshold: float) -> Table:
@@ -156,12 +149,8 @@ def _last(found: Sequence[Column], threshold: float) -> Table:
         rows.append(row)
     order = sorted(readings or {LAST: None}, key=lambda key: (READINGS.index(_reading(key)), key))
     marks = {(i, TOP1): "missing" for i, one in enumerate(found) if one.result is None}
-    return Table(
-        "models",
-        [text("model"), number("epoch", digits=None), number(TOP1, digits=2), *map(number, order)],
-        rows,
-        marks=marks,
-    )
+    columns = [text("model"), number("epoch", digits=None), number(TOP1, digits=2), *map(number, order)]
+    return Table("models", columns, rows, marks=marks)
 
 
 def _reading(label: str) -> str:
@@ -265,9 +254,7 @@ def comparison(found: Sequence[Column], name: str, known: Sequence[Known], thres
         digits={i: 2 for i, line in enumerate(lines) if line["reading"] == TOP1},
     )  # fmt: skip
     table = Table("comparison", cell_columns, rows, marks=marks, digits=digits)
-    return Report(
-        [table, summary] if rows else [], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)]
-    )
+    return Report([table, summary], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)])
 
 
 def _notes(found: Sequence[Column], name: str, known: Sequence[Known], rows: Sequence[Row]) -> Iterator[str]:

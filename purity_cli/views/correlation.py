@@ -37,17 +37,8 @@ class Study(NamedTuple):
     notes: tuple[str, ...]
 
 
-def correlation(
-    results: Sequence[Result],
-    threshold: float,
-    *,
-    against: Against | None = None,
-    twins: Sequence[Result] | None = None,
-    every_layer: bool = False,
-    seed: int = 0,
-) -> Report:
-    """All of `points` and their `study` as a report."""
-    data = points(results, threshold, against=against, twins=twins, every_layer=every_layer)
+def correlation(data: Points, *, seed: int = 0) -> Report:
+    """Points and their `study` as a report."""
     found = study(data, seed=seed)
     names = ("quantity", "kind", "against", "n", "statistic", "value", "p", "p_of", "low", "high")
     tidy = Table("correlations", [Column(name) for name in names], found.rows, aim="data")
@@ -61,14 +52,9 @@ def correlation(
     ]  # fmt: skip
     shown = Table("quantities", columns, list(wide.values()), aim="people")
     # Numbers as text, for they are of any size.
-    point_columns = [
-        text("model"),
-        text("weights"),
-        Column(data.target, number=True),
-        *(Column(n, number=True) for n in data.kinds),
-    ]
+    numbers = [Column(name, number=True) for name in (data.target, *data.kinds)]
+    page = Table("points", [text("model"), text("weights"), *numbers], data.rows, aim="page")
     beside, said = ranking(found)
-    page = Table("points", point_columns, data.rows, aim="page")
     return Report([tidy, shown, *beside, page], (*said, *found.notes))
 
 
@@ -126,19 +112,19 @@ def points(
     rows = []
     for place, (result, value) in enumerate(zip(results, (v for v in against.values if v is not None), strict=True)):
         last = cells.deepest(result)
+        peers = dict(last.measures)
+        if every_layer:
+            peers |= {f"{one.name} {name}": value for one in result.layers for name, value in one.measures.items()}
         found: dict[str, Mapping[str, float | None]] = {
             "purity": _purities(result, threshold),
-            "peer": dict(last.measures),
+            "peer": peers,
+            "baseline": {
+                "parameters": result.provenance.get("parameters"),
+                "map h x w": last.height * last.width,
+                "channels": last.channels,
+            },
+            "random": {} if twins is None else _purities(twins[place], threshold, "random "),
         }
-        if every_layer:
-            all_of = {f"{one.name} {name}": value for one in result.layers for name, value in one.measures.items()}
-            found["peer"] = {**last.measures, **all_of}
-        found["baseline"] = {
-            "parameters": result.provenance.get("parameters"),
-            "map h x w": last.height * last.width,
-            "channels": last.channels,
-        }
-        found["random"] = {} if twins is None else _purities(twins[place], threshold, "random ")
         known = {name: value for part in found.values() for name, value in part.items()}
         rows.append({"model": result.model, "weights": result.weights, target: value, **known})
         kinds |= {name: kind for kind, part in found.items() for name in part}
@@ -196,7 +182,7 @@ def study(data: Points, *, seed: int = 0) -> Study:
         )
     left_out, rows, samples = {}, [], {}
     for name, kind in data.kinds.items():
-        known = [(row[name], row[data.target]) for row in data.rows if _is_number(row.get(name))]
+        known = [(row[name], row[data.target]) for row in data.rows if cells.is_number(row.get(name))]
         reason = _reason(known, name, data.target, len(data.rows))
         if reason:
             left_out[name] = reason
@@ -219,10 +205,6 @@ def study(data: Points, *, seed: int = 0) -> Study:
             f"{len(rows)} correlations stand here: some p below 0.05 are to be expected without any connection."
         )
     return Study(rows, (*words, *data.notes, *(f"Left out: {reason}." for reason in left_out.values())))
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and not math.isnan(value)
 
 
 def _reason(known: Sequence[tuple[float, float]], name: str, target: str, n: int) -> str | None:

@@ -18,9 +18,9 @@ from purity_cli.correlations import correlate
 from purity_cli.errors import PurityError
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
-from purity_cli.views import cells, worth
+from purity_cli.views import cells
 from purity_cli.views.comparison import ABOUT, LAST, NAMES, Known, reference
-from purity_cli.views.layers import tidy
+from purity_cli.views.layers import tidy, worth, worths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,8 @@ def epochs(results: Sequence[Result], threshold: float, *, patience: int = PATIE
             ),
         ],
         [
-            *_notes(results), *words(line, found), *_worth(results, threshold),
+            *_notes(results), *words(line, found),
+            *worths(results, threshold, [f"epoch {_epoch(result)}" for result in results]),
             f"Purity is that of {last.name}. At epoch {_epoch(results[0])}: {cells.summary(results[0], threshold)} "
             f"Layers: {cells.modules(results[0])}.",
         ],
@@ -103,6 +104,11 @@ def _epoch(result: Result) -> int:
     return cells.epoch_of(result.job, result) or 0
 
 
+def _file(result: Result) -> str:
+    """The name of its checkpoint."""
+    return str(result.provenance.get("checkpoint", result.weights))
+
+
 def accuracy(result: Result) -> float | None:
     """Measured, or else as the training recorded it; None where neither knows."""
     recorded: float | None = result.provenance.get("recorded", {}).get("test_top1")
@@ -124,8 +130,7 @@ def rows(results: Sequence[Result], threshold: float) -> list[dict[str, Any]]:
     found = []
     for row in cells.rows(results, threshold):
         result = results[row["result"]]
-        checkpoint = result.provenance.get("checkpoint", result.weights)
-        found.append({"epoch": _epoch(result), "checkpoint": checkpoint, **row, "top1": accuracy(result)})
+        found.append({"epoch": _epoch(result), "checkpoint": _file(result), **row, "top1": accuracy(result)})
     return found
 
 
@@ -169,7 +174,7 @@ def _layout(results: Sequence[Result], threshold: float) -> Table:
         deepest = cells.deepest(result)
         one = cells.cell(result, deepest, threshold)
         theirs = published.get(_epoch(result), {})
-        low = worth.worth(result, threshold).starved
+        low = worth(result, threshold).starved
         marks |= {(place, "purity" if name == deepest.name else name): "starved" for name in low}
         lines.append(
             {
@@ -193,8 +198,7 @@ def _layout(results: Sequence[Result], threshold: float) -> Table:
 def _notes(results: Sequence[Result]) -> list[str]:
     """Where the accuracies come from, where they are missing or not those recorded, and what the paper's are."""
     said = []
-    files = {id(result): result.provenance.get("checkpoint", result.weights) for result in results}
-    missing = [files[id(result)] for result in results if accuracy(result) is None]
+    missing = [_file(result) for result in results if accuracy(result) is None]
     why = results[0].provenance.get("labels")
     if missing:
         said.append(
@@ -204,7 +208,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
     if any(result.top1 is None and accuracy(result) is not None for result in results):
         said.append(f"Accuracies are those that the training recorded, for they cannot be measured here: {why}.")
     said += [
-        f"{files[id(result)]} has {result.top1:.2f} % here, and its training recorded "
+        f"{_file(result)} has {result.top1:.2f} % here, and its training recorded "
         f"{result.provenance['recorded']['test_top1']:.2f} % on the same images: the pixels may not be those of its "
         "training."
         for result in results
@@ -215,10 +219,6 @@ def _notes(results: Sequence[Result]) -> list[str]:
         if results[0].dataset != "cifar10":
             said.append(f"The paper's values are of CIFAR-10 as it was published, these of {results[0].dataset}.")
     return said + [remark for result in results for remark in cells.remarks(result)]
-
-
-def _worth(results: Sequence[Result], threshold: float) -> list[str]:
-    return worth.worths(results, threshold, [f"epoch {_epoch(result)}" for result in results])
 
 
 def keep(values: Sequence[float], patience: int | None = None) -> tuple[int | None, int]:

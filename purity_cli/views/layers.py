@@ -1,13 +1,16 @@
-"""What `purity score` and `purity show` print: a row per layer, and the paper's layout."""
+"""What `purity score` and `purity show` print: a row per layer, the paper's layout, and what the numbers are worth:
+where too little fired to trust them, and what it would take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 from purity_cli.naming import READINGS
 from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
-from purity_cli.views import cells, worth
+from purity_cli.views import cells
 
 TOP1 = "top1"
 INTEGERS = ("n_images", "channels", "height", "width", "activations", "live")
@@ -28,9 +31,9 @@ def tidy(measures: Sequence[str] = ()) -> list[Column]:
     return [*found, *(number(name, drop=2) for name in measures)]
 
 
-def every_threshold(results: Sequence[Result], key: str = "rows") -> Table:
+def every_threshold(results: Sequence[Result]) -> Table:
     """The tidy rows of results at every threshold, for programs."""
-    return Table(key, tidy(cells.measures(results)), cells.rows(results), aim="data")
+    return Table("rows", tidy(cells.measures(results)), cells.rows(results), aim="data")
 
 
 def layers(results: Sequence[Result], threshold: float) -> Report:
@@ -65,7 +68,7 @@ def layers(results: Sequence[Result], threshold: float) -> Report:
         [
             *(cells.summary(result, threshold) for result in results),
             *(note for result in results for note in cells.remarks(result)),
-            *worth.worths(results, threshold),
+            *worths(results, threshold),
         ],
     )
 
@@ -114,3 +117,85 @@ def place(name: str) -> tuple[int, int]:
 def stored(result: Result, threshold: float) -> tuple[Report, Report]:
     """What a results folder holds beside the counts: every row for programs, and a page at one threshold."""
     return Report([every_threshold([result])]), layers([result], threshold)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Where F of a result can be trusted. Rows are named by their labels."""
+
+    starved: tuple[str, ...]
+    """N below `cells.ENOUGH` c at the threshold asked for, and above 0."""
+    silent: tuple[str, ...]
+    """Nothing fires at this threshold, though it does at others."""
+    dead: tuple[str, ...]
+    """Nothing fires at any threshold."""
+    enough: float | None
+    """The highest stored threshold at which every layer that fires at all has N >= `cells.ENOUGH` c; None for none."""
+    images: float | None
+    """About how many images the threshold needs, N growing with their number; None where something is silent there."""
+
+
+def worth(result: Result, threshold: float) -> Worth:
+    """What the numbers of a result are worth at a threshold."""
+    amounts = {
+        layer.name: (layer.counts.sum((0, 2)).tolist(), cells.ENOUGH * layer.channels)
+        for layer in result.layers
+        if layer.counts is not None
+    }
+    place = cells.index(result, threshold)
+    dead = tuple(name for name, (fired, _) in amounts.items() if not any(fired))
+    speaking = {name: amount for name, amount in amounts.items() if name not in dead}
+    fed = [
+        t
+        for i, t in enumerate(result.thresholds)
+        if speaking and all(fired[i] >= least for fired, least in speaking.values())
+    ]
+    silent = tuple(name for name, (fired, _) in speaking.items() if not fired[place])
+    starved = tuple(name for name, (fired, least) in speaking.items() if 0 < fired[place] < least)
+    factor = max((speaking[name][1] / speaking[name][0][place] for name in starved), default=1.0)
+    images = None if silent else two_digits(result.n_images * factor)
+    return Worth(starved, silent, dead, max(fed, default=None), images)
+
+
+def two_digits(value: float) -> int:
+    """Rounded up to two digits: 1,234 -> 1,300."""
+    exact = Decimal(repr(value))
+    return int(exact.quantize(Decimal(1).scaleb(max(0, exact.adjusted() - 1)), ROUND_CEILING))
+
+
+def faults(threshold: float) -> dict[str, str]:
+    """What is said of layers that a field of `Worth` names."""
+    return {
+        "dead": "nothing fires at any threshold, so that F is NaN",
+        "silent": f"nothing fires at the threshold {threshold:g}, so that F is NaN",
+        "starved": f"N < {cells.ENOUGH} c where a * stands, so that F is biased low",
+    }
+
+
+def worths(results: Sequence[Result], threshold: float, called: Sequence[str] | None = None) -> list[str]:
+    """In sentences, what F of several results is worth at a threshold; nothing where all is well."""
+    known = dict(zip(called or cells.names(results), (worth(result, threshold) for result in results), strict=True))
+    alone = len(results) == 1
+    said = []
+    for field, what in faults(threshold).items():
+        named = _each({name: ", ".join(getattr(one, field)) for name, one in known.items()}, alone)
+        if named:
+            said.append(f"{what[0].upper()}{what[1:]}: {'; '.join(named)}.")
+    wanting = {name: _remedy(one, threshold) for name, one in known.items() if one.starved or one.silent}
+    return [*said, *_each(wanting, alone)]
+
+
+def _each(said: dict[str, str], alone: bool) -> list[str]:
+    """`A, B: text` for all that have the same to say, or the text where a result stands alone."""
+    alike: dict[str, list[str]] = {}
+    for name, sentence in said.items():
+        if sentence:
+            alike.setdefault(sentence, []).append(name)
+    return list(alike) if alone else [f"{', '.join(names)}: {sentence}" for sentence, names in alike.items()]
+
+
+def _remedy(one: Worth, threshold: float) -> str:
+    every = "Every layer that fires at all" if one.dead else "Every layer"
+    up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
+    needs = "" if one.images is None else f"; the threshold {threshold:g} needs about {one.images:,} images"
+    return f"{every} has N >= {cells.ENOUGH} c {up_to}{needs}."

@@ -9,8 +9,8 @@ from typing import Any
 from purity_cli.naming import label
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
 from purity_cli.results import Result
-from purity_cli.views import cells, ranks, worth
-from purity_cli.views.layers import TOP1, every_threshold, place
+from purity_cli.views import cells, ranks
+from purity_cli.views.layers import TOP1, faults, place, tidy, worth, worths
 
 LAST = "last"
 SIZES = ("parameters", "channels", "map")
@@ -56,8 +56,7 @@ def leaderboard(results: Sequence[Result], threshold: float, links: Mapping[int,
             if isinstance(value, float) and math.isnan(value) and f"{key}_se" in rows[-1]
         }
     table = Table("results", _columns(results, rows), rows, marks=marks, hints=hints, links=links or {})
-    at = every_threshold(results)
-    layers = Table("layers", at.columns, cells.rows(results, threshold), aim="data")
+    layers = Table("layers", tidy(cells.measures(results)), cells.rows(results, threshold), aim="data")
     return Report(
         [table, layers],
         list(cautions(results, threshold)),
@@ -77,7 +76,9 @@ def compared(results: Sequence[Result], board: Table) -> tuple[Plot, Report]:
     """What goes with what, within each data set: for a plot of any two columns of the table, and the results' ranks."""
     groups, titles = [result.dataset for result in results], {one.key: one.heading for one in board.columns}
     names = {key: titles[key] for key in quantities(results, board.rows) if key in titles}
-    sets = {group: _of(board.rows, groups, group) for group in dict.fromkeys(groups)}
+    sets: dict[str, list[Row]] = {}
+    for group, row in zip(groups, board.rows, strict=True):
+        sets.setdefault(group, []).append(row)
     pairs = {group: ranks.correlations(rows, list(names)) for group, rows in sets.items()}
     said = {
         group: {(a, b): one.sentence(names[a], names[b]) for (a, b), one in found.items()}
@@ -95,10 +96,6 @@ def compared(results: Sequence[Result], board: Table) -> tuple[Plot, Report]:
         title="Ranks side by side",
         lead="Does purity tell more than another measure, than the number of parameters, or than the size of the map?",
     )
-
-
-def _of(rows: Sequence[Row], groups: Sequence[str], group: str) -> list[Row]:
-    return [row for row, its in zip(rows, groups, strict=True) if its == group]
 
 
 def _row(result: Result, threshold: float) -> dict[str, Any]:
@@ -172,7 +169,7 @@ def _lead(results: Sequence[Result], threshold: float) -> str:
 def cautions(results: Sequence[Result], threshold: float) -> Iterator[str]:
     """What of these results is hard to trust or to compare."""
     if len(results) <= FEW:
-        yield from worth.worths(results, threshold)
+        yield from worths(results, threshold)
     else:
         yield from _worth(results, threshold)
     for name, values in (
@@ -206,29 +203,25 @@ def cautions(results: Sequence[Result], threshold: float) -> Iterator[str]:
 
 
 def _worth(results: Sequence[Result], threshold: float) -> Iterator[str]:
-    """As `worth.worths`, of too many results to name each."""
-    known = dict(zip(cells.names(results), (worth.worth(one, threshold) for one in results), strict=True))
+    """As `worths`, of too many results to name each."""
+    known = dict(zip(cells.names(results), (worth(one, threshold) for one in results), strict=True))
     rows = sum(len(result.layers) for result in results)
-    for field, said in (
-        ("dead", "nothing fires at any threshold, so that F is NaN"),
-        ("silent", f"nothing fires at the threshold {threshold:g}, so that F is NaN"),
-        ("starved", f"N < {cells.ENOUGH} c where a * stands, so that F is biased low"),
-    ):
+    for field, said in faults(threshold).items():
         those = {name: len(getattr(one, field)) for name, one in known.items() if getattr(one, field)}
         if those:
             yield f"In {sum(those.values()):,} of {rows:,} layers, of {_some(list(those))}, {said}."
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
-    rest = len(names) - most
-    return ", ".join(names) if rest < 2 else f"{', '.join(names[:most])} and {rest} more"
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - 4
+    return ", ".join(names) if rest < 2 else f"{', '.join(names[:4])} and {rest} more"
 
 
 def _some_of(remarks: Sequence[str]) -> list[str]:
     rest = len(remarks) - FEW
-    return (
-        [*remarks] if rest < 2 else [*remarks[:FEW], f"{rest} more remarks stand beside the models that they are of."]
-    )
+    if rest < 2:
+        return [*remarks]
+    return [*remarks[:FEW], f"{rest} more remarks stand beside the models that they are of."]
 
 
 def _count(n: int, noun: str) -> str:

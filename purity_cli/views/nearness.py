@@ -32,16 +32,12 @@ def nearness(rows: Sequence[Row]) -> Nearness:
     """Over the rows whose F is known."""
     from scipy.stats import spearmanr
 
-    known = [row for row in rows if _is_number(row["measured"])]
+    known = [row for row in rows if cells.is_number(row["measured"])]
     measured, theirs = [row["measured"] for row in known], [row["reference"] for row in known]
     varies = len(known) >= LEAST and len(set(measured)) > 1 and len(set(theirs)) > 1
     rank = float(spearmanr(measured, theirs).statistic) if varies else None
     mean = sum(abs(row["difference"]) for row in known) / len(known) if known else math.nan
     return Nearness(len(known), mean, rank)
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and not math.isnan(value)
 
 
 def _id(row: Row) -> tuple[Any, ...]:
@@ -62,7 +58,7 @@ def shared(readings: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]],
 
     While they share fewer than `LEAST` cells, the one with the fewest of its own is left out.
     """
-    own = {name: {_id(row): row for row in rows if _is_number(row["measured"])} for name, rows in readings.items()}
+    own = {name: {_id(row): row for row in rows if cells.is_number(row["measured"])} for name, rows in readings.items()}
     left_out: list[str] = []
     while own:
         common = set.intersection(*(set(one) for one in own.values()))

@@ -11,9 +11,9 @@ import numpy as np
 
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.report import Report, Table, number
-from purity_cli.results import Result
-from purity_cli.views import cells, worth
-from purity_cli.views.layers import every_threshold
+from purity_cli.results import Layer, Result
+from purity_cli.views import cells
+from purity_cli.views.layers import every_threshold, worth
 
 
 class Suggestion(NamedTuple):
@@ -55,7 +55,7 @@ def _worth(results: Sequence[Result], starved: bool) -> list[str]:
     """Up to which threshold the numbers can be trusted."""
     notes = [f"N < {cells.ENOUGH} c where a * stands, so that F is biased low; NaN: nothing fires."] if starved else []
     for name, result in zip(cells.names(results), results, strict=True):
-        one = worth.worth(result, result.thresholds[-1])
+        one = worth(result, result.thresholds[-1])
         dead = f"{', '.join(one.dead)}: nothing fires at any threshold. " if one.dead else ""
         others = "every other layer" if one.dead else "every layer"
         up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
@@ -80,19 +80,17 @@ def only(results: Sequence[Result], wanted: Sequence[str]) -> list[Result]:
     """
     there = list(dict.fromkeys(layer.name for result in results for layer in result.layers))
     for name in wanted:
-        if not any(_matches(layer.name, layer.module, name) for result in results for layer in result.layers):
+        if not any(_matches(layer, name) for result in results for layer in result.layers):
             raise PurityError(f"No layer {name!r} was scored, only {', '.join(there)}.{did_you_mean(name, there)}")
     found = []
     for result in results:
-        kept = tuple(
-            layer for layer in result.layers if any(_matches(layer.name, layer.module, name) for name in wanted)
-        )
+        kept = tuple(layer for layer in result.layers if any(_matches(layer, name) for name in wanted))
         found += [replace(result, layers=kept)] if kept else []
     return found
 
 
-def _matches(name: str, module: str, pattern: str) -> bool:
-    return bool(fnmatch.filter([name, module], pattern))
+def _matches(layer: Layer, pattern: str) -> bool:
+    return bool(fnmatch.filter([layer.name, layer.module], pattern))
 
 
 def suggest(result: Result) -> Suggestion:

@@ -33,7 +33,7 @@ def images_left_out_in_silence() -> None:
 
 def cache_believed() -> None:
     """A row of the cache is used without a look at its mark."""
-    from purity_cli.cache.rows import Rows
+    from purity_cli.cache.shelf import Rows
 
     Rows.get = lambda self, i, changed: self._pixels[i].copy()  # type: ignore[method-assign]
 
