@@ -146,8 +146,8 @@ def _check_classes(network: models.Network, train: ImageSource, test: ImageSourc
 
 
 class Folder:
-    """The folder of one training: `<model>_epoch010.safetensors` and `.json` for every checkpoint, and `resume.pt`, from
-    which it goes on after it was interrupted; each written atomically.
+    """The folder of one training: `<model>_epoch010.safetensors` and `.json` for every checkpoint, and `resume.pt`,
+    from which it goes on after it was interrupted; each written atomically.
 
     `recipe` is what decides the path of the weights. PurityError where the folder holds a training by another one.
     """
