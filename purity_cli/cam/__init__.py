@@ -90,7 +90,7 @@ def names_of_classes(plan: Resolved) -> list[str] | None:
     if plan.label_note is None and source.class_names:
         return readable(source.class_names)
     if network.num_classes == 1000 and network.source in IMAGENET_SOURCES:
-        from purity_cli.datasets.imagenet_labels import class_names
+        from purity_cli.datasets.imagenet import class_names
 
         return readable(class_names())
     return None

@@ -70,7 +70,7 @@ def readable(names: Sequence[str]) -> list[str]:
     """Names of classes with words for WordNet ids: `n01440764` and `n01440764 tench` become `tench`."""
     if not all(re.match(r"n\d{8}( |$)", name) for name in names):
         return list(names)
-    from purity_cli.datasets.imagenet_labels import class_names
+    from purity_cli.datasets.imagenet import class_names
 
     words = dict(name.split(" ", 1) for name in class_names())
     return [words.get(name[:9], name) for name in names]

@@ -115,7 +115,7 @@ def _imagenet(names: Sequence[str]) -> Sequence[str] | None:
     """What ImageNet's 1,000 classes are called, where all these names are ids of some of them."""
     if not all(map(WNID.fullmatch, names)):
         return None
-    from purity_cli.datasets.imagenet_labels import class_names, wnids
+    from purity_cli.datasets.imagenet import class_names, wnids
 
     return class_names() if set(names) <= set(wnids()) else None
 
