@@ -19,7 +19,7 @@ from purity_cli.datasets.archive import open_archive
 from purity_cli.datasets.base import Family, ImageSource, choose_split, with_split
 from purity_cli.datasets.classes import WNID
 from purity_cli.datasets.folder import open_tree, refuse_mixture, some
-from purity_cli.datasets.trees import File, FileSource, Tree
+from purity_cli.datasets.trees import FileSource, Tree
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import expanded, read_text, shown, to_text
 
@@ -59,27 +59,25 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
         raise PurityError(_nothing_found(tree, chosen))
     name = with_split("imagenet", chosen, SPLITS[0])
     folders = [folder for folder in tree.listing(base).folders if WNID.fullmatch(folder)]
-    files = [file for folder in folders for file in tree.walk(posixpath.join(base, folder))]
-    if not files:
+    inside = {folder: list(tree.walk(posixpath.join(base, folder))) for folder in folders}
+    if not any(inside.values()):
         return _flat(name, tree, base, archive)
     refuse_mixture(tree, base)
     index = {wnid: k for k, wnid in enumerate(wnids())}
     unknown = next((folder for folder in folders if folder not in index), None)
-    depth = len(base.split("/")) if base else 0
-
-    def label(file: File) -> int:
-        return index[file.path.split("/")[depth]]
-
+    files, kind = [file for its in inside.values() for file in its], f"ILSVRC2012 in class folders in a {archive}"
+    if unknown:
+        note = f"class folder {unknown} is not one of ILSVRC2012's 1000 classes"
+        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
     return FileSource.of(
         name,
         tree,
         base,
         files,
-        label=None if unknown else label,
-        label_note=f"class folder {unknown} is not one of ILSVRC2012's 1000 classes" if unknown else None,
-        class_names=None if unknown else class_names(),
-        kind=f"ILSVRC2012 in class folders in a {archive}",
-        order=None if unknown else "classes by their WordNet ids",
+        kind=kind,
+        labels={file.path: index[folder] for folder, its in inside.items() for file in its},
+        class_names=class_names(),
+        order="classes by their WordNet ids",
     )
 
 
@@ -109,17 +107,18 @@ def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageSource:
     files = some(tree, tree.listing(base).images)
     root = Path(os.path.abspath(expanded(tree.path)))
     labels, note = label_flat([posixpath.basename(file.path) for file in files], root / base)
-    by_path = dict(zip((file.path for file in files), labels or (), strict=False))
+    kind = f"ILSVRC2012 without class folders in a {archive}"
+    if labels is None:
+        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
     return FileSource.of(
         name,
         tree,
         base,
         files,
-        label=(lambda file: by_path[file.path]) if labels else None,
-        label_note=note,
-        class_names=class_names() if labels else None,
-        kind=f"ILSVRC2012 without class folders in a {archive}",
-        order="classes by their WordNet ids, from a list of labels or the images' names" if labels else None,
+        kind=kind,
+        labels={file.path: label for file, label in zip(files, labels, strict=True)},
+        class_names=class_names(),
+        order="classes by their WordNet ids, from a list of labels or the images' names",
     )
 
 
