@@ -144,24 +144,21 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Course:
+class _Suite:
     """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
 
     checkpoints: Sequence[Snapshot]
     job: Job
-    threshold: float = 0.5
+    threshold: float
 
     def tasks(self) -> list[Task]:
         """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
-        jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
-        for job in jobs:
-            models.load(
-                job.model, job.weights, headless=bool(job.metrics)
-            )  # so that the last one does not fail after hours
-        return [
-            Task(f"epoch{one.epoch:03}", job, about=one.provenance())
-            for one, job in zip(self.checkpoints, jobs, strict=True)
-        ]
+        tasks = []
+        for one in self.checkpoints:
+            job = self.job.model_copy(update={"weights": str(one.path)})
+            models.load(job.model, job.weights, headless=bool(job.metrics))  # lest the last one fail after hours
+            tasks.append(Task(f"epoch{one.epoch:03}", job, about=one.provenance()))
+        return tasks
 
 
 class _Watch(bench.Unwatched):
@@ -204,7 +201,7 @@ def score(
     checkpoint that failed, once the others are done.
     """
     watch = _Watch(progress, warn)
-    suite = Course(checkpoints, job, threshold)
+    suite = _Suite(checkpoints, job, threshold)
     runs = bench.Bench(suite, folder, watch=watch, warn=watch.warn, name="purity epochs", **options).run()
     for one, outcome in zip(checkpoints, runs, strict=True):
         if outcome.result is None:

@@ -58,8 +58,7 @@ class UserFile(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         match = REFERENCE.fullmatch(name)
-        if match is None:
-            raise PurityError(f"{name!r} does not name a function in a file: write FILE.py:FUNCTION.")
+        assert match is not None, "as `find` gave it"
         path, function = expanded(match["path"]), match["function"] or ""
         code = UserCode.of(path)
         made = code.working(partial(_make, code, path, function))
@@ -92,7 +91,7 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
 
 
 def unwrapped(module: nn.Module, name: str) -> nn.Module:
-    """`module` without such wrappers, around it or inside, and not compiled; PurityError for TorchScript."""
+    """`module` without WRAPPERS, around it or inside, and not compiled; PurityError for TorchScript."""
     module = _inner(module)
     for part in list(module.modules()):
         if isinstance(part, torch.jit.ScriptModule):
