@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from purity_cli.datasets import ImageSource, UnreadableImage
-from purity_cli.engine import HALF
+from purity_cli.engine import autocast
 from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.machine import float32_of
 from purity_cli.pixels import normalise, prepare
@@ -170,7 +170,7 @@ class Loop:
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Sums over the batch: the loss, and the images that were classified rightly."""
         self.optimizer.zero_grad()
-        with self._autocast():
+        with autocast(self.device, self.training.precision):
             logits = self.net(normalise(pixels, self.preprocessing))
             loss = cross_entropy(logits, labels)
         self.scaler.scale(loss).backward()
@@ -185,15 +185,10 @@ class Loop:
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         for start in range(0, len(images), TEST_BATCH):
             batch = slice(start, start + TEST_BATCH)
-            with self._autocast():
+            with autocast(self.device, self.training.precision):
                 logits = self.net(normalise(images.pixels[batch], self.preprocessing))
             hits += (logits.argmax(1) == images.labels[batch]).sum()
         return 100 * hits.item() / len(images)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.training.precision in HALF:
-            return torch.autocast(self.device.type, HALF[self.training.precision])
-        return nullcontext()
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
