@@ -53,7 +53,7 @@ class _OwnKeys:
 
     def __init__(self, module: nn.Module) -> None:
         state = module.state_dict(keep_vars=True)
-        self.metadata = getattr(module.state_dict(), "_metadata", None)
+        self.metadata = getattr(state, "_metadata", None)
         self.values: dict[str, Any] = dict(state)
         by_tensor: dict[int, list[str]] = {}
         for key, value in state.items():
