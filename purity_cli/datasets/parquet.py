@@ -14,8 +14,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purity_cli.datasets.base import Family, ImageSource, UnreadableImage, fingerprint
+from purity_cli.datasets.classes import number
 from purity_cli.datasets.pieces import Pieces
-from purity_cli.datasets.shards import number
 from purity_cli.datasets.trees import File, FileSource
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import shown
@@ -144,15 +144,15 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
                 row += 1
     if not files:
         raise PurityError(f"The tables in {shown(pieces.path)} have no rows: give others.")
-    numbers, names_, order, note, said = number(stored, shown(name))
+    lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
+    numbers, names_, order, note, said = number(stored, shown(name), lacks)
     if columns.names and numbers is not None and max(numbers) < len(columns.names):
         names_, order = columns.names, "classes by the numbers and names that are stored"
-    lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
     return ParquetSource(
         name=shown(name),
         paths=[shown(file.path) for file in files],
         labels=numbers,
-        label_note=note and note.format(what=lacks),
+        label_note=note,
         class_names=names_,
         kind=f"{len(tables):,} parquet table{'s' if len(tables) != 1 else ''}",
         order=order,
