@@ -153,7 +153,7 @@ class Engine:
 
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
-        with self._autocast():
+        with autocast(self.device, self.precision):
             images = self.normalise(pixels).contiguous(memory_format=self.memory_format)
             if not self.shapes:
                 self._prepare(images[:1])
@@ -188,10 +188,10 @@ class Engine:
                 self._accumulators[module, kind.name] = kind(channels, self.thresholds, self.groups).to(self.device)
         self.shapes = shapes
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision in HALF:
-            return torch.autocast(self.device.type, HALF[self.precision])
-        return nullcontext()
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """What a network is run within to compute in `precision`, where that is half of float32's."""
+    return torch.autocast(device.type, HALF[precision]) if precision in HALF else nullcontext()
 
 
 def _finite_output(output: Any, images: Tensor) -> Tensor:

@@ -27,10 +27,8 @@ from torch.nn.functional import cross_entropy
 from purity_cli import models
 from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
-from purity_cli.train import Training
-from purity_cli.train.folder import Folder
-from purity_cli.train.images import Draws, Images, augment
-from purity_cli.train.loop import Loop, numerics
+from purity_cli.train import Folder, Training
+from purity_cli.train.loop import Draws, Images, Loop, augment, numerics
 from purity_cli.train.settings import BATCH_SIZE
 
 

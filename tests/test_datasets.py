@@ -295,7 +295,7 @@ def test_truncated_tars(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_tar_cut_between_members_and_one_with_a_broken_header(tmp_path: Path) -> None:
-    path = Path(make_tar(tmp_path / "x.tar", *(member(f"{k}.png", png()) for k in range(4))))
+    path = Path(make_tar(tmp_path / "{x}.tar", *(member(f"{k}.png", png()) for k in range(4))))
     with tarfile.open(path) as tar:
         third = tar.getmembers()[2].offset
     whole = path.read_bytes()

@@ -373,9 +373,11 @@ def test_labels_that_are_names_or_missing(tmp_path: Path) -> None:
     assert (source.labels, source.class_names) == ([1, 0, 1], ["ant", "cat"])
     for k, bad in enumerate([b"-1", b"", b"\xff", None]):
         extra = [] if bad is None else [("1.cls", bad)]
-        source = open_dataset(shard(tmp_path / f"b{k}" / "0.tar", *samples, ("0.cls", b"0"), ("2.cls", b"1"), *extra))
+        source = open_dataset(
+            shard(tmp_path / f"b{k}{{}}" / "0.tar", *samples, ("0.cls", b"0"), ("2.cls", b"1"), *extra)
+        )
         assert source.labels is None
-        assert source.label_note == f"1 of the 3 images of b{k} have neither .cls nor .json with a label"
+        assert source.label_note == f"1 of the 3 images of b{k}{{}} have neither .cls nor .json with a label"
         assert len(source) == 3
     # A number alone, or what is no number, is nobody's label.
     for k, bad in enumerate([b"1", b"[1]", b'{"label": true}', b'{"label": [1]}', b'{"label": null}']):

@@ -31,7 +31,7 @@ from torchvision.datasets import CIFAR10
 
 from purity_cli.cli.datasets import command
 from purity_cli.datasets import FAMILIES, open_dataset, select
-from purity_cli.datasets.imagenet_labels import wnids
+from purity_cli.datasets.imagenet import wnids
 from purity_cli.errors import PurityError
 from tests.test_datasets import NOISE, labelled, pack, picture
 

@@ -125,7 +125,7 @@ def test_a_wrapper_is_looked_through(wrapping: str, here: Path) -> None:
 
 
 def test_a_distributed_network_is_looked_through() -> None:
-    from purity_cli.models.whole import unwrapped
+    from purity_cli.models.from_file import unwrapped
 
     inner = nn.Conv2d(3, 4, 1)
     parallel = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)

@@ -100,7 +100,7 @@ def look(source: str, name: str, make: Callable[[], nn.Module], size: Size) -> F
     except NoStages as error:
         return Found(size, reason=str(error))
     order = Order(net, seen, known)
-    places = {f"{reading}:{stage}": order.find(reading, stage) for reading in FINDERS for stage in known}
+    places = {f"{reading}:{stage}": find(order, stage) for reading, find in FINDERS.items() for stage in known}
     readings: dict[str, tuple[set[type], tuple[int, ...] | None]] = {
         reading: (kinds(net.get_submodule(path)), seen[path].shape) for reading, path in places.items() if path
     }

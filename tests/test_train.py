@@ -30,8 +30,7 @@ from purity_cli.cli.train import command
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.train import Epoch, Training, resolve, train
-from purity_cli.train.images import Draws, Images, augment, epoch_seed
-from purity_cli.train.loop import batches, numerics
+from purity_cli.train.loop import Draws, Images, augment, batches, epoch_seed, numerics
 from purity_cli.train.settings import Augmentation
 
 DROPOUT = """

@@ -255,7 +255,6 @@ def _decompress(path: str, compressed: BinaryIO) -> BinaryIO:
 
 def members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
     """The members of an open tar, in their order; PurityError where it is none, or ends too early."""
-    damaged = f"{shown(path)} is damaged or truncated, {{}}: fetch or pack it again."
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     except (tarfile.TarError, OSError, ValueError):
@@ -270,12 +269,11 @@ def members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
             yield member
         # tarfile stops at the first header that it cannot read, as if the archive ended there.
         file.seek(tar.offset)
-        end = file.read(tarfile.BLOCKSIZE)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            after = "at its start" if last is None else f"after {shown(last)}"
+            raise tarfile.ReadError(f"with no readable header {after}")
     except DAMAGE as error:
-        raise PurityError(damaged.format(error)) from None
-    if end != tarfile.NUL * tarfile.BLOCKSIZE:
-        after = "at its start" if last is None else f"after {shown(last)}"
-        raise PurityError(damaged.format(f"with no readable header {after}"))
+        raise PurityError(f"{shown(path)} is damaged or truncated, {error}: fetch or pack it again.") from None
 
 
 def problem_of(member: tarfile.TarInfo) -> str | None:

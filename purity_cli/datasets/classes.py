@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from purity_cli.datasets.base import ImageSource
@@ -50,6 +50,34 @@ def in_order(names: Sequence[str], owner: str) -> Order:
     )
     unclear = by_number != by_text and (alike or numbers != sorted(numbers, key=natural))
     return Order(by_text, "classes in the order of their names", note if unclear else None)
+
+
+class Numbered(NamedTuple):
+    """Labels as they were stored, numbered."""
+
+    labels: list[int] | None
+    names: list[str] | None
+    order: str | None
+    note: str | None
+    """Why there are no labels."""
+    said: tuple[str, ...]
+
+
+def number(stored: Iterable[str | None], owner: str, lacks: str) -> Numbered:
+    """Whole numbers from 0 are classes' numbers, as -1 is none; anything else is a class's name, and these are numbered
+    in order. `lacks` says what an image without a label has in its place.
+    """
+    labels = [None if label == "-1" else label for label in stored]
+    present = [label for label in labels if label is not None]
+    if len(present) < len(labels):
+        lacking = len(labels) - len(present)
+        return Numbered(None, None, None, f"{lacking:,} of the {len(labels):,} images of {owner} have {lacks}", ())
+    if all(map(_is_number, present)):
+        return Numbered([int(label) for label in present], None, "classes by the numbers that are stored", None, ())
+    order = in_order(sorted(set(present)), owner)
+    place = {name: k for k, name in enumerate(order.names)}
+    said = (order.note,) if order.note else ()
+    return Numbered([place[label] for label in present], [*map(shown, order.names)], order.how, None, said)
 
 
 class Fit(NamedTuple):
@@ -115,7 +143,7 @@ def _imagenet(names: Sequence[str]) -> Sequence[str] | None:
     """What ImageNet's 1,000 classes are called, where all these names are ids of some of them."""
     if not all(map(WNID.fullmatch, names)):
         return None
-    from purity_cli.datasets.imagenet_labels import class_names, wnids
+    from purity_cli.datasets.imagenet import class_names, wnids
 
     return class_names() if set(names) <= set(wnids()) else None
 

@@ -28,8 +28,7 @@ def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
     if not any(in_folders.values()):
         note = f"{_display_name(path)} has no class folders"
         images = some(tree, here.images)
-        kind = f"images without class folders in {place}"
-        return FileSource.of(name, tree, base, images, label=None, label_note=note, class_names=None, kind=kind)
+        return FileSource.of(name, tree, base, images, kind=f"images without class folders in {place}", label_note=note)
     refuse_mixture(tree, base)
     order = in_order(here.folders, shown(name))
     # A class folder without images still is a class: the others must keep their numbers.
@@ -42,10 +41,9 @@ def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
         tree,
         base,
         [file for files in in_folders.values() for file in files],
-        label=lambda file: classes[file.path],
-        label_note=None,
-        class_names=order.names,
         kind=f"class folders in {place}",
+        labels=classes,
+        class_names=order.names,
         order=order.how,
         notes=[note for note in (order.note, nothing) if note],
     )

@@ -1,32 +1,46 @@
-"""`imagenet`: ILSVRC2012's photographs, in any of the layouts that people have them in."""
+"""`imagenet`: ILSVRC2012's photographs, in any of the layouts that people have them in, its classes, and the labels of
+images that are not in class folders.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from purity_cli.datasets.archive import open_archive
 from purity_cli.datasets.base import Family, ImageSource, choose_split, with_split
 from purity_cli.datasets.classes import WNID
 from purity_cli.datasets.folder import open_tree, refuse_mixture, some
-from purity_cli.datasets.imagenet_labels import class_names, label_flat, wnids
-from purity_cli.datasets.trees import File, FileSource, Tree
-from purity_cli.errors import PurityError
-from purity_cli.files import expanded, shown
+from purity_cli.datasets.trees import FileSource, Tree
+from purity_cli.errors import PurityError, first_line
+from purity_cli.files import expanded, read_text, shown, to_text
 
 SPLITS = ("val", "train")
 PLACES = ("{split}", "ILSVRC2012_img_{split}", "ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "CLS-LOC/{split}")
 """Where images lie below --data-dir, if they are not in it itself; the last three are Kaggle's."""
 PACKED = ("ILSVRC2012_img_val.tar", "val_images.tar.gz")
 """The official validation images, and Hugging Face's."""
+VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})(?=[._]|$)")
+NAMED = re.compile(r"(?:^|_)(n\d{8})(?=[._])")
+"""A WordNet id in a file's name: `n01440764_10026.JPEG`, or Hugging Face's `ILSVRC2012_val_00000293_n01440764.JPEG`."""
+DEVKIT = "ILSVRC2012_devkit_t12"
+ABOVE = 4
+"""How far above the images labels are looked for: as far as in Kaggle's tree."""
 
 
 def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSource:
     """The validation (or train) images below `data_dir`, or in the tar that it is or holds.
 
     Classes are 0..999, the sorted WordNet ids of ILSVRC2012, also where only some of them are there. Images in class
-    folders are labelled by these, others as `imagenet_labels` says.
+    folders are labelled by these, others as `label_flat` says.
     """
     if data_dir is None or not os.path.exists(os.path.expanduser(data_dir)):
         missing = f", and {data_dir} is not there" if data_dir else ""
@@ -45,27 +59,25 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSour
         raise PurityError(_nothing_found(tree, chosen))
     name = with_split("imagenet", chosen, SPLITS[0])
     folders = [folder for folder in tree.listing(base).folders if WNID.fullmatch(folder)]
-    files = [file for folder in folders for file in tree.walk(posixpath.join(base, folder))]
-    if not files:
+    inside = {folder: list(tree.walk(posixpath.join(base, folder))) for folder in folders}
+    if not any(inside.values()):
         return _flat(name, tree, base, archive)
     refuse_mixture(tree, base)
     index = {wnid: k for k, wnid in enumerate(wnids())}
     unknown = next((folder for folder in folders if folder not in index), None)
-    depth = len(base.split("/")) if base else 0
-
-    def label(file: File) -> int:
-        return index[file.path.split("/")[depth]]
-
+    files, kind = [file for its in inside.values() for file in its], f"ILSVRC2012 in class folders in a {archive}"
+    if unknown:
+        note = f"class folder {unknown} is not one of ILSVRC2012's 1000 classes"
+        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
     return FileSource.of(
         name,
         tree,
         base,
         files,
-        label=None if unknown else label,
-        label_note=f"class folder {unknown} is not one of ILSVRC2012's 1000 classes" if unknown else None,
-        class_names=None if unknown else class_names(),
-        kind=f"ILSVRC2012 in class folders in a {archive}",
-        order=None if unknown else "classes by their WordNet ids",
+        kind=kind,
+        labels={file.path: index[folder] for folder, its in inside.items() for file in its},
+        class_names=class_names(),
+        order="classes by their WordNet ids",
     )
 
 
@@ -95,18 +107,132 @@ def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageSource:
     files = some(tree, tree.listing(base).images)
     root = Path(os.path.abspath(expanded(tree.path)))
     labels, note = label_flat([posixpath.basename(file.path) for file in files], root / base)
-    by_path = dict(zip((file.path for file in files), labels or (), strict=False))
+    kind = f"ILSVRC2012 without class folders in a {archive}"
+    if labels is None:
+        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
     return FileSource.of(
         name,
         tree,
         base,
         files,
-        label=(lambda file: by_path[file.path]) if labels else None,
-        label_note=note,
-        class_names=class_names() if labels else None,
-        kind=f"ILSVRC2012 without class folders in a {archive}",
-        order="classes by their WordNet ids, from a list of labels or the images' names" if labels else None,
+        kind=kind,
+        labels={file.path: label for file, label in zip(files, labels, strict=True)},
+        class_names=class_names(),
+        order="classes by their WordNet ids, from a list of labels or the images' names",
     )
+
+
+@cache
+def _info() -> Any:
+    import timm.data  # takes a second
+
+    return timm.data.ImageNetInfo("imagenet-1k")  # type: ignore[attr-defined]
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1000 WordNet ids in the order of the classes, which is theirs when sorted."""
+    return tuple(_info().label_names())
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """`n01440764 tench`, ...: the id makes the two cranes and the two maillots differ."""
+    words = (words.split(",")[0] for words in _info().label_descriptions())
+    return tuple(f"{wnid} {word}" for wnid, word in zip(wnids(), words, strict=True))
+
+
+def label_flat(names: Sequence[str], images: Path) -> tuple[list[int] | None, str | None]:
+    """Labels of the images with these file names in the folder (or tar) `images`; else None and why.
+
+    A file that carries its WordNet id in its name needs nothing else. Validation images are looked up by their number
+    in the first of `READERS` that lies beside them or in a folder above. PurityError where that is damaged.
+    """
+    index = {wnid: k for k, wnid in enumerate(wnids())}
+    named = [found[1] if (found := NAMED.search(name)) else None for name in names]
+    if all(named):
+        return _to_classes(names, named, index, "WordNet id in the name")
+    places = (place for place in [images, *images.parents][: ABOVE + 1])
+    source = next((path for place in places for name in READERS if (path := place / name).exists()), None)
+    if source is None:
+        return None, f"the images are in no class folders, and none of {', '.join(READERS)} lies beside or above them"
+    table = read_table(source)
+    numbers = [int(found[1]) if (found := VALIDATION.match(name)) else 0 for name in names]
+    return _to_classes(names, [table.get(number) for number in numbers], index, f"line in {source.name}")
+
+
+def _to_classes(
+    names: Sequence[str], found: Sequence[str | None], index: dict[str, int], what: str
+) -> tuple[list[int] | None, str | None]:
+    wrong = next((name for name, wnid in zip(names, found, strict=True) if wnid not in index), None)
+    if wrong is not None:
+        return None, f"{wrong} has no {what} that gives one of ILSVRC2012's 1000 classes"
+    return [index[wnid] for wnid in found if wnid], None
+
+
+def read_table(path: Path) -> dict[int, str]:
+    """Number of each validation image (1..50000) -> WordNet id; PurityError where the file is not what it should be."""
+    try:
+        table = READERS[path.name](path)
+        strange = set(table.values()) - set(wnids())
+        if strange or not table:
+            raise ValueError(f"{min(strange)!r} is not one of ILSVRC2012's classes" if strange else "it holds none")
+    except Exception as error:  # tarfile, scipy, csv and torch each have their own for damaged files
+        reason = first_line(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{Path(error.filename).name}: {error.strerror}"
+        raise PurityError(f"Cannot read labels from {path.name} ({reason}): mend it or move it away.") from None
+    return table
+
+
+def _read_kaggle(path: Path) -> dict[int, str]:
+    """`ILSVRC2012_val_00048981,n03995372 85 1 499 272`: the id is followed by boxes, each perhaps with the id again."""
+    table = {}
+    for row in csv.DictReader(io.StringIO(read_text(path))):
+        found = VALIDATION.match(row.get("ImageId") or "")
+        boxes = (row.get("PredictionString") or "").split()
+        if not found or not boxes:
+            raise ValueError(f"{','.join(map(str, row.values()))!r} is no image and its class")
+        table[int(found[1])] = boxes[0]
+    return table
+
+
+def _read_devkit(open_part: Callable[[str], Any]) -> dict[int, str]:
+    """The ground truth gives each image's ILSVRC2012_ID, in an order of its own, which meta.mat maps to WordNet ids."""
+    from scipy.io import loadmat
+
+    synsets = loadmat(io.BytesIO(open_part("data/meta.mat").read()), squeeze_me=True)["synsets"]
+    # Ids beyond the leaves' 1000 are of synsets above them.
+    rows = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True)
+    names = {int(number): str(wnid) for number, wnid, children in rows if children == 0}
+    listed = "data/ILSVRC2012_validation_ground_truth.txt"
+    truth = to_text(open_part(listed).read(), listed).split()
+    return {k: names.get(int(number), f"class {int(number)}") for k, number in enumerate(truth, start=1)}
+
+
+def _read_devkit_folder(path: Path) -> dict[int, str]:
+    return _read_devkit(lambda part: io.BytesIO((path / part).read_bytes()))
+
+
+def _read_devkit_archive(path: Path) -> dict[int, str]:
+    with tarfile.open(path) as tar:
+        return _read_devkit(lambda part: tar.extractfile(f"{DEVKIT}/{part}"))
+
+
+def _read_torchvision(path: Path) -> dict[int, str]:
+    """What torchvision makes of the devkit: the WordNet ids of images 1, 2, ..."""
+    from torchvision.datasets.imagenet import load_meta_file  # takes PyTorch's seconds
+
+    return dict(enumerate(load_meta_file(path.parent, path.name)[1], start=1))
+
+
+READERS: dict[str, Callable[[Path], dict[int, str]]] = {
+    "LOC_val_solution.csv": _read_kaggle,
+    DEVKIT: _read_devkit_folder,
+    f"{DEVKIT}.tar.gz": _read_devkit_archive,
+    "meta.bin": _read_torchvision,
+}
+"""Files that label the validation images by number, the first of them preferred."""
 
 
 FAMILY = Family(

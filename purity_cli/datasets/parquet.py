@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purity_cli.datasets.base import Family, ImageSource, UnreadableImage, fingerprint
+from purity_cli.datasets.classes import number
 from purity_cli.datasets.pieces import Pieces
-from purity_cli.datasets.shards import number
 from purity_cli.datasets.trees import File, FileSource
 from purity_cli.errors import PurityError, first_line
-from purity_cli.files import expanded, shown
+from purity_cli.files import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,7 +131,7 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
         lacking = [c for c in (columns.bytes, columns.label) if c and c.partition(".")[0] not in there]
         if lacking:
             raise PurityError(f"{shown(inner)} has no column {lacking[0]}, which {shown(tables[0])} has: take it away.")
-        changed, footer = expanded(table).stat().st_ctime_ns, _footer(table)
+        changed, footer = os.stat(table).st_ctime_ns, _footer(table)
         names, labels = _small(opened, table, columns)
         stored += labels
         footers += [footer] * len(names)
@@ -143,15 +144,15 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
                 row += 1
     if not files:
         raise PurityError(f"The tables in {shown(pieces.path)} have no rows: give others.")
-    numbers, names_, order, note, said = number(stored, shown(name))
+    lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
+    numbers, names_, order, note, said = number(stored, shown(name), lacks)
     if columns.names and numbers is not None and max(numbers) < len(columns.names):
         names_, order = columns.names, "classes by the numbers and names that are stored"
-    lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
     return ParquetSource(
         name=shown(name),
         paths=[shown(file.path) for file in files],
         labels=numbers,
-        label_note=note and note.format(what=lacks),
+        label_note=note,
         class_names=names_,
         kind=f"{len(tables):,} parquet table{'s' if len(tables) != 1 else ''}",
         order=order,
@@ -171,7 +172,7 @@ def _opened(table: str) -> ParquetFile:
             f"{shown(table)} is read with pyarrow, which is not installed: run pip install 'purity-cli[parquet]'."
         ) from None
     try:
-        return parquet.ParquetFile(str(expanded(table)), pre_buffer=False, buffer_size=1 << 20)
+        return parquet.ParquetFile(table, pre_buffer=False, buffer_size=1 << 20)
     except OSError as error:
         if error.strerror:
             raise PurityError(f"Cannot read {shown(table)} ({error.strerror}): make it readable.") from None
@@ -258,7 +259,7 @@ def _bytes_of(batch: Any, column: str) -> list[bytes | None]:
 
 def _footer(table: str) -> str:
     """SHA-256, in hex, of what stands at the end of a table: its length and a mark are its last eight bytes."""
-    with expanded(table).open("rb") as file:
+    with open(table, "rb") as file:
         file.seek(-8, 2)
         length = int.from_bytes(file.read(4), "little")
         file.seek(-8 - length, 2)

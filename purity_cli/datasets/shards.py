@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from purity_cli.datasets.archive import DAMAGE, inner_name, members, open_file, opener_of, problem_of, read_at
 from purity_cli.datasets.base import Family, ImageSource, UnreadableImage
-from purity_cli.datasets.classes import in_order
+from purity_cli.datasets.classes import number
 from purity_cli.datasets.endings import is_image, is_systems
 from purity_cli.datasets.pieces import Pieces
 from purity_cli.datasets.trees import File, FileSource
@@ -88,14 +88,14 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
                 labels.append(_label(sample, opened.fileno()))
     if not files:
         raise PurityError(f"The tars in {shown(pieces.path)} hold no images: give a folder of shards, or a pattern.")
-    numbers, names, order, note, said = number(labels, shown(name))
+    numbers, names, order, note, said = number(labels, shown(name), "neither .cls nor .json with a label")
     if more:
         said = (*said, f"Left out of {shown(name)}: {more:,} images of samples that have another one already.")
     return FileSource(
         name=shown(name),
         paths=[shown(file.path) for file in files],
         labels=numbers,
-        label_note=note and note.format(what="neither .cls nor .json with a label"),
+        label_note=note,
         class_names=names,
         kind=f"{len(shards):,} shard{'s' if len(shards) != 1 else ''} in webdataset's layout",
         order=order,
@@ -104,34 +104,6 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
         files=files,
         base="",
     )
-
-
-class Numbered(NamedTuple):
-    """Labels as they were stored, numbered."""
-
-    labels: list[int] | None
-    names: list[str] | None
-    order: str | None
-    note: str | None
-    """Why there are no labels, with `{what}` for what an image lacks."""
-    said: tuple[str, ...]
-
-
-def number(stored: Iterable[str | None], owner: str) -> Numbered:
-    """Whole numbers from 0 are classes' numbers, as -1 is none; anything else is a class's name, and these are numbered
-    in order.
-    """
-    labels = [None if label == "-1" else label for label in stored]
-    present = [label for label in labels if label is not None]
-    if len(present) < len(labels):
-        lacking = len(labels) - len(present)
-        return Numbered(None, None, None, f"{lacking:,} of the {len(labels):,} images of {owner} have {{what}}", ())
-    if all(label.isascii() and label.isdecimal() for label in present):
-        return Numbered([int(label) for label in present], None, "classes by the numbers that are stored", None, ())
-    order = in_order(sorted(set(present)), owner)
-    place = {name: k for k, name in enumerate(order.names)}
-    said = (order.note,) if order.note else ()
-    return Numbered([place[label] for label in present], [*map(shown, order.names)], order.how, None, said)
 
 
 def _samples(found: Iterable[tarfile.TarInfo], shard: str) -> dict[str, Sample]:

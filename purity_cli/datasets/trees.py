@@ -7,7 +7,7 @@ import os
 import posixpath
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -193,20 +193,20 @@ class FileSource(ImageSource):
         base: str,
         files: Sequence[File],
         *,
-        label: Callable[[File], int] | None,
-        label_note: str | None,
-        class_names: Sequence[str] | None,
         kind: str,
+        labels: Mapping[str, int] | None = None,
+        label_note: str | None = None,
+        class_names: Sequence[str] | None = None,
         order: str | None = None,
         notes: Sequence[str] = (),
     ) -> FileSource:
-        """The source of these files, sorted; `label` gives the class of each, None where that is unknown."""
+        """The source of these files, sorted; `labels` gives the class of each by its path, None where it is unknown."""
         files = sorted(files, key=lambda file: os.fsencode(file.path))
         left_out = tree.left_out(base)
         return cls(
             name=shown(name),
             paths=[shown(file.path) for file in files],
-            labels=[label(file) for file in files] if label else None,
+            labels=None if labels is None else [labels[file.path] for file in files],
             label_note=label_note,
             class_names=class_names and [shown(name) for name in class_names],
             kind=kind,

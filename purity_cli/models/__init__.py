@@ -13,7 +13,17 @@ from torch import nn
 from purity_cli import stages
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import expanded
-from purity_cli.models.base import ModelEntry, Network, Preview, Recipe, ShapesOnly, Source, seeded
+from purity_cli.models.base import (
+    ModelEntry,
+    Network,
+    Preview,
+    Recipe,
+    ShapesOnly,
+    Source,
+    check_finite,
+    freeze,
+    seeded,
+)
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
 from purity_cli.models.from_file import UserFile
@@ -21,7 +31,6 @@ from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import HuggingFace, LocalFolder, Timm
 from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
-from purity_cli.models.whole import check_finite, freeze
 
 __all__ = [
     "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file", "named",

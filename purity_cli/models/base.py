@@ -1,4 +1,4 @@
-"""What every source of networks gives: a recipe, and the loaded `Network` that comes of it."""
+"""What every source of networks gives: a recipe, and the loaded `Network` that comes of it, frozen and finite."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
+from purity_cli.errors import PurityError, said
 from purity_cli.models.caches import WeightFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.plan import Preprocessing, Size
 
 # Of ImageNet's photographs, per channel.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LAZY = (UninitializedParameter, UninitializedBuffer)
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -213,3 +217,42 @@ def _weightless(module: nn.Module) -> dict[str, Tensor]:
                 stand_in = stand_ins.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
                 shapes[f"{path}.{name}" if path else name] = stand_in
     return shapes
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether some shapes are open until weights are loaded or the network runs."""
+    return any(isinstance(tensor, LAZY) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def freeze(module: nn.Module, name: str) -> None:
+    """Eval mode, float32, and no parameter that asks for a gradient; PurityError where that cannot be had."""
+    try:
+        module.eval().float()
+    except Exception as error:  # a user's own methods, and PyTorch's for what torch.export made
+        raise PurityError(
+            f"{name} cannot be put into eval mode and float32 ({said(error)}): return the network as it was before "
+            "torch.export, and with these methods of nn.Module."
+        ) from error
+    for parameter in module.parameters():
+        if not isinstance(parameter, LAZY):
+            parameter.requires_grad_(False)
+
+
+def check_finite(module: nn.Module, name: str, weights: str) -> None:
+    """PurityError where a weight has no value, is NaN or infinite, or a buffer NaN (one may well hold -inf, as masks
+    do)."""
+    parameters = dict(module.named_parameters())
+    for key, tensor in (*parameters.items(), *module.named_buffers()):
+        if tensor.is_meta and not isinstance(tensor, LAZY):
+            raise PurityError(f"{key} of {name} is on the device meta and has no values: build the network on the CPU.")
+        if isinstance(tensor, LAZY) or not tensor.is_floating_point():
+            continue
+        # One pass: a sum is NaN or infinite where any value is, and otherwise only where finite ones overflow.
+        if tensor.sum(dtype=torch.float64).isfinite():
+            continue
+        bad = ~tensor.isfinite() if key in parameters or key.endswith(STATISTICS) else tensor.isnan()
+        if bad.any():
+            raise PurityError(
+                f"{key} of {name} holds a NaN or an infinity in {int(bad.sum())} of its {tensor.numel()} values "
+                f"(weights: {weights}): no number can come of it; take weights from before the training diverged."
+            )

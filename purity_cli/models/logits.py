@@ -35,9 +35,9 @@ def find(name: str, output: Any) -> tuple[Place | None, str | None]:
     if isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point() and len(output) == 1:
         return None, None
     found = [place for place, tensor in tensors(output) if tensor.ndim == 2 and len(tensor) == 1]
-    named = [place for place in found if place[-1:] == ("logits",)] or (
-        [("logits",)] if _is_logits(getattr(output, "logits", None)) else []
-    )
+    named = [place for place in found if place[-1:] == ("logits",)]
+    if not named and isinstance(own := getattr(output, "logits", None), Tensor) and own.ndim == 2:
+        named = [("logits",)]
     flat = [(*place, None) for place, t in tensors(output) if t.ndim == 4 and len(t) == 1 and t.shape[2:] == (1, 1)]
     chosen = named or found or flat
     if len(chosen) == 1:
@@ -53,10 +53,6 @@ def find(name: str, output: Any) -> tuple[Place | None, str | None]:
     elif any(tensor.ndim == 4 for _, tensor in tensors(output)):
         hint += "; a network that gives a map, as for segmentation, needs a function of yours that averages it"
     return None, f"{name} gives {kind(output)} for one image and no logits (n, classes): {hint}"
-
-
-def _is_logits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2
 
 
 def hand_on(place: Place, _module: nn.Module, _images: Any, output: Any) -> Any:

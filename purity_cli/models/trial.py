@@ -6,20 +6,21 @@ whether its values are an image's own. What is wrong becomes one sentence.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.models import logits as logits_in
-from purity_cli.models.base import Network, output_shape, seeded
-from purity_cli.models.dependence import depends, differ
+from purity_cli.models.base import Network, check_finite, freeze, is_lazy, output_shape, seeded
 from purity_cli.models.from_file import USUAL_SIZES
-from purity_cli.models.whole import check_finite, freeze, is_lazy
 from purity_cli.plan import Size
 from purity_cli.recomputing import kept
 
@@ -51,7 +52,7 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
     module, notes, image = network.module, list(network.notes), images[1:2]
     if is_lazy(module):
         _complete(network, image)
-    memory_format, values, runs, format_note = _first(network, image)
+    memory_format, values, cut, format_note = _first(network, image)
     place, lacking = logits_in.find(network.name, values)
     predicts = lacking is None and getattr(module, "num_classes", None) != 0
     if place is not None:
@@ -60,13 +61,13 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
         notes.append(f"{network.name} gives {given}, of which {part} is taken for the logits.")
         values = logits_in.hand_on(place, module, None, values)
     if scored and predicts:
-        _check_gradient(network, values, runs)
+        _check_gradient(network, values, cut)
     alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
     beside, problem = _several(module, images, memory_format) if alone is not None else (None, None)
     if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and alone is not None and beside is not None and differ(alone, beside):
-        note = depends(module, network.name, images, memory_format, batch_size)
+    elif scored and alone is not None and beside is not None and _differ(alone, beside):
+        note = _depends(module, network.name, images, memory_format, batch_size)
         notes += [note] if note else []
     return replace(
         network,
@@ -91,33 +92,29 @@ def _images(n: int, channels: int, size: Size) -> Tensor:
     return images
 
 
-def _run(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Any, list[_Run]]:
-    """The network's output, and the innermost modules that ran, in their order."""
+def _run(module: nn.Module, image: Tensor, memory_format: torch.memory_format) -> tuple[Any, list[bool]]:
+    """The network's output, and of each innermost module that ran, in their order, whether what it gave is cut off:
+    autograd was at work, and does not link it to the image."""
     module.to(memory_format=memory_format)
-    runs: list[_Run] = []
+    cut: list[bool] = []
+
+    def look(name: str, part: nn.Module, inputs: Any, output: Any) -> None:
+        linked = isinstance(output, Tensor) and output.requires_grad
+        cut.append(torch.is_grad_enabled() and not linked)
+
+    with _innermost(module, look):
+        leaf = image.contiguous(memory_format=memory_format).clone().requires_grad_()
+        return module(leaf.clone()), cut
+
+
+@contextmanager
+def _innermost(module: nn.Module, hook: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Have `hook` called whenever a module without others in it has run, with its path before what a hook is given."""
     with ExitStack() as stack:
         for name, part in module.named_modules():
-            if not any(True for _ in part.children()):
-                stack.callback(part.register_forward_hook(partial(_record, runs, name)).remove)
-        leaf = images.contiguous(memory_format=memory_format)
-        if torch.is_grad_enabled():
-            leaf = leaf.clone().requires_grad_()
-        return module(leaf.clone()), runs
-
-
-@dataclass(frozen=True)
-class _Run:
-    name: str
-    module: nn.Module
-    with_gradient: bool
-    """Whether autograd was at work."""
-    linked: bool
-    """Whether autograd links the output to the image."""
-
-
-def _record(runs: list[_Run], name: str, module: nn.Module, _: Any, output: Any) -> None:
-    linked = isinstance(output, Tensor) and output.requires_grad
-    runs.append(_Run(name, module, torch.is_grad_enabled(), linked))
+            if not list(part.children()):
+                stack.callback(part.register_forward_hook(partial(hook, name)).remove)
+        yield
 
 
 def _complete(network: Network, image: Tensor) -> None:
@@ -131,15 +128,15 @@ def _complete(network: Network, image: Tensor) -> None:
     check_finite(network.module, network.name, network.weights)
 
 
-def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, list[_Run], str | None]:
-    """The memory format in which the network runs forward and backward, its output, what ran, and why the format is not
+def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, list[bool], str | None]:
+    """The memory format in which the network runs forward and backward, what `_run` gives, and why the format is not
     the first one."""
     reason: str | None = None
-    broken: list[tuple[torch.memory_format, Any, list[_Run], str | None]] = []
+    broken: list[tuple[torch.memory_format, Any, list[bool], str | None]] = []
     for memory_format in FORMATS:
         try:
             with torch.enable_grad():
-                output, runs = _run(network.module, image, memory_format)
+                output, cut = _run(network.module, image, memory_format)
                 failure = _backward_fails(output)
         except Exception as error:
             if no_memory(error):
@@ -149,8 +146,8 @@ def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, l
             failure = said(error)
         else:
             if failure is None:
-                return memory_format, output, runs, reason
-            broken.append((memory_format, output, runs, reason))
+                return memory_format, output, cut, reason
+            broken.append((memory_format, output, cut, reason))
         reason = reason or failure
     return broken[0]
 
@@ -169,8 +166,9 @@ def _backward_fails(output: Any) -> str | None:
 def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
     """What several images give; None, and why, where the network takes only one at a time."""
     try:
+        module.to(memory_format=memory_format)
         with torch.no_grad():
-            values, _ = _run(module, images, memory_format)
+            values = module(images.contiguous(memory_format=memory_format).clone())
     except Exception as error:
         return None, said(error)
     if not isinstance(values, Tensor) or values.ndim < 2 or len(values) != len(images):
@@ -178,10 +176,9 @@ def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_form
     return values, None
 
 
-def _check_gradient(network: Network, logits: Tensor, runs: list[_Run]) -> None:
-    last = runs[-1] if runs else None
+def _check_gradient(network: Network, logits: Tensor, cut: list[bool]) -> None:
     # Where only a part at its beginning is cut off, the layers behind that can be read.
-    if logits.requires_grad or (last and last.with_gradient and not last.linked):
+    if logits.requires_grad or cut[-1:] == [True]:
         return
     raise PurityError(
         f"The logits of {network.name} have no gradient, for its forward runs under torch.no_grad or "
@@ -219,3 +216,80 @@ def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
     if other:
         return PurityError(f"{text}, but on one of {other}x{other}: give --resize {other} --crop {other}.")
     return PurityError(f"{text}: --debug shows where.")
+
+
+def _differ(alone: Tensor, beside: Tensor) -> bool:
+    """Whether an image's logits alone and as the second of several differ by more than what rounding often makes."""
+    scale, spread = float(beside.abs().max()), float((beside[0] - beside[1]).abs().max())
+    return float((alone[0] - beside[1]).abs().max()) > 1e-5 * scale + 1e-3 * spread
+
+
+def _depends(
+    module: nn.Module, name: str, images: Tensor, memory_format: torch.memory_format, batch_size: int | None
+) -> str | None:
+    """Whether the second image's values change with those beside it, or from pass to pass, by more than rounding: then
+    PurityError, or what to say where each image is scored alone."""
+    again, beside = _compare(module, images, memory_format)
+    if again is None and beside is None:
+        return None
+    try:  # rounding, in a network that makes much of it, is gone in double precision
+        exact: nn.Module = copy.deepcopy(module).double()
+        again, beside = _compare(exact, images.double(), memory_format)
+    except Exception:  # it cannot be copied, or insists on float32
+        pass
+    if again is not None:
+        raise PurityError(
+            f"{name} gives an image other values in each pass, whatever the batch, from {again} on: chance "
+            "is at work in eval mode, such as dropout with training=True, and has to be switched off there."
+        )
+    if beside is None:
+        return None
+    text = f"The values of {name} depend on the batch: from {beside} on, an image's change with those beside it"
+    if batch_size == 1:
+        return f"{text}; with a batch size of 1 each is taken alone."
+    raise PurityError(f"{text}. Give it running statistics, or take each image alone with --batch-size 1.")
+
+
+def _compare(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> list[str | None]:
+    """Where the values of the second image begin to differ from those it has alone: alone again, and beside others."""
+    module.to(memory_format=memory_format)
+    reference, again, beside = (
+        _outputs(module, batch.contiguous(memory_format=memory_format), place)
+        for batch, place in ((images[1:2], 0), (images[1:2], 0), (images, 1))
+    )
+    return [_first_other(module, reference, each) for each in (again, beside)]
+
+
+def _outputs(module: nn.Module, images: Tensor, place: int) -> dict[str, Tensor]:
+    """What the innermost modules and the network itself, as `""`, give the image in this place."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, part: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim and name not in seen and len(output) > place:
+            seen[name] = output[place].clone()
+
+    with torch.no_grad(), _innermost(module, keep):
+        seen[""] = module(images)[place]
+    return seen
+
+
+def _first_other(module: nn.Module, reference: dict[str, Tensor], values: dict[str, Tensor]) -> str | None:
+    for name, value in values.items():
+        other = reference.get(name)
+        if other is None or other.shape != value.shape:
+            continue  # the batch is not its first axis
+        if float((value - other).abs().max()) > 1e-3 * float(other.abs().max()):
+            return _described(module, name)
+    return None
+
+
+def _described(module: nn.Module, name: str) -> str:
+    if not name:
+        return "its output"
+    part = module.get_submodule(name)
+    about = ""
+    if isinstance(part, _BatchNorm) and part.running_mean is None:
+        about = ", without running statistics"
+    elif isinstance(part, _BatchNorm) and part.training:
+        about = ", in training mode"
+    return f"{name} ({type(part).__name__}{about})"

@@ -15,18 +15,7 @@ from purity_cli.stages.families import FAMILIES, find
 from purity_cli.stages.probe import LayerInfo, Size, probe
 from purity_cli.stages.readings import FINDERS, Order
 
-__all__ = [
-    "ALL",
-    "FAMILIES",
-    "FINDERS",
-    "LayerInfo",
-    "NoStages",
-    "Tap",
-    "layers",
-    "probe",
-    "resolve",
-    "stages",
-]
+__all__ = ["ALL", "FAMILIES", "FINDERS", "LayerInfo", "NoStages", "Tap", "layers", "probe", "resolve", "stages"]
 
 STAGE = r"C\d+|last"
 ALL = "all"
@@ -173,7 +162,7 @@ def _read(reading: str, asked: Sequence[str], order: Order) -> list[Tap]:
         return [tap for each in (ACTIVATION, *FINDERS) for tap in _read(each, asked, order)]
     if reading == ACTIVATION:
         return [Tap(order.known[stage], stage, ACTIVATION) for stage in asked]
-    found = ((order.find(reading, stage), stage) for stage in asked)
+    found = ((FINDERS[reading](order, stage), stage) for stage in asked)
     return [Tap(module, stage, reading) for module, stage in found if module]
 
 

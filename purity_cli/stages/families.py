@@ -21,7 +21,6 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 def modules(*paths: str) -> Rule:
-    """These modules."""
     return lambda net: list(paths)
 
 
@@ -31,7 +30,6 @@ def cells(stem: str, *names: str) -> Rule:
 
 
 def children(container: str, *indices: int) -> Rule:
-    """These children of a Sequential."""
     return lambda net: [_children(net, container)[index] for index in indices]
 
 
@@ -75,7 +73,6 @@ FAMILIES: dict[str, Rule] = {
     # These give no (n, c, h, w) maps; being here, they can say so.
     "torchvision.SwinTransformer": modules("features.1", "features.3", "features.5", "features.7"),
     "torchvision.VisionTransformer": modules("encoder.layers.encoder_layer_0"),
-    "timm.ConvMixer": lambda net: _children(net, "blocks"),  # no feature_info before timm 1.0.31
     # Its stem and its four branches, as timm's own forward_intermediates gives them: feature_info names no modules.
     "timm.HighResolutionNet": modules("act1", *(f"incre_modules.{i}" for i in range(4))),
     "timm.MobileNetV5": modules("conv_stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3"),  # feature_info: no module
@@ -83,7 +80,6 @@ FAMILIES: dict[str, Rule] = {
     "timm.SENet": residual,
     "timm.TResNet": modules("body.layer1", "body.layer2", "body.layer3", "body.layer4"),  # feature_info: no module
     "timm.VGG": before_downsampling("features"),
-    "timm.Visformer": modules("stage1", "stage2", "stage3"),  # no feature_info before timm 1.0.31
     "pretrainedmodels.FBResNet": residual,
     # Without the stem's 79 x 79 map: it is concatenated by no module.
     "pretrainedmodels.PolyNet": modules("stem.conv1", "stage_a", "stage_b", "stage_c"),

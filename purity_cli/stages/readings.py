@@ -32,10 +32,6 @@ class Order:
         self.blocks = [name for name in seen if name in inside and not isinstance(modules[name], MIXERS)]
         self._mixing = [call.begin for name in (*mixers, *self.pools) for call in seen[name].ran]
 
-    def find(self, reading: str, stage: str) -> str | None:
-        """The module that is this reading (a key of `FINDERS`) of a stage; None where there is none."""
-        return FINDERS[reading](self, stage)
-
     def conv(self, stage: str) -> str | None:
         """The last convolution that ends by when the stage does, on maps (h, w) of its size.
 
@@ -105,4 +101,4 @@ class Order:
 
 
 FINDERS: dict[str, Callable[[Order, str], str | None]] = {"conv": Order.conv, "block": Order.block, "pool": Order.pool}
-"""By what stands before the colon: one entry a reading."""
+"""By what stands before the colon: one entry a reading, which gives the module or None where a stage has none."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError
 
 from purity_cli.errors import PurityError
-from purity_cli.plan import Frozen
+from purity_cli.plan import Frozen, complaint
 
 
 class Augmentation(Frozen):
@@ -56,9 +56,8 @@ class Training(Frozen):
         try:
             training = cls.model_validate(settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise PurityError(f"{where}: {first['msg']} (got {first['input']!r}).") from None
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise PurityError(f"{where}: {complaint(error, cls.model_fields)}") from None
         late = [epoch for epoch in training.checkpoints or () if epoch > training.epochs]
         if late:
             raise PurityError(

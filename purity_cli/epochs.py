@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from purity_cli import models
-from purity_cli.epochs.numbering import epochs_of, natural
 from purity_cli.errors import PurityError
-from purity_cli.files import expanded
+from purity_cli.files import expanded, natural
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
 from purity_cli.results import Result
@@ -21,6 +21,15 @@ from purity_cli.suite import Task, bench
 
 RECORDED = ("test_top1", "test_fingerprint", "test_images")
 """What a training says of its accuracy, in the JSON beside a checkpoint and in the recipe there."""
+
+# Whole words: not the end of `step` or `sweep`; in `bestEpoch10` a capital begins one. Whole numbers: not 1 of 1.5.
+BEFORE = re.compile(r"(?:(?<![A-Za-z])(?i:ep|epochs?)|(?<=[a-z])E(?:p|pochs?))[=:_. -]*(\d+)(?!\d|\.\d)")
+AFTER = re.compile(r"(?<![\d.])(\d+)[_. -]*(?:ep|epochs?)(?![A-Za-z])", re.IGNORECASE)
+NUMBER = re.compile(r"([A-Za-z]*)[^A-Za-z\d]*(\d+(?:\.\d+)?)")
+# What a checkpoint's number is of, where nothing says what it is of.
+CHECKPOINTS = {
+    "", "e", "checkpoint", "checkpoints", "ckpt", "model", "weights", "net", "network", "state", "save", "saved",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,45 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]
     return sorted(found, key=lambda one: one.epoch)
 
 
+def epochs_of(stems: Sequence[str]) -> tuple[list[int] | None, str | None]:
+    """The epochs that file names without suffix tell, in their order, and what is doubtful about that.
+
+    They are the numbers behind the word `ep`, `epoch` or `epochs`, else before it, else the only whole numbers in which
+    the names differ. None where there are none, or not one each.
+
+    >>> epochs_of(["sweep_20_epoch2", "sweep_20_epoch10"])
+    ([2, 10], None)
+    >>> epochs_of(["step=1000-epoch=2", "step=5000-epoch=10"])
+    ([2, 10], None)
+    """
+    for marked in (BEFORE, AFTER):
+        rows = [[(match[1], "") for match in marked.finditer(stem)] for stem in stems]
+        if all(rows):
+            found = _column(rows, alone=True)
+            return found and found[0], None
+    found = _column([[(match[2], match[1].lower()) for match in NUMBER.finditer(stem)] for stem in stems])
+    if found is None:
+        return None, None
+    epochs, word = found
+    if word in CHECKPOINTS:
+        return epochs, None
+    return epochs, f"No name says the epoch: it is taken for the number behind {word!r}."
+
+
+def _column(rows: Sequence[Sequence[tuple[str, str]]], alone: bool = False) -> tuple[list[int], str] | None:
+    """The numbers, and the word before them, of the only place in which the rows differ; `alone`, of a single row's
+    last. None where two are equal."""
+    if not rows or not all(rows) or len({len(row) for row in rows}) > 1:
+        return None
+    columns = [column for column in zip(*rows, strict=True) if len({float(number) for number, _ in column}) > 1]
+    if alone and len(rows) == 1:
+        columns = [(rows[0][-1],)]
+    if len(columns) != 1 or not all(number.isdecimal() for number, _ in columns[0]):
+        return None
+    numbers = [int(number) for number, _ in columns[0]]
+    return (numbers, columns[0][0][1]) if len(set(numbers)) == len(numbers) else None
+
+
 def _about(path: Path) -> dict[str, Any]:
     """The JSON that `purity train` writes beside a checkpoint; empty where there is none of that kind."""
     beside = path.with_suffix(".json")
@@ -96,24 +144,21 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Course:
+class _Suite:
     """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
 
     checkpoints: Sequence[Snapshot]
     job: Job
-    threshold: float = 0.5
+    threshold: float
 
     def tasks(self) -> list[Task]:
         """A Task for each checkpoint; PurityError, naming it, where one does not fit the network."""
-        jobs = [self.job.model_copy(update={"weights": str(one.path)}) for one in self.checkpoints]
-        for job in jobs:
-            models.load(
-                job.model, job.weights, headless=bool(job.metrics)
-            )  # so that the last one does not fail after hours
-        return [
-            Task(f"epoch{one.epoch:03}", job, about=one.provenance())
-            for one, job in zip(self.checkpoints, jobs, strict=True)
-        ]
+        tasks = []
+        for one in self.checkpoints:
+            job = self.job.model_copy(update={"weights": str(one.path)})
+            models.load(job.model, job.weights, headless=bool(job.metrics))  # lest the last one fail after hours
+            tasks.append(Task(f"epoch{one.epoch:03}", job, about=one.provenance()))
+        return tasks
 
 
 class _Watch(bench.Unwatched):
@@ -156,7 +201,7 @@ def score(
     checkpoint that failed, once the others are done.
     """
     watch = _Watch(progress, warn)
-    suite = Course(checkpoints, job, threshold)
+    suite = _Suite(checkpoints, job, threshold)
     runs = bench.Bench(suite, folder, watch=watch, warn=watch.warn, name="purity epochs", **options).run()
     for one, outcome in zip(checkpoints, runs, strict=True):
         if outcome.result is None:
