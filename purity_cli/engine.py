@@ -23,7 +23,7 @@ ROOM = 2**30
 """Bytes that a job's accumulators may take beside those of purity; while a batch is added they take twice that."""
 
 
-class Images(Protocol):
+class Batch(Protocol):
     """What the engine needs of a block: `pixels` uint8 (n, 3, h, w), `positions` int64 (n,) in the job's list, and
     `labels` int64 (n,), -1 where unknown."""
 
@@ -100,13 +100,13 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, blocks: Iterable[Images]) -> None:
+    def run(self, blocks: Iterable[Batch]) -> None:
         """Score every block; raises NonFinite at the end at the latest."""
         for block in blocks:
             self.add(block)
         self.check()
 
-    def add(self, block: Images) -> None:
+    def add(self, block: Batch) -> None:
         """Score one block, in pieces of `batch_size` where it is larger."""
         start, n = 0, len(block.positions)
         while start < n:

@@ -35,7 +35,7 @@ longer side is less than a thousand times the shorter one, for the usual sizes."
 _ALONE = Lock()
 
 
-class Source(Protocol):
+class ImageReader(Protocol):
     """What is needed of a `datasets.ImageSource`."""
 
     @property
@@ -70,7 +70,7 @@ class Pixels:
 
     def __init__(
         self,
-        source: Source,
+        source: ImageReader,
         selection: Sequence[int],
         preprocessing: Preprocessing,
         *,
@@ -156,7 +156,7 @@ class Pixels:
         return torch.tensor(values, dtype=torch.int64, pin_memory=self.pin)
 
 
-def prepare(source: Source, i: int, preprocessing: Preprocessing) -> Image.Image:
+def prepare(source: ImageReader, i: int, preprocessing: Preprocessing) -> Image.Image:
     """Image i (RGB) as the network sees it, before normalisation; UnreadableImage where it cannot be decoded, or takes
     more memory than there is.
     """
@@ -172,7 +172,7 @@ def prepare(source: Source, i: int, preprocessing: Preprocessing) -> Image.Image
             raise UnreadableImage("it takes more memory than there is") from None
 
 
-def size_of(source: Source, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
+def size_of(source: ImageReader, selection: Sequence[int], preprocessing: Preprocessing) -> Size | None:
     """(h, w) of these images as the network sees them: of the first that can be read, where no setting tells."""
     known = preprocessing.crop or preprocessing.resize
     if isinstance(known, tuple):

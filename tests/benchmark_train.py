@@ -27,8 +27,8 @@ from torch.nn.functional import cross_entropy
 from purity_cli import models
 from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
-from purity_cli.train import Folder, Training
-from purity_cli.train.loop import Draws, Images, Loop, augment, numerics
+from purity_cli.train import Training, TrainingFolder
+from purity_cli.train.loop import Draws, Loop, TrainingImages, augment, numerics
 from purity_cli.train.settings import BATCH_SIZE
 
 
@@ -57,7 +57,7 @@ def main(model: str, batches: int, rounds: int) -> None:
     network, training = models.load(model, "none"), Training(model=model, dataset="cifar10")
     n = size * batches
     pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    images = Images(pixels, torch.randint(0, 10, (n,)))
+    images = TrainingImages(pixels, torch.randint(0, 10, (n,)))
     draws = Draws.of(n, training.augmentation())
     ready = [
         (normalise(augment(images, chosen, draws, 4), network.preprocessing), images.labels[chosen])
@@ -69,7 +69,7 @@ def main(model: str, batches: int, rounds: int) -> None:
     loop = Loop(network.module, training, size, network.preprocessing, cpu)
     times = []
     with tempfile.TemporaryDirectory() as name, numerics(cpu, "fp32"):
-        folder = Folder(Path(name), network.name, {})
+        folder = TrainingFolder(Path(name), network.name, {})
         for number in range(1, rounds + 2):
             plain = clock(partial(bare, net, optimizer, ready))
             epoch = clock(partial(loop.epoch, number, images, lambda done: None))

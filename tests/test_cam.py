@@ -93,7 +93,7 @@ def test_the_picture_is_what_the_network_sees(photographs: Path) -> None:
     plan = plan_of("torchvision:resnet18", ["layer4"], str(photographs), resize=48, crop=(40, 44))
     (view,) = cam.look(plan, [1])
     expected = transforms.center_crop(transforms.resize(plan.source.load(1), [48]), [40, 44])
-    assert np.array_equal(view.picture, np.asarray(expected))
+    assert np.array_equal(view.image, np.asarray(expected))
 
 
 def test_the_ratio_of_a_channels_map_is_the_activation_that_purity_counts(photographs: Path) -> None:
@@ -177,7 +177,7 @@ def test_columns_name_what_differs_and_rows_carry_each_networks_prediction() -> 
     chosen = cam.first(plans[0].source, 3)
     heads = panels.Heads([], 0.5, "digits", False, True, partial(run.score, workers=1))
     shown = panels.grad_cams(iter(plans), chosen, heads)
-    assert [head.name for head in shown.headings] == ["picture", *["digits\nC2 features.8"] * 2]
+    assert [head.name for head in shown.headings] == ["image", *["digits\nC2 features.8"] * 2]
     views = cam.look(plans[0], chosen.images)
     for row, view in zip(shown.rows, views, strict=True):
         picture, *cells = row.cells
@@ -206,7 +206,7 @@ def test_files_are_shown_in_the_order_given_and_a_bad_one_is_named(photographs: 
     for i, file in enumerate(files):
         with Image.open(file) as image:
             assert np.array_equal(np.asarray(chosen.source.load(i)), np.asarray(image))
-    with pytest.raises(PurityError, match="There is no picture nowhere.png"):
+    with pytest.raises(PurityError, match="There is no image nowhere.png"):
         cam.of_files(["nowhere.png"])
     (tmp_path / "bad.png").write_text("no picture")
     plan = plan_of("tiny_vgg_10", ["last"], "digits")
@@ -256,10 +256,10 @@ def test_an_overlay_mixes_the_picture_with_the_map_resized_bicubically(colours: 
 
 
 def test_a_panel_draws_each_cell_in_its_place() -> None:
-    cells = [[panels.Cell(picture(200, 180, 2 * i + j), smooth(6, 6, i), f"label {i}{j}") for j in range(2)]
+    cells = [[panels.Tile(picture(200, 180, 2 * i + j), smooth(6, 6, i), f"label {i}{j}") for j in range(2)]
              for i in range(3)]  # fmt: skip
-    cells[2][1] = panels.Cell(None)
-    rows = [panels.Row(f"row {i}", line) for i, line in enumerate(cells)]
+    cells[2][1] = panels.Tile(None)
+    rows = [panels.TileRow(f"row {i}", line) for i, line in enumerate(cells)]
     figure = panels.panel([panels.Heading("a", "F = 0.5", "n = 3"), panels.Heading("b")], rows, "caption", "jet", 0.4)
     (ax,) = figure.axes
     assert len(ax.images) == 5
@@ -268,9 +268,9 @@ def test_a_panel_draws_each_cell_in_its_place() -> None:
         b.get_extent()[3] > a.get_extent()[2] for a, b in [ax.images[::2][:2], ax.images[1:5:2], ax.images[2::2]]
     )
     for drawn, cell in zip(ax.images, [cell for line in cells for cell in line], strict=False):
-        assert cell.picture is not None
+        assert cell.image is not None
         assert cell.map is not None
-        assert np.array_equal(np.asarray(drawn.get_array()), panels.overlay(cell.picture, cell.map, "jet", 0.4))
+        assert np.array_equal(np.asarray(drawn.get_array()), panels.overlay(cell.image, cell.map, "jet", 0.4))
         left, right, bottom, top = drawn.get_extent()
         assert (right - left) / (bottom - top) == pytest.approx(180 / 200)
     texts = {text.get_text(): text for text in ax.texts}
@@ -281,7 +281,7 @@ def test_a_panel_draws_each_cell_in_its_place() -> None:
 
 def test_small_pictures_are_enlarged_without_smoothing() -> None:
     small = picture(32, 32)
-    figure = panels.panel([panels.Heading("a")], [panels.Row("", [panels.Cell(small)])], "", "jet", 0.5)
+    figure = panels.panel([panels.Heading("a")], [panels.TileRow("", [panels.Tile(small)])], "", "jet", 0.5)
     assert np.array_equal(np.asarray(figure.axes[0].images[0].get_array())[2::5, 2::5], small)
 
 
@@ -307,10 +307,10 @@ def test_1_to_16_pictures_and_1_to_12_layers_fit(rows: int, columns: int) -> Non
     ]
     name = "a black-and-tan coonhound, as a class may be called"
     cells = [
-        panels.Cell(picture(40, 30 + 20 * (i % 2)), smooth(4, 4), f"{name} 0.99" if i else "")
+        panels.Tile(picture(40, 30 + 20 * (i % 2)), smooth(4, 4), f"{name} 0.99" if i else "")
         for i in range(columns + 1)
     ]
     figure = panels.panel(
-        heads, [panels.Row("ILSVRC2012_val_00000293.JPEG", cells)] * rows, "caption " * 30, "jet", 0.5
+        heads, [panels.TileRow("ILSVRC2012_val_00000293.JPEG", cells)] * rows, "caption " * 30, "jet", 0.5
     )
     nothing_overlaps(figure)

@@ -305,7 +305,7 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
     ),
     "plot of a layer that was not scored": (["plot", "twice/a", "-l", "C9"], 1, "No layer 'C9' was scored", _twice),
     "cam of an unreadable image": (["cam", "-i", "bad.jpg"], 1, "bad.jpg cannot be read", _unreadable),
-    "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no picture none.jpg", None),
+    "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no image none.jpg", None),
     "cam of an unknown class": (
         ["cam", "-d", "digits", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None,
     ),

@@ -23,7 +23,7 @@ from purity_cli.report import FORMATS, Report
 from purity_cli.results import Layer, Result
 from purity_cli.stats import jackknife, jackknife_of_mean
 from purity_cli.views import cells, comparison
-from purity_cli.views.comparison import Column
+from purity_cli.views.comparison import SuiteColumn
 from tests import oracle
 
 PAPER = Path(purity_cli.__file__).parent / "paper"
@@ -55,7 +55,7 @@ def result(
     )  # fmt: skip
 
 
-def found(*results: Result, missing: str | None = None) -> list[Column]:
+def found(*results: Result, missing: str | None = None) -> list[SuiteColumn]:
     jobs: list[tuple[Job, Result | None, str | None]] = [(one.job, one, None) for one in results]
     return comparison.columns([*jobs, *([(Job.of(model=missing), None, "no weights here")] if missing else [])])
 

@@ -25,7 +25,7 @@ from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
 from purity_cli.views import diff as view
-from purity_cli.views.diff import Diff, Found
+from purity_cli.views.diff import Diff, StoredResult
 
 GRID = (0.25, 0.5)
 GROUPS, CHANNELS = 20, 8
@@ -307,7 +307,7 @@ def test_readings_of_one_module_are_cells_of_their_own() -> None:
     both = replace(one, layers=(*one.layers, block))
 
     def against(new: Result, old: Result = both) -> Diff:
-        return view.diff([Found(Path("old"), old)], [Found(Path("new"), new)])
+        return view.diff([StoredResult(Path("old"), old)], [StoredResult(Path("new"), new)])
 
     found = against(with_counts(both, silence, layer=2))
     assert [(row["row"], row["status"]) for row in found.cells] == [(None, ""), ("C5", ""), ("block:C5", "moved")]

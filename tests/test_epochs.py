@@ -30,7 +30,7 @@ from purity_cli.report import FORMATS
 from purity_cli.results import Result
 from purity_cli.views import cells, comparison
 from purity_cli.views import epochs as view
-from purity_cli.views.epochs import Course
+from purity_cli.views.epochs import Trajectory
 
 LIMIT = 40
 
@@ -236,8 +236,8 @@ def test_keeping_is_the_argmax_of_what_was_looked_at(given_values: list[float], 
     assert best == (None if known[: stop + 1].max() < 0 else int(known[: stop + 1].argmax()))
 
 
-def course(purity: list[float], accuracy: list[float], images: int = 200) -> Course:
-    return Course([1, 2, 5, 10, 20][: len(purity)], "C2", purity, accuracy, images)
+def course(purity: list[float], accuracy: list[float], images: int = 200) -> Trajectory:
+    return Trajectory([1, 2, 5, 10, 20][: len(purity)], "C2", purity, accuracy, images)
 
 
 def test_choices_and_their_regret() -> None:

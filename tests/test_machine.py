@@ -499,7 +499,7 @@ def test_what_is_said_beside_a_bar_stands_on_a_line_of_its_own() -> None:
 
 
 def test_time_left_goes_by_what_networks_cost() -> None:
-    from purity_cli.cli.watch import Watch, costs
+    from purity_cli.cli.watch import ConsoleWatch, costs
     from purity_cli.plan import Job
     from purity_cli.suite import Task
     from purity_cli.suite.costs import operations
@@ -511,7 +511,7 @@ def test_time_left_goes_by_what_networks_cost() -> None:
     assert operations("net.py:own", 224, 224) is None
     assert cost["net.py:own"] == pytest.approx((cost["resnet50"] + cost["alexnet"]) / 2)
     now = 0.0
-    watch = Watch(clock=lambda: now)
+    watch = ConsoleWatch(clock=lambda: now)
     watch.plans([(task, 10, 224 * 224) for task in tasks[:2]])
     watch.begins(tasks[0])
     watch.images(2, 10)

@@ -73,7 +73,7 @@ def test_a_result_says_what_auto_came_to_and_diff_names_it(tmp_path: Path, monke
         monkeypatch.setattr(machine, "MEASURED", {("CPU", "bf16"): largest})
         folder = tmp_path / str(number)
         store.write(run.score(run.resolve(Job(precision="auto", **FEW)), workers=1), folder, 0.5)
-        found.append(diff.Found(folder, store.read(folder)))
+        found.append(diff.StoredResult(folder, store.read(folder)))
     assert [one.result.provenance["precision"] for one in found] == ["fp32", "bf16"]
     changes = diff.diff(found[:1], found[1:], tolerance=1.0).changes
     assert {"what": "precision", "old": "fp32", "new": "bf16", "jobs": "all"} in changes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -80,3 +82,22 @@ def test_what_weakens_a_number_is_a_warning(tmp_path: Path) -> None:
     open_dataset("digits").load(0).save(tmp_path / "photos/a.png")
     with pytest.warns(UserWarning, match="No accuracy"):
         score(dataset=str(tmp_path / "photos"), resize=32, crop=32)
+
+
+# Names
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    """Nor has a type's alias, unless it stands for the same thing."""
+    meanings: dict[str, set[str]] = defaultdict(set)
+    for path in Path(purity_cli.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                meanings[node.name].add(f"class in {path}")
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if name[:1].isupper() and not name.isupper():
+                    meanings[name].add(ast.unparse(node.value))
+    twice = {name: found for name, found in meanings.items() if len(found) > 1}
+    twice.pop("Size", None)  # (height, width) both times, once with pydantic's check
+    assert not twice

@@ -14,7 +14,7 @@ import pytest
 
 from purity_cli.figures.page import page
 from purity_cli.report import FORMATS, to_csv
-from purity_cli.views.diff import Found, diff
+from purity_cli.views.diff import StoredResult, diff
 from tests import made
 from tests.browser import Browser, installed
 from tests.test_report_page import HOSTILE, found, results, training
@@ -30,7 +30,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = replace(made.result("net" * 20, [*made.stages(5), *made.long_names(6)]), dataset="net set")
     nasty = [*results(2, name=HOSTILE), replace(made.result("net", made.stages(3)), dataset=f"{HOSTILE} set")]
     old, new = (
-        [Found(Path("a"), replace(made.result("net", made.stages(5, seed=seed)), weights=HOSTILE))] for seed in (0, 1)
+        [StoredResult(Path("a"), replace(made.result("net", made.stages(5, seed=seed)), weights=HOSTILE))]
+        for seed in (0, 1)
     )
     reports = {
         "page": page(found([*results(), long], training()), 0.5),

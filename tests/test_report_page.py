@@ -29,7 +29,7 @@ from purity_cli.figures import light, page
 from purity_cli.report import FORMATS, Report, said
 from purity_cli.results import Layer, Result
 from purity_cli.views import cells, leaderboard, ranks
-from purity_cli.views.diff import Found, diff
+from purity_cli.views.diff import StoredResult, diff
 from tests import made
 
 HOSTILE = (
@@ -125,8 +125,8 @@ def training(name: str = "net", epochs: Sequence[int] = (1, 2, 10)) -> list[Resu
     ]
 
 
-def found(*many: Sequence[Result]) -> list[Found]:
-    return [Found(Path(f"run{i}/{j}"), one) for i, some in enumerate(many) for j, one in enumerate(some)]
+def found(*many: Sequence[Result]) -> list[StoredResult]:
+    return [StoredResult(Path(f"run{i}/{j}"), one) for i, some in enumerate(many) for j, one in enumerate(some)]
 
 
 def made_page(*many: Sequence[Result], **more: Any) -> tuple[Report, Node]:
@@ -383,7 +383,7 @@ def test_the_same_of_a_diff(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     pages = []
     for name in (HOSTILE, "x" * len(HOSTILE)):
         old, new = (
-            [Found(Path("a"), replace(one, provenance={name: seed}))]
+            [StoredResult(Path("a"), replace(one, provenance={name: seed}))]
             for seed, one in enumerate(results(1, name=name) * 2)
         )
         pages.append(parsed(FORMATS["html"](diff(old, new, failures=[name]).report())))
@@ -438,7 +438,7 @@ def test_a_result_takes_little_room() -> None:
     """50 kB each is what 300 of them in 15 MB may take; `benchmark_report.py` makes these."""
     from tests.benchmark_report import drawn
 
-    text = FORMATS["html"](page.page([Found(Path(str(i)), drawn(i)) for i in range(5)], 0.5))
+    text = FORMATS["html"](page.page([StoredResult(Path(str(i)), drawn(i)) for i in range(5)], 0.5))
     assert len(text.encode()) < 5 * 50_000
 
 

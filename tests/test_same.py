@@ -212,7 +212,7 @@ def by_correlate(given: list[Result]) -> Seen:
 
 
 def by_diff(given: list[Result]) -> Seen:
-    side = [diff.Found(Path(one.weights), one) for one in given]
+    side = [diff.StoredResult(Path(one.weights), one) for one in given]
     page, found = diff.diff(side, side, threshold=THRESHOLD).report(), Seen()
     lines = markdown(page, 0)
     found["md"] = (

@@ -213,7 +213,7 @@ def look(function: Callable[[Tensor], object], size: tuple[int, int] = (32, 32))
         (lambda x: x.flatten(2).mT, "gave (n, 1024, 3)"),
         (lambda x: x.permute(0, 2, 3, 1), "gave (n, 32, 32, 3), channels last"),
         (lambda x: x.reshape(4, 3, 16, 16), "gave (4, 3, 16, 16)"),
-        (lambda x: x.reshape(1, 12, 4, 64), "gave (n, 12, 4, 64), no map of the picture"),
+        (lambda x: x.reshape(1, 12, 4, 64), "gave (n, 12, 4, 64), no map of the image"),
         (lambda x: x[:, :, :0], "gave (n, 3, 0, 32)"),
     ],
 )

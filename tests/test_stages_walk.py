@@ -24,7 +24,7 @@ from purity_cli.models import SOURCES
 from purity_cli.models.base import ShapesOnly
 from purity_cli.stages import NoStages, probe, stages
 from purity_cli.stages.probe import Size
-from purity_cli.stages.readings import FINDERS, POOLS, Order
+from purity_cli.stages.readings import FINDERS, POOLS, RunOrder
 
 LIBRARY: Any = timm
 """timm, whose type hints do not cover what is used here."""
@@ -99,7 +99,7 @@ def look(source: str, name: str, make: Callable[[], nn.Module], size: Size) -> F
         known = stages(net, source, name, seen)
     except NoStages as error:
         return Found(size, reason=str(error))
-    order = Order(net, seen, known)
+    order = RunOrder(net, seen, known)
     places = {f"{reading}:{stage}": find(order, stage) for reading, find in FINDERS.items() for stage in known}
     readings: dict[str, tuple[set[type], tuple[int, ...] | None]] = {
         reading: (kinds(net.get_submodule(path)), seen[path].shape) for reading, path in places.items() if path

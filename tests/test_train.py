@@ -30,7 +30,7 @@ from purity_cli.cli.train import command
 from purity_cli.datasets import open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.train import Epoch, Training, resolve, train
-from purity_cli.train.loop import Draws, Images, augment, batches, epoch_seed, numerics
+from purity_cli.train.loop import Draws, TrainingImages, augment, batches, epoch_seed, numerics
 from purity_cli.train.settings import Augmentation
 
 DROPOUT = """
@@ -89,7 +89,7 @@ def test_augmented_as_pil_does_it(n: int, pad: int, height: int, width: int, see
         pixels = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8)
         draws = Draws.of(n, Augmentation(pad=pad))
         chosen = torch.randperm(n)[: max(1, n - 1)]
-    got = augment(Images(pixels, torch.zeros(n)), chosen, draws, pad)
+    got = augment(TrainingImages(pixels, torch.zeros(n)), chosen, draws, pad)
     for image, i in zip(got, chosen.tolist(), strict=True):
         expected = by_pil(pixels[i], pad, int(draws.top[i]), int(draws.left[i]), bool(draws.mirrored[i]))
         np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(expected))

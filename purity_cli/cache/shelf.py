@@ -191,7 +191,7 @@ def _lengths(n: int, shape: Sequence[int]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One cache."""
 
     key: str
@@ -209,7 +209,7 @@ class Entry:
     """Whether this installation would use it: False where it is damaged or of another decoder."""
 
 
-def entries(root: Path) -> list[Entry]:
+def entries(root: Path) -> list[CacheEntry]:
     """Every cache in `root`, the one used last first."""
     try:
         folders = root.iterdir() if root.exists() else ()
@@ -219,7 +219,7 @@ def entries(root: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
-def clear(root: Path, chosen: Sequence[Entry]) -> None:
+def clear(root: Path, chosen: Sequence[CacheEntry]) -> None:
     """Delete these caches, and what killed processes left behind."""
     try:
         for entry in chosen:
@@ -231,14 +231,14 @@ def clear(root: Path, chosen: Sequence[Entry]) -> None:
         raise PurityError(f"Cannot delete all of {root} ({error.strerror}): delete it by hand.") from None
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path) -> CacheEntry:
     about = read_about(folder)
     space = sum(file.stat().st_blocks * 512 for file in folder.iterdir()) if folder.is_dir() else 0
     if about is None:
-        return Entry(folder.name, "", "damaged", 0, 0, space, folder.stat().st_mtime, usable=False)
+        return CacheEntry(folder.name, "", "damaged", 0, 0, space, folder.stat().st_mtime, usable=False)
     identity = about["identity"]
     named = {name: identity[name] for name in ("resize", "crop", "interpolation") if identity[name]}
-    return Entry(
+    return CacheEntry(
         key=folder.name,
         dataset=about["dataset"],
         pixels=Preprocessing.model_validate(named).describe().removesuffix(", not normalised"),

@@ -1,4 +1,4 @@
-"""A few pictures to look at, single files or one of each class; and what networks see in them: Grad-CAM, and the maps
+"""A few images to look at, single files or one of each class; and what networks see in them: Grad-CAM, and the maps
 of single channels, from the same taps as purity."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(eq=False)
-class PictureFiles(ImageSource):
+class ImageFiles(ImageSource):
     """Single files, in the order given."""
 
     @property
@@ -86,8 +86,8 @@ def of_files(files: Sequence[str]) -> Chosen:
     """Every file, called by its name; PurityError for one that is not there."""
     for file in files:
         if not Path(file).is_file():
-            raise PurityError(f"There is no picture {file}: give files, or a number of classes.")
-    source = PictureFiles("the panel", files, None, "single pictures carry no labels", None)
+            raise PurityError(f"There is no image {file}: give files, or a number of classes.")
+    source = ImageFiles("the panel", files, None, "single files carry no labels", None)
     return Chosen(source, range(len(files)), [Path(file).name for file in files], None)
 
 
@@ -109,10 +109,10 @@ def first(source: ImageSource, n: int) -> Chosen:
     return of_classes(source, sorted(set(source.labels))[:n])
 
 
-class View(NamedTuple):
+class ImageView(NamedTuple):
     """One image as one network sees it."""
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     """(h, w, 3), resized and cropped."""
     predicted: int
     score: float
@@ -132,7 +132,7 @@ def channel_maps(feature_map: Tensor, beta: Tensor, channels: Sequence[int]) -> 
     return (beta[:, chosen, None, None] * feature_map[:, chosen]).clamp_min(0)
 
 
-def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[View]:
+def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[ImageView]:
     """Views of images of `plan.source`, with what `read` makes of each tapped layer, of the predicted class.
 
     In float32 whatever the job's precision, one image at a time. PurityError for an image that cannot be read and
@@ -142,8 +142,8 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[V
     views = []
     with Taps(network, [tap.module for tap in plan.taps], lambda b: b) as taps:
         for i in images:
-            picture = _load(plan, i)
-            pixels = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).to(device)
+            image = _load(plan, i)
+            pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).to(device)
             try:
                 reading = taps(normalise(pixels, plan.preprocessing))
             except PurityError:
@@ -158,7 +158,7 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[V
             score, predicted = reading.logits[0].softmax(0).max(0)
             betas = {name: reading.gradients[name] / b[0, 0].numel() for name, b in reading.maps.items()}
             maps = {name: read(b, betas[name])[0].cpu().numpy() for name, b in reading.maps.items()}
-            views.append(View(picture, int(predicted), float(score), maps))
+            views.append(ImageView(image, int(predicted), float(score), maps))
     return views
 
 

@@ -1,4 +1,4 @@
-"""Panels of maps over pictures (Figs 4 to 7), headed by purity: what stands in them, and a matplotlib Figure of it."""
+"""Panels of maps over images (Figs 4 to 7), headed by purity: what stands in them, and a matplotlib Figure of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.floating[Any]]
-    Picture = NDArray[np.uint8]
+    ImageArray = NDArray[np.uint8]
 
 # Inches: of a cell's longer side, the space between cells, and a line and a character of text.
 CELL, GAP, LINE, CHARACTER = 1.1, 0.07, 0.13, 0.058
@@ -34,7 +34,7 @@ NAME_WIDTH = 17
 """Characters in a line over or under a cell."""
 CENTRED: dict[str, Any] = {"ha": "center", "va": "top"}
 SHARP = 160
-"""Pixels that a picture's shorter side is enlarged to, so that a map over a small one is not as coarse."""
+"""Pixels that an image's shorter side is enlarged to, so that a map over a small one is not as coarse."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,26 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A picture (h, w, 3), a map (h', w') to lay over it, and words to stand below; without a picture, empty."""
+class Tile:
+    """An image (h, w, 3), a map (h', w') to lay over it, and words to stand below; without an image, empty."""
 
-    picture: Picture | None
+    image: ImageArray | None
     map: Floats | None = None
     label: str = ""
 
 
 @dataclass(frozen=True)
-class Row:
+class TileRow:
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[Tile]
     """One per heading."""
 
 
 class Shown(NamedTuple):
-    """A heading per column, a row per picture or class, and what the maps are."""
+    """A heading per column, a row per image or class, and what the maps are."""
 
     headings: list[Heading]
-    rows: list[Row]
+    rows: list[TileRow]
     what: str
 
 
@@ -130,23 +130,23 @@ class Heads:
 
 
 def grad_cams(plans: Iterable[Resolved], chosen: Chosen, heads: Heads) -> Shown:
-    """The pictures, then a column of Grad-CAM maps for each layer of each network."""
-    headings, columns = [Heading("picture")], []
+    """The images, then a column of Grad-CAM maps for each layer of each network."""
+    headings, columns = [Heading("image")], []
     for plan in plans:
         views = cam.look(replace(plan, source=chosen.source), chosen.images)
         seen = list(zip(views, _predictions(plan, views), strict=True))
         if len(headings) == 1:
-            columns.append([Cell(v.picture, None, "" if heads.several else label) for v, label in seen])
+            columns.append([Tile(v.image, None, "" if heads.several else label) for v, label in seen])
         headings += heads.of(plan)
         for tap in plan.taps:
-            column = [_cell(v.picture, v.maps[tap.module], label if heads.several else "") for v, label in seen]
+            column = [_cell(v.image, v.maps[tap.module], label if heads.several else "") for v, label in seen]
             columns.append(column)
-    rows = [Row(name, cells) for name, *cells in zip(chosen.names, *columns, strict=True)]
+    rows = [TileRow(name, cells) for name, *cells in zip(chosen.names, *columns, strict=True)]
     return Shown(headings, rows, "Grad-CAM of the predicted class, which stands below with its softmax score")
 
 
 def channels(plan: Resolved, chosen: Chosen, n: int, heads: Heads) -> Shown:
-    """The pictures, then the n channels of one layer that fire on the most images of each class, with their counts."""
+    """The images, then the n channels of one layer that fire on the most images of each class, with their counts."""
     if len(plan.taps) != 1 or chosen.classes is None:
         raise PurityError(f"--channels shows classes and one layer, not {len(plan.taps)}: name one with --layers.")
     module = plan.taps[0].module
@@ -161,24 +161,24 @@ def channels(plan: Resolved, chosen: Chosen, n: int, heads: Heads) -> Shown:
         top = cam.top_channels(result.layers[0].counts.sum((0, 1)), n)
         (view,) = cam.look(plan, [i], partial(cam.channel_maps, channels=[channel for channel, _ in top]))
         cells = [
-            _cell(view.picture, values, f"channel {channel}\n{count} of {result.n_images}") if count else Cell(None)
+            _cell(view.image, values, f"channel {channel}\n{count} of {result.n_images}") if count else Tile(None)
             for values, (channel, count) in zip(view.maps[module], top, strict=True)
         ]
-        rows.append(Row(name, [Cell(view.picture, None, *_predictions(plan, [view])), *cells]))
+        rows.append(TileRow(name, [Tile(view.image, None, *_predictions(plan, [view])), *cells]))
     # A layer may have fewer than n.
     headings += [Heading(f"no. {rank}") for rank in range(1, len(rows[0].cells))]
     what = "max(beta B, 0) of the channels that fire on the most images of each class, as far as any fire"
     return Shown(headings, rows, what)
 
 
-def _predictions(plan: Resolved, views: Sequence[cam.View]) -> list[str]:
+def _predictions(plan: Resolved, views: Sequence[cam.ImageView]) -> list[str]:
     names = cam.names_of_classes(plan)
     return [f"{names[view.predicted] if names else f'class {view.predicted}'} {view.score:.2f}" for view in views]
 
 
-def _cell(picture: Any, values: Any, label: str) -> Cell:
+def _cell(image: Any, values: Any, label: str) -> Tile:
     silent = "" if values.max() > 0 else "map is 0"
-    return Cell(picture, values, "\n".join(part for part in (label, silent) if part))
+    return Tile(image, values, "\n".join(part for part in (label, silent) if part))
 
 
 def scaled(values: Floats) -> NDArray[np.float64]:
@@ -188,18 +188,18 @@ def scaled(values: Floats) -> NDArray[np.float64]:
     return (values - least) / span if span > 0 else (values > 0).astype(np.float64)
 
 
-def overlay(picture: Picture, values: Floats, colours: str, alpha: float) -> Picture:
-    """The scaled map, resized bicubically to the picture, in colours over it: uint8 (h, w, 3)."""
-    height, width = picture.shape[:2]
+def overlay(image: ImageArray, values: Floats, colours: str, alpha: float) -> ImageArray:
+    """The scaled map, resized bicubically to the image, in colours over it: uint8 (h, w, 3)."""
+    height, width = image.shape[:2]
     small = Image.fromarray(scaled(values).astype(np.float32))
     large = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
     coloured = mpl.colormaps[colours](large)[..., :3] * 255
-    mixed: Picture = np.rint((1 - alpha) * picture + alpha * coloured).astype(np.uint8)
+    mixed: ImageArray = np.rint((1 - alpha) * image + alpha * coloured).astype(np.uint8)
     return mixed
 
 
-def panel(headings: Sequence[Heading], rows: Sequence[Row], caption: str, colours: str, alpha: float) -> Figure:
-    """A row per image or class and a column per heading; every cell shows its map over its picture, or that alone."""
+def panel(headings: Sequence[Heading], rows: Sequence[TileRow], caption: str, colours: str, alpha: float) -> Figure:
+    """A row per image or class and a column per heading; every cell shows its map over its image, or that alone."""
     heads = [(wrapped(head.name, NAME_WIDTH), head.purity, wrapped(head.note, NAME_WIDTH)) for head in headings]
     labels = [[wrapped(cell.label, NAME_WIDTH) for cell in row.cells] for row in rows]
     heights = [CELL * min(1.0, max(_aspect(cell) for cell in row.cells)) for row in rows]
@@ -224,12 +224,12 @@ def panel(headings: Sequence[Heading], rows: Sequence[Row], caption: str, colour
         for row, side, line, high, under in zip(rows, sides, labels, heights, below, strict=True):
             ax.text(margin - GAP, top + high / 2, side, fontsize=7, ha="right", va="center")
             for j, (cell, label) in enumerate(zip(row.cells, line, strict=True)):
-                if cell.picture is None:
+                if cell.image is None:
                     continue
                 x = margin + j * (CELL + GAP) + CELL / 2
                 aspect = _aspect(cell)
                 wide, tall = min(CELL, high / aspect) / 2, min(high, CELL * aspect)
-                drawn = _drawn(cell.picture, cell.map, colours, alpha)
+                drawn = _drawn(cell.image, cell.map, colours, alpha)
                 ax.imshow(drawn, extent=(x - wide, x + wide, top + tall, top), aspect="auto")
                 ax.text(x, top + high + GAP / 3, label, fontsize=6.5, **CENTRED)
             top += high + under
@@ -237,14 +237,14 @@ def panel(headings: Sequence[Heading], rows: Sequence[Row], caption: str, colour
     return figure
 
 
-def _drawn(picture: Picture, values: Floats | None, colours: str, alpha: float) -> Picture:
-    times = max(1, SHARP // min(picture.shape[:2]))
-    picture = picture.repeat(times, 0).repeat(times, 1)
-    return picture if values is None else overlay(picture, values, colours, alpha)
+def _drawn(image: ImageArray, values: Floats | None, colours: str, alpha: float) -> ImageArray:
+    times = max(1, SHARP // min(image.shape[:2]))
+    image = image.repeat(times, 0).repeat(times, 1)
+    return image if values is None else overlay(image, values, colours, alpha)
 
 
-def _aspect(cell: Cell) -> float:
-    return 0.0 if cell.picture is None else cell.picture.shape[0] / cell.picture.shape[1]
+def _aspect(cell: Tile) -> float:
+    return 0.0 if cell.image is None else cell.image.shape[0] / cell.image.shape[1]
 
 
 def _lines(text: str) -> int:

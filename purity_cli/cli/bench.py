@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from purity_cli.cli import console, options, progress
-from purity_cli.cli.watch import Watch, rate
+from purity_cli.cli.watch import ConsoleWatch, rate
 from purity_cli.report import duration
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _run(
                 write_page(suite, outcomes, folder)
 
     try:
-        with Watch() as watch:
+        with ConsoleWatch() as watch:
             runs = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, shard=shard, ranks=ranks, watch=watch,
                 warn=progress.warn, say=progress.note, command=name,
@@ -194,9 +194,9 @@ def write_page(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
     from purity_cli import store
     from purity_cli.figures.page import page
     from purity_cli.report import FORMATS
-    from purity_cli.views.diff import Found
+    from purity_cli.views.diff import StoredResult
 
-    found = [Found(outcome.folder, outcome.result) for outcome in outcomes if outcome.result]
+    found = [StoredResult(outcome.folder, outcome.result) for outcome in outcomes if outcome.result]
     failures = [f"{outcome.task.name}: {outcome.error}" for outcome in outcomes if outcome.status == "failed"]
     if found:
         references = [suite.reference] if suite.reference else None

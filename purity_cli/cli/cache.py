@@ -16,7 +16,7 @@ from purity_cli.cli import console, options, progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from purity_cli.cache.shelf import Entry
+    from purity_cli.cache.shelf import CacheEntry
     from purity_cli.report import Report
 
 _ROOT = click.option(
@@ -109,10 +109,10 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
     progress.note(f"{total} deleted." if entries else f"Nothing is cached in {root}.")
 
 
-def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[Entry]:
+def _choose(entries: Sequence[CacheEntry], names: Sequence[str], root: Path) -> list[CacheEntry]:
     from purity_cli.errors import PurityError, did_you_mean
 
-    chosen: dict[str, Entry] = {}
+    chosen: dict[str, CacheEntry] = {}
     for name in names:
         found = {
             entry.key: entry for entry in entries if name and (entry.dataset == name or entry.key.startswith(name))
@@ -124,7 +124,7 @@ def _choose(entries: Sequence[Entry], names: Sequence[str], root: Path) -> list[
     return list(chosen.values()) if names else list(entries)
 
 
-def _report(entries: Sequence[Entry], notes: Sequence[str] = ()) -> Report:
+def _report(entries: Sequence[CacheEntry], notes: Sequence[str] = ()) -> Report:
     from purity_cli.cache import size_text
     from purity_cli.report import Report, Table, number, text
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from purity_cli.report import Table
 
 
-class Listing(click.Command):
+class ModelsCommand(click.Command):
     """Its help ends with where models come from, which only the models themselves know."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -24,7 +24,7 @@ class Listing(click.Command):
             formatter.write_dl([(f"{name}:", source.about) for name, source in SOURCES.items()])
 
 
-@click.command("models", cls=Listing)
+@click.command("models", cls=ModelsCommand)
 @click.argument("pattern", required=False)
 @click.option("--here", is_flag=True, help="Only models whose weights are on this machine.")
 @click.option("--all", "everything", is_flag=True, help="Also models that have no stages or no classifier.")

@@ -14,7 +14,7 @@ from purity_cli.errors import PurityError
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
-    from purity_cli.views.diff import Found
+    from purity_cli.views.diff import StoredResult
 
 PICTURES, LARGEST = (".png", ".jpg", ".jpeg"), 2 << 20
 """Endings of the pictures that a page takes, and the bytes of the largest."""
@@ -43,13 +43,13 @@ def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
     return [one.result for one in unique]
 
 
-def newest(folders: Iterable[Path]) -> list[Found]:
+def newest(folders: Iterable[Path]) -> list[StoredResult]:
     """As `read`, with their folders; of the same thing scored twice the result that was begun last."""
     from purity_cli.cli import progress
     from purity_cli.views.cells import identity
 
     unique = _all(folders)
-    latest: dict[tuple[str, ...], Found] = {}
+    latest: dict[tuple[str, ...], StoredResult] = {}
     for one in sorted(unique, key=lambda one: str(one.result.provenance.get("started", ""))):
         latest[tuple(identity(one.result).values())] = one
     kept = [one for one in unique if one in latest.values()]
@@ -59,12 +59,12 @@ def newest(folders: Iterable[Path]) -> list[Found]:
     return kept
 
 
-def _all(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> list[Found]:
+def _all(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> list[StoredResult]:
     """What is found in the folders, each once; PurityError where there is nothing."""
     from purity_cli.cli import progress
 
     folders = list(folders)
-    found: list[Found] = []
+    found: list[StoredResult] = []
     empty: list[Path] = []
     for folder in folders:
         inside = _inside(folder) if len(folders) > 1 else find(folder)
@@ -92,7 +92,7 @@ def expanded(folders: Iterable[Path]) -> list[Path]:
     return [Path("results")]
 
 
-def pictures(found: Iterable[Found]) -> dict[int, list[tuple[str, bytes]]]:
+def pictures(found: Iterable[StoredResult]) -> dict[int, list[tuple[str, bytes]]]:
     """The Grad-CAM panels in the folders of results, by the results' places, with what they show."""
     from purity_cli.cli import progress
 
@@ -119,7 +119,7 @@ def or_default(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return (folder,)
 
 
-def find(folder: Path) -> list[Found]:
+def find(folder: Path) -> list[StoredResult]:
     """The result in a folder, or those in all folders inside it; PurityError where there are none."""
     if not folder.exists():
         raise PurityError(f"{folder} is not there: {WAY_OUT}.")
@@ -129,13 +129,13 @@ def find(folder: Path) -> list[Found]:
     return found
 
 
-def _inside(folder: Path) -> list[Found]:
+def _inside(folder: Path) -> list[StoredResult]:
     from purity_cli import store
-    from purity_cli.views.diff import Found
+    from purity_cli.views.diff import StoredResult
 
     if folder.name == store.STATES or (folder / store.STATES).exists():
-        return [Found(folder, store.read(folder))]
-    return [Found(path.parent, store.read(path.parent)) for path in sorted(folder.rglob(store.STATES))]
+        return [StoredResult(folder, store.read(folder))]
+    return [StoredResult(path.parent, store.read(path.parent)) for path in sorted(folder.rglob(store.STATES))]
 
 
 def nights(folder: Path) -> tuple[Path | None, Path]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from purity_cli.suite.bench import Outcome
 
 
-class Watch:
+class ConsoleWatch:
     """A `bench.Watch`; a context manager, since it may hold bars."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

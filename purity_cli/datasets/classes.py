@@ -20,7 +20,7 @@ FEW = 10
 """Images below which an accuracy says nothing."""
 
 
-class Order(NamedTuple):
+class ClassOrder(NamedTuple):
     """Names of classes in the order of their numbers 0, 1, ..."""
 
     names: list[str]
@@ -30,7 +30,7 @@ class Order(NamedTuple):
     """A sentence, where another order could be meant."""
 
 
-def in_order(names: Sequence[str], owner: str) -> Order:
+def in_order(names: Sequence[str], owner: str) -> ClassOrder:
     """By number where all names are whole numbers, else by text, as torchvision's ImageFolder sorts them."""
     by_text = sorted(names, key=os.fsencode)
     by_number = sorted(by_text, key=natural)
@@ -41,7 +41,7 @@ def in_order(names: Sequence[str], owner: str) -> Order:
             f"({_some(by_text)}): a network trained in the order of text, as torchvision's ImageFolder gives it, has "
             "other labels."
         )
-        return Order(by_number, text, note if by_number != by_text else None)
+        return ClassOrder(by_number, text, note if by_number != by_text else None)
     alike = len({re.sub(r"\d+", "0", name) for name in names}) == 1
     numbers = [name for name in by_text if _is_number(name)]
     note = (
@@ -49,7 +49,7 @@ def in_order(names: Sequence[str], owner: str) -> Order:
         f"them, not of the numbers in their names ({_some(by_number)})."
     )
     unclear = by_number != by_text and (alike or numbers != sorted(numbers, key=natural))
-    return Order(by_text, "classes in the order of their names", note if unclear else None)
+    return ClassOrder(by_text, "classes in the order of their names", note if unclear else None)
 
 
 class Numbered(NamedTuple):

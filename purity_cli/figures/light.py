@@ -149,7 +149,7 @@ def chart(
 
 
 def channels(result: Result, place: int, threshold: float) -> Element:
-    """Which channels of a layer fire, how often: the picture behind its F (the paper's Fig. 1).
+    """Which channels of a layer fire, how often: what is behind its F (the paper's Fig. 1).
 
     A bar for each channel, or for so many neighbours, as high as their mean share of all firings; a line through the
     shares from the largest to the smallest; and dashes at 1 / c, where all would stand if F were 1.

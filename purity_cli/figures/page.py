@@ -14,7 +14,7 @@ from purity_cli.report import Report, Row, Table, text
 from purity_cli.results import Result
 from purity_cli.views import cells, comparison, leaderboard
 from purity_cli.views import epochs as courses
-from purity_cli.views.diff import Found
+from purity_cli.views.diff import StoredResult
 from purity_cli.views.layers import layers
 
 CURVES = 12
@@ -25,7 +25,7 @@ APART = ("images_skipped", "metrics", "preprocessing", "job", "key", "notes")
 """What of a provenance has another form on the page."""
 
 
-def summary(found: Sequence[Found], threshold: float, failures: Iterable[str] = ()) -> Report:
+def summary(found: Sequence[StoredResult], threshold: float, failures: Iterable[str] = ()) -> Report:
     """The table of all results, and what to be careful about."""
     links = {i: f"result-{i + 1}" for i in range(len(found))}
     board = leaderboard.leaderboard([one.result for one in found], threshold, links)
@@ -33,7 +33,7 @@ def summary(found: Sequence[Found], threshold: float, failures: Iterable[str] = 
 
 
 def page(
-    found: Sequence[Found],
+    found: Sequence[StoredResult],
     threshold: float,
     *,
     references: Sequence[str] | None = None,
@@ -88,7 +88,7 @@ def _stages(result: Result) -> list[Any]:
     return max(cells.stages_of(result).values(), key=len, default=[])
 
 
-def _trainings(found: Sequence[Found], threshold: float) -> Iterator[Report]:
+def _trainings(found: Sequence[StoredResult], threshold: float) -> Iterator[Report]:
     """The course of each training: of checkpoints of one network that lie in one folder."""
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for one in found:

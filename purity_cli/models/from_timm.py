@@ -158,10 +158,10 @@ def declared(cfg: Mapping[str, Any]) -> tuple[Preprocessing, str | None]:
     if data["crop_mode"] == "squash":
         resize = scaled
     elif data["crop_mode"] == "border":
-        note = "timm pads these pictures to a square; here the short side is resized and the centre cropped instead."
+        note = "timm pads these images to a square; here the short side is resized and the centre cropped instead."
     elif size[0] != size[1]:
         resize = scaled
-        note = f"timm resizes to cover {scaled[0]}x{scaled[1]}; here pictures are resized to it exactly instead."
+        note = f"timm resizes to cover {scaled[0]}x{scaled[1]}; here images are resized to it exactly instead."
     interpolation, mean, std = data["interpolation"], tuple(data["mean"]), tuple(data["std"])
     return Preprocessing(resize=resize, crop=size, interpolation=interpolation, mean=mean, std=std), note
 

@@ -54,7 +54,7 @@ class Torchvision(Source):
             mean=tuple(preset.mean),
             std=tuple(preset.std),
         )
-        # A ViT holds a vector for every patch of its pictures, so their size belongs to the weights.
+        # A ViT holds a vector for every patch of its images, so their size belongs to the weights.
         settings = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
         return Recipe(partial(_build, name, settings), preprocessing, HubFile(weights.url))
 

@@ -33,35 +33,35 @@ DYNAMIC = re.compile(r"import_module|__import__|importlib|exec\(")
 READS_OPTIONS = {"argparse", "optparse", "getopt", "click", "typer", "absl", "fire", "docopt", "tyro", "simple_parsing"}
 
 
-class Folder:
+class UserFolder:
     """A folder whose files a user's network may import, as they could if Python ran it, also while the network runs.
 
     One folder at a time is at work: it is the last on `sys.path`, so that its files hide no library, and what was
     imported from it is in `sys.modules`. Another folder's files of the same names are set aside meanwhile.
     """
 
-    at_work: ClassVar[Folder | None] = None
+    at_work: ClassVar[UserFolder | None] = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.modules: dict[str, ModuleType] = {}
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Folder:
+    def __deepcopy__(self, _: dict[int, Any]) -> UserFolder:
         return self  # it is held by a network's hook, and copies of the network share it
 
     def enter(self, *_: object) -> None:
         """Take the place of the folder that was at work; as a forward pre-hook, whenever a network of its runs."""
-        if Folder.at_work is self:
+        if UserFolder.at_work is self:
             return
-        if Folder.at_work is not None:
-            Folder.at_work.leave()
+        if UserFolder.at_work is not None:
+            UserFolder.at_work.leave()
         sys.path.append(str(self.path))
         sys.modules.update(self.modules)
-        Folder.at_work = self
+        UserFolder.at_work = self
 
     def leave(self) -> None:
         """Set aside what was imported from here, if this folder is at work."""
-        if Folder.at_work is not self:
+        if UserFolder.at_work is not self:
             return
         if str(self.path) in sys.path:
             sys.path.reverse()
@@ -70,17 +70,17 @@ class Folder:
         self.modules = {name: module for name, module in sys.modules.items() if self._holds(module)}
         for name in self.modules:
             del sys.modules[name]
-        Folder.at_work = None
+        UserFolder.at_work = None
 
     def loaded(self) -> list[tuple[str, Path]]:
         """The modules that were imported from here, and their files."""
-        modules = self.modules if Folder.at_work is not self else sys.modules
+        modules = self.modules if UserFolder.at_work is not self else sys.modules
         files = ((name, getattr(module, "__file__", None)) for name, module in modules.items() if self._holds(module))
         return [(name, Path(file).resolve()) for name, file in files if file]
 
     def find(self, name: str) -> Path | None:
         """The file of a module, where it is no library's."""
-        module = sys.modules.get(name) if Folder.at_work is self else self.modules.get(name, sys.modules.get(name))
+        module = sys.modules.get(name) if UserFolder.at_work is self else self.modules.get(name, sys.modules.get(name))
         file = getattr(module, "__file__", None)
         stem = self.path.joinpath(*name.split("."))
         places = [Path(file)] if file else [] if module else [stem.with_suffix(".py"), stem / "__init__.py"]
@@ -117,7 +117,7 @@ class UserCode:
 
     known: ClassVar[dict[Path, UserCode]] = {}
 
-    def __init__(self, path: Path, folder: Folder) -> None:
+    def __init__(self, path: Path, folder: UserFolder) -> None:
         self.path, self.folder = path, folder
         self._place: str | None = None
         self.module = self.working(self._run)
@@ -135,7 +135,7 @@ class UserCode:
             cls.known = {known: code for known, code in cls.known.items() if code not in beside}
             beside = []
         if path not in cls.known:
-            folder = beside[0].folder if beside else Folder(path.parent)
+            folder = beside[0].folder if beside else UserFolder(path.parent)
             try:
                 cls.known[path] = cls(path, folder)
             except PurityError:

@@ -19,7 +19,7 @@ from purity_cli.files import finite
 Value = str | float | Sequence[str] | None
 """Of a cell; a bool and an int are numbers, too."""
 Row = Mapping[str, Any]
-Pair = tuple[str, str]
+KeyPair = tuple[str, str]
 
 SIGNS = {"starved": "*", "missing": "missing"}
 """What stands behind a value that is marked so, where people read it."""
@@ -75,7 +75,7 @@ class Plot:
     x: str
     y: str
     groups: Sequence[str]
-    said: Mapping[str, Mapping[Pair, str]]
+    said: Mapping[str, Mapping[KeyPair, str]]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ LONG, WIDE = 20, 8
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A value on the page: as people read it, and to its last digit."""
 
     text: str
@@ -101,19 +101,19 @@ def columns(table: Table) -> list[Column]:
     return [one for key, one in every.items() if key not in errors and (key in shown or (one.optional and key in held))]
 
 
-def lines(table: Table) -> Iterator[tuple[str, list[Cell]]]:
+def lines(table: Table) -> Iterator[tuple[str, list[PageCell]]]:
     """Each row with the id of what it is of, the foot's last."""
     shown = columns(table)
     for place, row in enumerate([*table.rows, *table.foot]):
         yield table.links.get(place, ""), [_cell(table, place, row, column) for column in shown]
 
 
-def _cell(table: Table, place: int, row: Mapping[str, Any], column: Column) -> Cell:
+def _cell(table: Table, place: int, row: Mapping[str, Any], column: Column) -> PageCell:
     value, error = row.get(column.key), row.get(column.error) if column.error else None
     digits = None if column.digits is None else table.digits.get(place, column.digits)
     mark = table.marks.get((place, column.key), "")
     share = value if column.bar and isinstance(value, float) and not math.isnan(value) else None
-    return Cell(
+    return PageCell(
         text=said(value, digits, column.signed),
         value=_exact(value),
         sign=SIGNS.get(mark, ""),

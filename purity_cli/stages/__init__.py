@@ -13,7 +13,7 @@ from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
 from purity_cli.naming import ACTIVATION, row_name
 from purity_cli.stages.families import FAMILIES, find
 from purity_cli.stages.probe import LayerInfo, Size, probe
-from purity_cli.stages.readings import FINDERS, Order
+from purity_cli.stages.readings import FINDERS, RunOrder
 
 __all__ = ["ALL", "FAMILIES", "FINDERS", "LayerInfo", "NoStages", "Tap", "layers", "probe", "resolve", "stages"]
 
@@ -98,7 +98,7 @@ def layers(net: nn.Module, source: str, name: str, input_size: Size) -> list[Lay
     """Every module, in the order of `named_modules`, with all that it is called."""
     seen = probe(net, input_size)
     known = _known(net, source, name, seen)
-    taps = _read(ALL, list(known), Order(net, seen, known))
+    taps = _read(ALL, list(known), RunOrder(net, seen, known))
     called = {module: tuple(tap.name for tap in taps if tap.module == module) for module in seen}
     return [replace(layer, readings=called[layer.module]) for layer in seen.values()]
 
@@ -120,7 +120,7 @@ def _expand(spec: str, net: nn.Module, source: str, name: str, seen: Mapping[str
     if ends and ends[1] in (None, ALL, *FINDERS):
         known = stages(net, source, name, seen)
         asked = _range(spec, ends[2], ends[3] or ends[2], name, known)
-        order = Order(net, seen, known)
+        order = RunOrder(net, seen, known)
         taps = _read(ends[1] or ACTIVATION, asked, order)
         if ends[1] in FINDERS and len(taps) < len(asked):
             raise PurityError(_lacks(ends[1], name, asked, taps, order))
@@ -156,7 +156,7 @@ def _check_colon(spec: str, seen: Mapping[str, LayerInfo]) -> None:
     )
 
 
-def _read(reading: str, asked: Sequence[str], order: Order) -> list[Tap]:
+def _read(reading: str, asked: Sequence[str], order: RunOrder) -> list[Tap]:
     """This reading, or ALL, of these stages, where they have it."""
     if reading == ALL:
         return [tap for each in (ACTIVATION, *FINDERS) for tap in _read(each, asked, order)]
@@ -166,7 +166,7 @@ def _read(reading: str, asked: Sequence[str], order: Order) -> list[Tap]:
     return [Tap(module, stage, reading) for module, stage in found if module]
 
 
-def _lacks(reading: str, name: str, asked: Sequence[str], taps: Sequence[Tap], order: Order) -> str:
+def _lacks(reading: str, name: str, asked: Sequence[str], taps: Sequence[Tap], order: RunOrder) -> str:
     """What to say of a reading that not all stages have."""
     has = {tap.stage for tap in taps}
     lack = [stage for stage in asked if stage not in has]

@@ -60,7 +60,7 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
     """Every module below `net`, in the order of `named_modules`, by a forward pass of one random image (1, 3, h, w).
 
     The pass runs in eval mode, without gradients, on the device of `net`, which may be `meta`; the network is left as
-    it was. A module can be tapped if it ran exactly once and gave one map (1, c, h, w) of the picture.
+    it was. A module can be tapped if it ran exactly once and gave one map (1, c, h, w) of the image.
     Raises PurityError where the network does not run on such an image.
     """
     trace = _Trace()
@@ -72,7 +72,7 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
         net.eval()
         stack.enter_context(kept())
         try:
-            net(_picture(net, input_size))
+            net(_random_image(net, input_size))
         except Exception as error:  # whatever a network's own code may raise
             if no_memory(error):
                 raise
@@ -85,10 +85,10 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
     return {name: _describe(name, modules[name], calls, input_size) for name, calls in trace.calls.items()}
 
 
-def _picture(net: nn.Module, size: Size) -> Tensor:
-    picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    like = next((t for t in chain(net.parameters(), net.buffers()) if t.is_floating_point()), picture)
-    return picture.to(device=like.device, dtype=like.dtype)
+def _random_image(net: nn.Module, size: Size) -> Tensor:
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    like = next((t for t in chain(net.parameters(), net.buffers()) if t.is_floating_point()), image)
+    return image.to(device=like.device, dtype=like.dtype)
 
 
 @dataclass(eq=False)
@@ -168,7 +168,7 @@ def _describe(name: str, module: nn.Module, calls: Sequence[_Running], size: Siz
 
 
 def _problem(given: list[Any], size: Size) -> str | None:
-    """Why a module's outputs are not one map (1, c, h, w) of a picture of `size`; None if they are."""
+    """Why a module's outputs are not one map (1, c, h, w) of an image of `size`; None if they are."""
     if len(given) != 1:
         return f"ran {len(given)} times" if given else "did not run"
     output = given[0]
@@ -178,15 +178,15 @@ def _problem(given: list[Any], size: Size) -> str | None:
     if len(output) != 4 or output[0] != 1 or 0 in output:
         return shown
     skew, skew_if_last = _skew(output[2], output[3], size), _skew(output[1], output[2], size)
-    # Channels-last maps also have four axes, but it is axes 1 and 2 that have the picture's proportions. The margin
-    # is for sizes that were rounded. Where h : w = w : c (in a square picture, c = h = w) the two cannot be told
+    # Channels-last maps also have four axes, but it is axes 1 and 2 that have the image's proportions. The margin
+    # is for sizes that were rounded. Where h : w = w : c (in a square image, c = h = w) the two cannot be told
     # apart, which counts as channels first.
     if skew_if_last + 0.1 < min(skew, 1):
         return f"{shown}, channels last"
     # E.g. attention's (n, heads, tokens, width). Strides may differ between the axes, but hardly by more than 2.
-    return f"{shown}, no map of the picture" if skew > 1 else None
+    return f"{shown}, no map of the image" if skew > 1 else None
 
 
 def _skew(height: int, width: int, size: Size) -> float:
-    """How far height : width is from the picture's, in powers of two."""
+    """How far height : width is from the image's, in powers of two."""
     return abs(math.log2(height / width * size[1] / size[0]))

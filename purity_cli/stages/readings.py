@@ -18,7 +18,7 @@ MIXERS = (nn.Conv2d, nn.Linear)
 """What makes a container of modules a block, and what no norm, activation or other element-wise module is."""
 
 
-class Order:
+class RunOrder:
     """A network's modules as they run: `seen` is what `probe` found, `known` its stages, shallow to deep."""
 
     def __init__(self, net: nn.Module, seen: Mapping[str, LayerInfo], known: Mapping[str, str]) -> None:
@@ -100,5 +100,9 @@ class Order:
         return first.end < then.end and not any(first.end < begin < then.end for begin in self._mixing)
 
 
-FINDERS: dict[str, Callable[[Order, str], str | None]] = {"conv": Order.conv, "block": Order.block, "pool": Order.pool}
+FINDERS: dict[str, Callable[[RunOrder, str], str | None]] = {
+    "conv": RunOrder.conv,
+    "block": RunOrder.block,
+    "pool": RunOrder.pool,
+}
 """By what stands before the colon: one entry a reading, which gives the module or None where a stage has none."""

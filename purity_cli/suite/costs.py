@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import cache as remember
 from importlib import metadata
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from purity_cli.run.ranks import describe
 
 FOLDER = "networks"
 """Within the cache of pixels, so that there is one place for what can be found again."""
+EVERY = 10.0
+"""Seconds after which what was found by then is written: a kill leaves no time for it."""
 PARALLEL = 32
 """From so many networks on, several processes look at them: each takes seconds to start."""
 SELF_ATTENTION = ("Transformer", "SelfAttention")
@@ -95,10 +98,14 @@ def looks(
         with _alone(path):
             kept |= _read(path)
             missing = [name for name in names if name not in kept]
+            saved = monotonic()
             try:
                 for done, (name, found) in enumerate(zip(missing, _each(missing, workers), strict=False), 1):
                     kept[name] = found
                     progress(done, len(missing))
+                    if monotonic() - saved > EVERY:
+                        _write(path, kept)
+                        saved = monotonic()
             finally:
                 _write(path, kept)
                 _kept.cache_clear()

@@ -22,7 +22,7 @@ from purity_cli.errors import PurityError, no_memory
 from purity_cli.machine import device_name, resolve_device, versions
 from purity_cli.models.base import output_shape
 from purity_cli.plan import Preprocessing, Size
-from purity_cli.train.loop import Images, Loop, decode, numerics
+from purity_cli.train.loop import Loop, TrainingImages, decode, numerics
 from purity_cli.train.settings import BATCH_SIZE, Training
 
 __all__ = ["Course", "Epoch", "Folder", "Training", "resolve", "train"]
@@ -72,7 +72,7 @@ class Course:
         kept = min(self.training.limit or n, n)
         return [i * n // kept for i in range(kept)]
 
-    def images(self, source: ImageSource, workers: int) -> Images:
+    def images(self, source: ImageSource, workers: int) -> TrainingImages:
         """The images of a split, decoded by `workers` threads, on the device."""
         return decode(source, self.selection(source), self.preprocessing, self.size, workers).to(self.device)
 
@@ -145,7 +145,7 @@ def _check_classes(network: models.Network, train: ImageSource, test: ImageSourc
         )
 
 
-class Folder:
+class TrainingFolder:
     """The folder of one training: `<model>_epoch010.safetensors` and `.json` for every checkpoint, and `resume.pt`,
     from which it goes on after it was interrupted; each written atomically.
 
@@ -243,7 +243,7 @@ def train(
     """
     training, kept, network = course.training, course.training.kept(), course.network
     with locks.claim(output, "purity train"), numerics(course.device, training.precision):
-        folder = Folder(output, network.name, course.recipe())
+        folder = TrainingFolder(output, network.name, course.recipe())
         loop = Loop(
             network.module, training, course.batch_size, course.preprocessing, course.device, network.memory_format
         )

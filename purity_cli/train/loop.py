@@ -26,7 +26,7 @@ TEST_BATCH = 512
 
 
 @dataclass(frozen=True)
-class Images:
+class TrainingImages:
     """All images of a split: `pixels` uint8 (n, 3, h, w), channels last in memory, and `labels` int64 (n,)."""
 
     pixels: Tensor
@@ -35,13 +35,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Images:
-        return Images(self.pixels.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> TrainingImages:
+        return TrainingImages(self.pixels.to(device), self.labels.to(device))
 
 
 def decode(
     source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing, size: Size, workers: int
-) -> Images:
+) -> TrainingImages:
     """The images of a selection, resized and cropped; PurityError where one is unreadable or not of `size` (h, w)."""
     pixels = np.empty((len(selection), *size, 3), np.uint8)
 
@@ -61,7 +61,7 @@ def decode(
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         list(pool.map(load, range(len(selection))))
     labels = [(source.labels or ())[i] for i in selection]
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels))
+    return TrainingImages(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Draws:
         return Draws(*(draw.to(device) for draw in vars(self).values()))
 
 
-def augment(images: Images, chosen: Tensor, draws: Draws, margin: int) -> Tensor:
+def augment(images: TrainingImages, chosen: Tensor, draws: Draws, margin: int) -> Tensor:
     """The images `chosen`, uint8 (n, 3, h, w), channels last in memory: padded with `margin` black pixels, cropped to
     their old size and mirrored as `draws` says.
     """
@@ -129,7 +129,7 @@ class Loop:
     def _parts(self) -> dict[str, Any]:
         return {"network": self.net, "optimizer": self.optimizer, "scaler": self.scaler}
 
-    def epoch(self, number: int, images: Images, progress: Callable[[int], None]) -> tuple[float, float]:
+    def epoch(self, number: int, images: TrainingImages, progress: Callable[[int], None]) -> tuple[float, float]:
         """Train for one epoch; mean loss and accuracy in per cent of the images as they were met.
 
         `images` lie on the device; `progress` is called with how many of them are done. All that chance decides,
@@ -179,7 +179,7 @@ class Loop:
         return torch.stack([loss.detach() * len(labels), (logits.detach().argmax(1) == labels).sum()])
 
     @torch.inference_mode()
-    def accuracy(self, images: Images) -> float:
+    def accuracy(self, images: TrainingImages) -> float:
         """Per cent of `images` that the network, in eval mode, classifies rightly."""
         self.net.eval()
         hits = torch.zeros((), dtype=torch.int64, device=self.device)

@@ -47,7 +47,7 @@ PAPERS_IMAGES = {
 
 
 @dataclass(frozen=True)
-class Column:
+class SuiteColumn:
     """One job in a suite's tables; `missing` says why there is no result."""
 
     name: str
@@ -69,17 +69,17 @@ class Known:
     threshold: float | None = None
 
 
-def columns(jobs: Sequence[tuple[Job, Result | None, str | None]]) -> list[Column]:
+def columns(jobs: Sequence[tuple[Job, Result | None, str | None]]) -> list[SuiteColumn]:
     """Jobs, with their results or why there are none, under their names."""
     names = cells.names([result or job for job, result, _ in jobs])
     found = []
     for name, (job, result, why) in zip(names, jobs, strict=True):
         model = result.model if result else cells.bare(job).partition(".")[0]
-        found.append(Column(name, model, cells.epoch_of(job, result), result, why))
+        found.append(SuiteColumn(name, model, cells.epoch_of(job, result), result, why))
     return found
 
 
-def of_results(results: Sequence[Result]) -> list[Column]:
+def of_results(results: Sequence[Result]) -> list[SuiteColumn]:
     """The same of results alone."""
     return columns([(result.job, result, None) for result in results])
 
@@ -121,7 +121,7 @@ def _known(frame: Any) -> Iterator[Known]:
         yield from (Known(row["model"], name, float(row[name]), epoch) for name in values)
 
 
-def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequence[Known] = ()) -> Report:
+def suite(found: Sequence[SuiteColumn], threshold: float, layout: str, known: Sequence[Known] = ()) -> Report:
     """The paper's layout: a row per stage and a column per model, or in the layout `last` a row per model."""
     results = {one.name: one.result for one in found if one.result}
     notes = [f"{cells.summary(one, threshold)} Layers: {cells.modules(one)}." for one in results.values()]
@@ -135,7 +135,7 @@ def suite(found: Sequence[Column], threshold: float, layout: str, known: Sequenc
     return Report([replace(table, aim="all")], notes)
 
 
-def _last(found: Sequence[Column], threshold: float) -> Table:
+def _last(found: Sequence[SuiteColumn], threshold: float) -> Table:
     """As the paper's Tables 2 and 3: accuracy and F of the deepest layer, in each reading."""
     rows, readings = [], dict[str, None]()
     for one in found:
@@ -163,14 +163,14 @@ def _lasts(result: Result) -> dict[str, Layer]:
     return found or {"activation": cells.deepest(result)}
 
 
-def _matches(known: Known, column: Column, all_known: Sequence[Known]) -> bool:
+def _matches(known: Known, column: SuiteColumn, all_known: Sequence[Known]) -> bool:
     """Whether a published value is of this column's network, and epoch if it is of one."""
     models = {one.model for one in all_known}
     model = column.model if column.model in models else NAMES.get(column.model, column.model)
     return known.model == model and known.epoch in (None, column.epoch)
 
 
-def compare(found: Sequence[Column], known: Sequence[Known], threshold: float) -> list[dict[str, Any]]:
+def compare(found: Sequence[SuiteColumn], known: Sequence[Known], threshold: float) -> list[dict[str, Any]]:
     """A row for each reading of each published cell of the models: measured, reference, difference, se.
 
     `measured` is NaN where nothing fired. A cell that no row of a result stands for has one row, without a reading.
@@ -217,7 +217,7 @@ def _measured(
         yield what, layer.module, one.purity, one.se
 
 
-def comparison(found: Sequence[Column], name: str, known: Sequence[Known], threshold: float) -> Report:
+def comparison(found: Sequence[SuiteColumn], name: str, known: Sequence[Known], threshold: float) -> Report:
     """Measured beside the reference `name`: each cell in each reading; then, per reading, how near it comes."""
     rows = compare(found, known, threshold)
     theirs = "paper" if name in PAPER else "reference"
@@ -257,7 +257,7 @@ def comparison(found: Sequence[Column], name: str, known: Sequence[Known], thres
     return Report([table, summary], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)])
 
 
-def _notes(found: Sequence[Column], name: str, known: Sequence[Known], rows: Sequence[Row]) -> Iterator[str]:
+def _notes(found: Sequence[SuiteColumn], name: str, known: Sequence[Known], rows: Sequence[Row]) -> Iterator[str]:
     """What must stand beside the comparison."""
     compared = {row["model"] for row in rows if not row["missing"]}
     silent = sum(row["measured"] is not None and math.isnan(row["measured"]) for row in rows)

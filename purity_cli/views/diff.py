@@ -26,14 +26,14 @@ MOVED, VANISHED, NEW = "moved", "vanished", "new"
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredResult:
     """A result and where it was found."""
 
     folder: Path
     result: Result
 
 
-Pair = tuple[Found | None, Found | None]
+ResultPair = tuple[StoredResult | None, StoredResult | None]
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Diff:
 
 
 def diff(
-    old: Sequence[Found],
-    new: Sequence[Found],
+    old: Sequence[StoredResult],
+    new: Sequence[StoredResult],
     *,
     threshold: float = 0.5,
     tolerance: float = 0.005,
@@ -141,13 +141,13 @@ def diff(
     )
 
 
-def match(old: Sequence[Found], new: Sequence[Found]) -> list[Pair]:
+def match(old: Sequence[StoredResult], new: Sequence[StoredResult]) -> list[ResultPair]:
     """Results of the same thing side by side, in the order of the new ones, then those that are gone.
 
     Several of one thing (other images, another precision) are told apart by their Job; PurityError where that is the
     same, too.
     """
-    pairs: list[Pair] = []
+    pairs: list[ResultPair] = []
     before, after = _by_identity(old), _by_identity(new)
     for identity, these in after.items():
         those = before.pop(identity, {})
@@ -158,8 +158,8 @@ def match(old: Sequence[Found], new: Sequence[Found]) -> list[Pair]:
     return pairs + [(found, None) for those in before.values() for found in those.values()]
 
 
-def _by_identity(found: Iterable[Found]) -> dict[tuple[str, ...], dict[str, Found]]:
-    groups: dict[tuple[str, ...], dict[str, Found]] = {}
+def _by_identity(found: Iterable[StoredResult]) -> dict[tuple[str, ...], dict[str, StoredResult]]:
+    groups: dict[tuple[str, ...], dict[str, StoredResult]] = {}
     for one in found:
         group = groups.setdefault(tuple(getattr(one.result, name) for name in IDENTITY), {})
         other = group.setdefault(one.result.job.key(), one)
@@ -172,7 +172,7 @@ Key = tuple[str | None, str | None, str]
 """Module, reading where it is not the activation, measure: what a cell is matched by."""
 
 
-def _rows(name: str, pair: Pair, threshold: float, tolerance: float) -> Iterator[dict[str, Any]]:
+def _rows(name: str, pair: ResultPair, threshold: float, tolerance: float) -> Iterator[dict[str, Any]]:
     old, new = (_values(found, threshold) if found else {} for found in pair)
     result = (pair[1] or pair[0]).result  # type: ignore[union-attr]
     for key in dict.fromkeys([*new, *old]):
@@ -191,7 +191,7 @@ def _rows(name: str, pair: Pair, threshold: float, tolerance: float) -> Iterator
         yield {"job": name, **{field: getattr(result, field) for field in IDENTITY}, **about, **values}
 
 
-def _values(found: Found, threshold: float) -> dict[Key, tuple[dict[str, Any], float | None, float | None]]:
+def _values(found: StoredResult, threshold: float) -> dict[Key, tuple[dict[str, Any], float | None, float | None]]:
     """Every cell of a result: what it is of, its value and its standard error."""
     result, values = found.result, dict[Key, tuple[dict[str, Any], float | None, float | None]]()
     try:

@@ -29,7 +29,7 @@ PATIENCE = 3
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """One value per checkpoint, in the order of `epochs`: purity of `layer` (NaN where nothing fired) and accuracy in
     per cent (NaN where unknown) of `images` images."""
 
@@ -141,10 +141,10 @@ def frame(results: Sequence[Result], threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows(in_order(results), threshold)).astype({"top1": float, "purity": float, "se": float})
 
 
-def course(results: Sequence[Result], threshold: float) -> Course:
+def course(results: Sequence[Result], threshold: float) -> Trajectory:
     """Purity of the deepest layer and accuracy over the epochs."""
     values = [cells.cell(result, cells.deepest(result), threshold).purity for result in results]
-    return Course(
+    return Trajectory(
         epochs=[_epoch(result) for result in results],
         layer=cells.deepest(results[0]).name,
         purity=[math.nan if value is None else value for value in values],
@@ -237,7 +237,7 @@ def keep(values: Sequence[float], patience: int | None = None) -> tuple[int | No
     return best, len(values) - 1
 
 
-def choices(course: Course, patience: int) -> list[Choice]:
+def choices(course: Trajectory, patience: int) -> list[Choice]:
     """By purity and by accuracy, each over all checkpoints and with `patience`, and the last checkpoint."""
     known = not any(map(math.isnan, course.accuracy))
     picks = []
@@ -260,7 +260,7 @@ def choices(course: Course, patience: int) -> list[Choice]:
     ]
 
 
-def words(course: Course, found: Sequence[Choice]) -> list[str]:
+def words(course: Trajectory, found: Sequence[Choice]) -> list[str]:
     """What the course says and how far it can be trusted, in sentences."""
     sentences = [_verdict(choice, course.images) for choice in found if f"purity of {course.layer}" in choice.rule]
     sentences += [_agreement(course, "epoch", course.epochs), _agreement(course, "accuracy", course.accuracy)]
@@ -287,7 +287,7 @@ def _verdict(choice: Choice, images: int) -> str:
     )
 
 
-def _agreement(course: Course, name: str, values: Sequence[float]) -> str:
+def _agreement(course: Trajectory, name: str, values: Sequence[float]) -> str:
     """Kendall's tau of purity with `values`, where both are known."""
     pairs = np.array([course.purity, values], dtype=np.float64)
     x, y = pairs[:, np.isfinite(pairs).all(0)]

@@ -31,7 +31,7 @@ READING = (
     "it to see how many there were.",
     "A difference of less than two standard errors may be chance; F jk is F with the jackknife's estimate of its bias "
     "removed.",
-    "The small pictures show what is behind one F: a bar for each channel, or for a few neighbours, as high as its "
+    "The small charts show what is behind one F: a bar for each channel, or for a few neighbours, as high as its "
     "share of all firings; the line has the channels in order of their shares, and the dashes are where F would be 1.",
     "Ranks, 1 for the highest value, are within one data set; whether purity says more than a size that needs no "
     "training is seen by comparing their correlations, with the interval of each.",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purity_cli.correlations import DRAWS, EXACT, ROUNDING, all_orders
-from purity_cli.report import Pair, Report, Row, Table, number, text
+from purity_cli.report import KeyPair, Report, Row, Table, number, text
 
 LEAST = 3
 AGAINST = ("top1", "last")
@@ -21,7 +21,7 @@ AT_ONCE = 2**22
 """Ranks of resamples in memory at a time."""
 
 
-class Found(NamedTuple):
+class RankCorrelation(NamedTuple):
     """Spearman's correlation of two quantities over the n results that have both, as `correlations.Correlation`."""
 
     n: int
@@ -40,7 +40,7 @@ class Found(NamedTuple):
         )
 
 
-def correlations(rows: Sequence[Row], names: Sequence[str]) -> dict[Pair, Found]:
+def correlations(rows: Sequence[Row], names: Sequence[str]) -> dict[KeyPair, RankCorrelation]:
     """Every two of the columns, each pair once, in the order of `names`.
 
     The values are those of `correlations.correlate`, of all pairs at once: each column's ranks, of the sample and of
@@ -50,7 +50,7 @@ def correlations(rows: Sequence[Row], names: Sequence[str]) -> dict[Pair, Found]
     values = np.array([[_float(row.get(name)) for row in rows] for name in names]).reshape(len(names), len(rows))
     known = np.isfinite(values)
     masks = {(a, b): (known[a] & known[b]).tobytes() for a in range(len(names)) for b in range(a + 1, len(names))}
-    found: dict[tuple[int, int], Found] = {}
+    found: dict[tuple[int, int], RankCorrelation] = {}
     for mask in dict.fromkeys(masks.values()):
         both = np.frombuffer(mask, bool)
         varied = [i for i in range(len(names)) if known[i][both].all() and len(set(values[i][both])) > 1]
@@ -69,7 +69,7 @@ def _float(value: float | str | None) -> float:
     return math.nan if value is None or isinstance(value, str) else float(value)
 
 
-def _all_pairs(values: NDArray[np.float64]) -> dict[tuple[int, int], Found]:
+def _all_pairs(values: NDArray[np.float64]) -> dict[tuple[int, int], RankCorrelation]:
     """Of values (k, n), none of them constant; the draws are `correlate`'s, in its order."""
     k, n = values.shape
     rng = np.random.default_rng(0)
@@ -90,7 +90,9 @@ def _all_pairs(values: NDArray[np.float64]) -> dict[tuple[int, int], Found]:
     p = extreme / len(orders) if exact else (extreme + 1) / (DRAWS + 1)
     low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)  # NaN where a resample has one value alone
     return {
-        (i, j): Found(n, *(float(of[i, j]) for of in (rho, low, high, p))) for i in range(k) for j in range(i + 1, k)
+        (i, j): RankCorrelation(n, *(float(of[i, j]) for of in (rho, low, high, p)))
+        for i in range(k)
+        for j in range(i + 1, k)
     }
 
 
@@ -104,7 +106,9 @@ def _ranked(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(found / np.sqrt((found**2).sum(-1, keepdims=True)))
 
 
-def ranks(rows: Sequence[Row], names: Mapping[str, str], pairs: Mapping[Pair, Found], where: str = "") -> Report:
+def ranks(
+    rows: Sequence[Row], names: Mapping[str, str], pairs: Mapping[KeyPair, RankCorrelation], where: str = ""
+) -> Report:
     """Each row's rank by every quantity that differs, 1 for the highest, and each quantity's correlation with two.
 
     `names` are what the columns are called, and `pairs` their `correlations`.
@@ -141,7 +145,7 @@ def ranks(rows: Sequence[Row], names: Mapping[str, str], pairs: Mapping[Pair, Fo
     return Report([table for table in found if len(table.columns) > 1], [chance] if len(pairs) > 1 else [])
 
 
-def _beside(pairs: Mapping[Pair, Found], name: str) -> dict[str, float]:
+def _beside(pairs: Mapping[KeyPair, RankCorrelation], name: str) -> dict[str, float]:
     """What a quantity has with those of `AGAINST`."""
     values: dict[str, float] = {}
     for other in AGAINST:
