@@ -517,10 +517,10 @@ def test_layers_lists_readings_in_every_format(alexnet: CliRunner) -> None:
         "features.12": "pool:C5",
     }  # fmt: skip
     assert [line.split()[-1] for line in run().splitlines()[3:6]] == ["conv:C1", "C1", "pool:C1"]
-    found = {row["module"]: row for row in json.loads(run("--format", "json"))}
+    found = {row["layer"]: row for row in json.loads(run("--format", "json"))["layers"]}
     assert found["features.12"] == {
-        "module": "features.12", "kind": "MaxPool2d", "shape": [256, 6, 6], "calls": 1, "problem": None,
-        "readings": ["pool:C5"], "stage": None,
+        "layer": "features.12", "type": "MaxPool2d", "channels": 256, "height": 6, "width": 6, "calls": 1,
+        "problem": None, "readings": ["pool:C5"], "stage": None,
     }  # fmt: skip
     assert found["features.11"]["stage"] == "C5"
 

@@ -185,7 +185,7 @@ def write(views: Mapping[str, Report], folder: Path) -> None:
     from purity_cli.report import FORMATS
 
     for name, report in views.items():
-        for ending in ("md", "csv") if report.tables else ("md",):
+        for ending in ("md", "csv"):
             store.write_text(folder / f"{name}.{ending}", FORMATS[ending](report))
 
 
