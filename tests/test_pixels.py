@@ -23,6 +23,7 @@ from purity_cli.datasets import UnreadableImage, open_dataset
 from purity_cli.errors import PurityError
 from purity_cli.pixels import AHEAD, Pixels, normalise, prepare, resize_and_crop
 from purity_cli.plan import Preprocessing
+from tests.memory import PEAK
 
 IMAGENET = Preprocessing(resize=40, crop=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -211,7 +212,7 @@ def test_a_part_resized_alone_is_the_part_of_the_whole(interpolation: str, monke
 
 
 LONG = """
-import resource, sys
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -219,9 +220,9 @@ from purity_cli.datasets import open_dataset
 from purity_cli.pixels import Pixels
 from purity_cli.plan import Preprocessing
 source = open_dataset(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 got = list(Pixels(source, range(2), Preprocessing(resize=256, crop=(224, 224)), batch_size=2, workers=2).blocks())
-print(tuple(got[0].pixels.shape), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(tuple(got[0].pixels.shape), peak() - before)
 """
 
 
@@ -231,7 +232,7 @@ def test_memory_follows_what_is_kept(tmp_path: Path) -> None:
     stripes = np.stack([127 + 120 * np.sin(columns / 9 + k) for k in range(6)], 1).reshape(-1, 2, 3).astype(np.uint8)
     Image.fromarray(stripes).save(tmp_path / "high.png")
     Image.fromarray(stripes.transpose(1, 0, 2)).save(tmp_path / "wide.png")
-    ran = subprocess.run([sys.executable, "-c", LONG, str(tmp_path)], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", PEAK + LONG, str(tmp_path)], capture_output=True, text=True, check=True)
     shape, _, grown = ran.stdout.strip().rpartition(" ")
     assert shape == "(2, 3, 224, 224)"
     assert int(grown) < 100, f"{grown} MB"
