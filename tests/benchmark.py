@@ -2,6 +2,7 @@
 
     make benchmark                      # everything; a quarter of an hour on two idle cores
     python -m tests.benchmark resnet50  # one network's rows
+    python -m tests.benchmark --memory  # peak memory of each kind of data set; minutes
 
 Every figure is a ratio within one process on the same images, since absolute times differ between machines and from
 minute to minute. Each round runs every contender once, in turn; the median over rounds counts, and the lowest and the
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,8 @@ from purity_cli.engine import HALF, Engine
 from purity_cli.machine import fastest, keep_freed_memory, precisions
 from purity_cli.pixels import Pixels, normalise
 from purity_cli.plan import DEFAULT_GRID, Preprocessing
-from tests import oracle
+from tests import oracle, packing
+from tests.conftest import SHARED
 
 NETWORKS = ("resnet50", "alexnet", "densenet121", "vgg16", "timm:legacy_senet154")
 BATCH = {"alexnet": 32}
@@ -350,32 +352,64 @@ def scaling(name: str, precision: str, rounds: int) -> str:
     return f"images/s of {name} C1..C5, {precision}, of those of one thread: {said}"
 
 
-def peak_memory(n: int) -> float:
-    """MiB that a fresh process needs at most to score `n` images with ResNet18.
+PEAK = """
+import atexit, runpy
+from pathlib import Path
+atexit.register(lambda: print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]))
+runpy.run_module("purity_cli", run_name="__main__")
+"""
+"""Any command, and then the KiB that it needed at most. `getrusage` would begin with those of the parent process."""
 
-    Not getrusage's ru_maxrss, which a process takes over from the one that started it.
-    """
-    code = (
-        "from tests.benchmark import *; keep_freed_memory()\n"
-        "network = models.load('resnet18', 'none'); d = tempfile.mkdtemp(); photographs(Path(d), 100)\n"
-        f"chosen = [i % 100 for i in range({n})]\n"
-        "preprocessing = IMAGENET.model_copy(update={'resize': 256}); source = open_dataset('folder:' + d)\n"
-        "pixels = Pixels(source, chosen, preprocessing, batch_size=16, workers=2, on_bad_image='fail')\n"
-        "with make_engine(network.module, ['relu', 'layer4'], 16) as engine: engine.run(pixels.blocks())\n"
-        "import shutil; shutil.rmtree(d)\n"
-        "print(int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+
+def peak_memory(*command: str) -> float:
+    """MiB that a command of `purity` needs at most, in a process of its own."""
+    ran = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+    return int(ran.stdout.split()[-1]) / 1024
+
+
+def copied(times: int, place: Path) -> packing.Files:
+    """500 of the photographs beside the checkout so many times, or else some that `place` is for."""
+    chosen = sorted((SHARED / "data" / "imagenet-sample").glob("*/*"))[::2]
+    if not chosen:
+        photographs(place, 500)
+        chosen = sorted(place.iterdir())
+    contents = [path.read_bytes() for path in chosen]
+    return {f"class{k // 20:02}/{k:04}-{i}.jpg": data for k, data in enumerate(contents) for i in range(times)}
+
+
+def memory(times: Sequence[int] = (1, 5)) -> pd.DataFrame:
+    """MiB at most for each kind of data set, and for a cache, of some photographs and of so many copies of them."""
+    layouts: dict[str, dict[str, Any]] = {"shards": {"size": 100}, "parquet": {"rows": 2500, "row_group_size": 100}}
+    columns: dict[str, dict[str, float]] = {}
+    for copies in times:
+        with tempfile.TemporaryDirectory() as name:
+            place = Path(name)
+            (place / "new").mkdir()
+            files = copied(copies, place / "new")
+            size = sum(map(len, files.values())) / 2**20
+            peaks = columns.setdefault(f"{len(files):,} images, {size:.0f} MiB", {})
+            score = ("score", "--workers", "2", "-b", "16", "--fresh", "-o", str(place / "out"))
+            for kind, make in packing.KINDS.items():
+                where = make(place / kind, files, **layouts.get(kind, {}))
+                peaks[kind] = peak_memory(*score, "-d", where, "--resize", "32", "--crop", "32")
+            cached = ("-d", str(place / "folder"), "--resize", "64", "--crop", "64", "--cache", str(place / "cache"))
+            peaks["folder, to fill a cache"] = peak_memory("cache", "build", *cached, "--workers", "2", "-b", "16")
+            peaks["folder, from the cache"] = peak_memory(*score, *cached)
+        print(pd.DataFrame(columns).to_markdown(floatfmt=".0f"), flush=True)
+    return pd.DataFrame(columns)
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--images", default=1000, show_default=True, help="JPEGs of the end-to-end part.")
+@click.option("--memory", "only_memory", is_flag=True, help="Only print the peak memory of each kind of data set.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/benchmark"), show_default=True)
-def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
+def main(names: tuple[str, ...], rounds: int, images: int, only_memory: bool, out: Path) -> None:
     """Print the ratios, and write them to speed.md and speed.csv; with NAMES, those of these networks alone."""
+    if only_memory:
+        memory()
+        return
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     most = {precision: matrix_product(precision) for precision in ("fp32", *precisions(CPU))}
@@ -399,8 +433,7 @@ def main(names: tuple[str, ...], rounds: int, images: int, out: Path) -> None:
         known = len(notes)
         notes += [end_to_end(images, precision) for precision in (*precisions(CPU), "fp32")]
         notes += [scaling("resnet50", precision, rounds) for precision in (*precisions(CPU), "fp32")]
-        small, large = peak_memory(500), peak_memory(2000)
-        notes.append(f"peak memory, resnet18: {small:.0f} MiB at 500 images, {large:.0f} MiB at 2,000")
+        notes.append(f"peak memory in MiB:\n\n{memory().to_markdown(floatfmt='.0f')}\n")
         start = [
             clock(
                 partial(subprocess.run, [sys.executable, "-m", "purity_cli", "--help"], check=True, capture_output=True)

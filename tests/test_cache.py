@@ -11,6 +11,8 @@ import pwd
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -36,6 +38,7 @@ from purity_cli.datasets.base import ArraySource
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Block, Pixels
 from purity_cli.plan import Preprocessing
+from tests.memory import PEAK
 from tests.test_datasets import pack
 from tests.test_datasets_named import batches  # noqa: F401
 
@@ -329,6 +332,62 @@ def test_a_row_in_the_place_of_another_is_not_taken(tmp_path: Path) -> None:
         half = len(content) // 2
         path.write_bytes(content[half:] + content[:half])
     assert_same(read(source, tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", [shelf.PIXELS, shelf.MARKS])
+def test_a_file_that_is_cut_short_in_use_is_done_without(name: str, tmp_path: Path) -> None:
+    source, folder = noise(8), tmp_path / "cache"
+    expected = read(source, folder)
+    loads = count_loads(source)
+    pixels = CachedPixels(source, range(8), CROPPED, root=folder, warn=pytest.fail, batch_size=5, workers=1)
+    path = only_folder(folder) / name
+    os.truncate(path, path.stat().st_size // 2)
+    assert pixels.cache.missing((1, 1, 1)) == (4 if name == shelf.MARKS else 0)
+    assert_same(list(pixels.blocks()), expected)
+    assert set(loads) == {4, 5, 6, 7}
+
+
+def test_a_disk_that_cannot_be_read_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, says = noise(8), Says()
+    expected = read(source, tmp_path)
+
+    def fail(file: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    assert_same(read(source, tmp_path, says=says), expected)
+    assert len(says) == 1
+    assert "(Input/output error); the run goes on without" in says[0]
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+from purity_cli.cache import CachedPixels
+from purity_cli.datasets import open_dataset
+from purity_cli.plan import Preprocessing
+source = open_dataset(sys.argv[1])
+def read():
+    pixels = CachedPixels(source, range(len(source)), Preprocessing(), root=Path(sys.argv[2]), warn=sys.exit,
+                          batch_size=2, workers=1)
+    return sum(len(block.positions) for block in pixels.blocks())
+filled, before = read(), peak()
+source.load = None
+print(filled, read(), peak() - before)
+"""
+
+
+def test_memory_does_not_follow_what_is_cached(tmp_path: Path) -> None:
+    """120 MB of it."""
+    for i in range(40):
+        picture = np.random.default_rng(i).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{i:02}.bmp")
+    command = [sys.executable, "-c", PEAK + AGAIN, str(tmp_path / "photos"), str(tmp_path / "cache")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    filled, again, grown = map(int, ran.stdout.split())
+    assert (filled, again) == (40, 40)
+    assert grown < 30, f"{grown} MB"
 
 
 def test_an_image_of_another_size_is_not_kept_and_ends_the_run(photos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decode once: pixels after resize and crop, kept on disk, one memory-mapped array per data set and preprocessing.
+"""Decode once: pixels after resize and crop, kept on disk, one array per data set and preprocessing.
 
 A row is an image's place in the whole data set, so that every selection of it shares them, and rows are filled in any
 order, by any number of threads, processes and ranks at once. Each row has a mark: the CRC-32 of its place, of the time
@@ -94,7 +94,11 @@ class Cache:
 
     def get(self, i: int) -> NDArray[np.uint8] | None:
         """Image i's pixels (h, w, 3), None where they are not here."""
-        return self._rows.get(i, self.source.changed(i)) if self._rows else None
+        try:
+            return self._rows.get(i, self.source.changed(i)) if self._rows else None
+        except OSError as error:
+            self._stop(error)
+            return None
 
     def put(self, i: int, pixels: NDArray[np.uint8]) -> None:
         """Keep image i's pixels (h, w, 3), unless they are of another size than those here."""

@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 import weakref
 import zlib
@@ -40,15 +41,17 @@ Shape = tuple[int, ...]
 
 
 class Rows:
-    """The open files of a cache of n images, whose lengths were found right. OSError where they cannot be opened."""
+    """The open files of a cache of n images, whose lengths were found right. OSError where they cannot be opened.
+
+    Nothing is read or written through a map: all that was ever read through one counts as this process's memory, and
+    where a disk is full, or another cuts a file short, a map is no error but a signal that kills the process.
+    """
 
     def __init__(self, folder: Path, n: int, shape: Shape) -> None:
-        self.folder, self.shape, self._bytes = folder, shape, int(np.prod(shape))
+        self.folder, self.shape, self._n, self._bytes = folder, shape, n, int(np.prod(shape))
         self.refused: OSError | None = None
         """Why nothing can be put: the files may only be read."""
-        self._pixels_file, self._marks_file = self._open(PIXELS), self._open(MARKS)
-        self._pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "r", shape=(n, *shape)))
-        self._marks = np.asarray(np.memmap(folder / MARKS, np.uint32, "r", shape=(n,)))
+        self._pixels, self._marks = self._open(PIXELS), self._open(MARKS)
 
     def _open(self, name: str) -> int:
         try:
@@ -63,31 +66,33 @@ class Rows:
 
     def absent(self, selection: Sequence[int]) -> int:
         """How many of these images were never put."""
-        return int(np.count_nonzero(self._marks[np.asarray(selection, dtype=np.int64)] == 0))
+        marks = np.zeros(self._n, np.uint32)
+        found = os.pread(self._marks, marks.nbytes, 0)
+        marks[: len(found) // 4] = np.frombuffer(found, np.uint32, len(found) // 4)
+        return int(np.count_nonzero(marks[np.asarray(selection, dtype=np.int64)] == 0))
 
     def get(self, i: int, changed: int) -> NDArray[np.uint8] | None:
         """Image i's pixels, None where its mark does not fit; `changed` is what the source says of it."""
-        mark = self._marks[i]
+        mark = int.from_bytes(os.pread(self._marks, 4, i * 4), sys.byteorder)
         if not mark:
             return None
-        # The copy is what is checked, for another process may be writing the row.
-        pixels = self._pixels[i].copy()
-        return pixels if mark == _mark(i, changed, pixels.data) else None
+        content = os.pread(self._pixels, self._bytes, i * self._bytes)
+        whole = len(content) == self._bytes and mark == _mark(i, changed, content)
+        return np.frombuffer(content, np.uint8).reshape(self.shape) if whole else None
 
     def put(self, i: int, changed: int, pixels: NDArray[np.uint8], left_free: int) -> None:
         """Write image i's pixels and then its mark; OSError where the disk would have less than `left_free` bytes."""
         if self.refused:
             raise self.refused
-        disk = os.fstatvfs(self._pixels_file)
+        disk = os.fstatvfs(self._pixels)
         if disk.f_bavail * disk.f_frsize < left_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        # Not through the map: there a full disk is no error but a signal that kills the process.
         content = pixels.tobytes()
-        _write(self._pixels_file, content, i * self._bytes)
-        _write(self._marks_file, np.uint32(_mark(i, changed, content)).tobytes(), i * 4)
+        _write(self._pixels, content, i * self._bytes)
+        _write(self._marks, np.uint32(_mark(i, changed, content)).tobytes(), i * 4)
 
 
-def _mark(i: int, changed: int, pixels: bytes | memoryview) -> int:
+def _mark(i: int, changed: int, pixels: bytes) -> int:
     """Never 0, for that is what a part of a file holds that was never written."""
     return zlib.crc32(pixels, zlib.crc32(f"{i} {changed}".encode())) or 1
 

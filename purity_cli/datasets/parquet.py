@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import posixpath
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,10 +27,12 @@ SUFFIXES = (".parquet",)
 IMAGES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
 """Names of columns, the preferred first, where Hugging Face's description does not tell."""
-WINDOW = 32
-"""Rows that are taken from a table at once."""
-WINDOWS = 8
-"""Of these, as many are kept: threads ask for images nearly in order, but not quite."""
+WINDOW, LARGE = 32, 2**22
+"""Rows that are taken from a table at once, or as many as take so many bytes."""
+HELD, FEW = 2**25, 64
+"""Bytes that rows may take which were passed on the way to others, and rows that are held whatever they take: threads
+ask for images nearly in order, but not quite.
+"""
 
 
 class Columns(NamedTuple):
@@ -48,45 +49,49 @@ class Columns(NamedTuple):
 
 
 class Tables:
-    """Reads rows of parquet files by their places, a window of rows at a time.
+    """Reads rows of parquet files by their places, some at a time.
 
-    A row group is read from its start on and only forwards, for it may be larger than memory; going back in it begins
-    anew. What one cannot be read from on is remembered.
+    A row group is read from its start on and only forwards, for it may be larger than memory, of which one of its pages
+    takes up to twice its size; going back in it begins anew. A row is let go as soon as it was asked for, as an image
+    is needed only once in a pass over them. What a row group cannot be read from on is remembered.
     """
 
     def __init__(self, columns: Columns, places: dict[str, tuple[str, int, int]]) -> None:
         self.columns, self._places = columns, places
         """Of each image the table, the row group and the row in that."""
         self._lock = Lock()
-        self._windows: OrderedDict[tuple[str, int, int], list[bytes | None]] = OrderedDict()
+        self._held: dict[tuple[str, int, int], bytes | None] = {}
+        """Rows that were read and not asked for, by their places, in the order in which they were read."""
+        self._bytes = 0
         self._group: tuple[str, int] | None = None
         self._cursor: Iterator[Any] = iter(())
         self._next = 0
+        """The row of the group that the cursor gives next."""
         self._broken: dict[tuple[str, int], tuple[int, str]] = {}
 
     def read(self, file: File) -> bytes:
-        table, group, row = self._places[file.path]
+        place = self._places[file.path]
         with self._lock:
-            data = self._window(table, group, row // WINDOW)[row % WINDOW]
+            if place not in self._held:
+                self._read_to(*place)
+            data = self._held.pop(place)
+            self._bytes -= len(data or b"")
         if data is None:
             raise UnreadableImage("its row holds no bytes")
         return data
 
-    def _window(self, table: str, group: int, k: int) -> list[bytes | None]:
-        if (table, group, k) in self._windows:
-            self._windows.move_to_end((table, group, k))
-            return self._windows[table, group, k]
-        first, reason = self._broken.get((table, group), (k + 1, ""))
-        if k >= first:
+    def _read_to(self, table: str, group: int, row: int) -> None:
+        first, reason = self._broken.get((table, group), (row + 1, ""))
+        if row >= first:
             raise UnreadableImage(reason)
         try:
-            if self._group != (table, group) or k < self._next:
-                self._cursor = _opened(table).iter_batches(WINDOW, [group], [self.columns.bytes], use_threads=False)
+            if self._group != (table, group) or row < self._next:
+                self._cursor = _rows(_opened(table), group, self.columns.bytes)
                 self._group, self._next = (table, group), 0
-            while self._next <= k:
-                batch = next(self._cursor)
-                self._next += 1
-            found = self._windows[table, group, k] = _bytes_of(batch, self.columns.bytes)
+            while self._next <= row:
+                for data in _bytes_of(next(self._cursor), self.columns.bytes):
+                    self._hold((table, group, self._next), data)
+                    self._next += 1
         except MemoryError:
             self._group = None
             raise
@@ -97,9 +102,13 @@ class Tables:
             self._broken[table, group] = self._next, reason
             self._group = None
             raise UnreadableImage(reason) from None
-        while len(self._windows) > WINDOWS:
-            self._windows.popitem(last=False)
-        return found
+
+    def _hold(self, place: tuple[str, int, int], data: bytes | None) -> None:
+        before = self._held.pop(place, None)
+        self._held[place] = data
+        self._bytes += len(data or b"") - len(before or b"")
+        while self._bytes > HELD and len(self._held) > FEW:
+            self._bytes -= len(self._held.pop(next(iter(self._held))) or b"")
 
 
 @dataclass(eq=False)
@@ -250,6 +259,15 @@ def _small(opened: ParquetFile, table: str, columns: Columns) -> tuple[list[str 
     labels = read.column(columns.label).to_pylist() if columns.label else [None] * rows
     image = read.column(columns.path.partition(".")[0]).to_pylist() if columns.path else [None] * rows
     return [row and row["path"] for row in image], [None if label is None else str(label) for label in labels]
+
+
+def _rows(opened: ParquetFile, group: int, column: str) -> Iterator[Any]:
+    """A row group's images, some at a time."""
+    about = opened.metadata.row_group(group)
+    parts = (about.column(k) for k in range(about.num_columns))
+    size = next(part.total_uncompressed_size for part in parts if part.path_in_schema == column)
+    some = min(WINDOW, max(1, LARGE * about.num_rows // max(1, size)))
+    yield from opened.iter_batches(some, [group], [column], use_threads=False)
 
 
 def _bytes_of(batch: Any, column: str) -> list[bytes | None]:
