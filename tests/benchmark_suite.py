@@ -1,8 +1,9 @@
 """Four processes on one suite of twelve jobs, one killed on the way, beside one that does one job after another:
-`python -m tests.benchmark_suite [IMAGES] [PROCESSES]`, some five minutes on two free cores.
+`python -m tests.benchmark_suite [IMAGES] [PROCESSES] [SIDE]`, some five minutes on two free cores.
 
-IMAGES are those of a job, enough that a job takes long beside the start of a process, some five seconds. On a machine
-with other work the seconds on the clock say little; those of the processors do, for they are what sharing costs.
+IMAGES of SIDE x SIDE are those of a job, enough that a job takes long beside the start of a process, some five
+seconds. On a machine with other work the seconds on the clock say little; those of the processors do, for they are what
+sharing costs.
 """
 
 from __future__ import annotations
@@ -84,13 +85,14 @@ def age(holder: Holder) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()
 
 
-def main(images: int = 500, processes: int = 4) -> None:
+def main(images: int = 500, processes: int = 4, side: int = 32) -> None:
     load = os.getloadavg()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         jobs = "".join(f"  - {{model: resnet18_cifar, limit: {images + number}}}\n" for number in range(JOBS))
-        (folder / "suite.yaml").write_text(f"defaults: {{weights: none, batch_size: 4}}\nmodels:\n{jobs}")
+        defaults = f"{{weights: none, batch_size: 4, resize: {side}, crop: {side}}}"
+        (folder / "suite.yaml").write_text(f"defaults: {defaults}\nmodels:\n{jobs}")
         tasks = read(folder / "suite.yaml").tasks()
         _, one = timed(lambda: alone(folder))
         print(f"one process: {one.clock:.0f} s, {one.processors:.0f} s of processor", flush=True)
