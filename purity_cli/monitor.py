@@ -56,7 +56,7 @@ class PurityMonitor:
             images = images.clone() if images.is_inference() else images.detach()
             if self._taps is None:
                 size = (images.shape[-2], images.shape[-1])
-                found = stages.resolve(self.net, "file", type(self.net).__name__, self.layers, size)
+                found = stages.resolve(self.net, "memory", type(self.net).__name__, self.layers, size)
                 self._taps = Taps(self.net, [tap.module for tap in found], map_statistics)
             with self._taps as taps:
                 reading = taps(images)

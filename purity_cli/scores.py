@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from purity_cli import locks, run, store
+from purity_cli.errors import PurityError
+from purity_cli.models import called
 from purity_cli.plan import DEFAULT_GRID, Job, check_thresholds
 from purity_cli.results import Result
 
@@ -58,8 +64,8 @@ class Scores:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Store it as `purity score --output` does, for `Scores.load` and all commands that take a results folder."""
-        place = locks.prepare(Path(folder))
-        store.write(self.result, place, self.threshold)
+        with locks.claim(Path(folder), "Scores.save"):
+            store.write(self.result, Path(folder), self.threshold)
 
     def __repr__(self) -> str:
         table = self.frame[SHOWN].to_string(index=False, float_format="{:.3f}".format)
@@ -76,21 +82,26 @@ class Scores:
 
 
 def score(
-    model: str | None = None,
-    dataset: str | None = None,
+    model: str | nn.Module | None = None,
+    dataset: str | PathLike[str] | None = None,
     *,
     threshold: float = 0.5,
     workers: int = 2,
     download: bool = False,
+    progress: Callable[[int, int], object] | None = None,
     **settings: Any,
 ) -> Scores:
     """Score the purity of a network's layers, as `purity score` does; nothing is written.
 
-    `model` is a name (`resnet50`, `timm:convnext_tiny.fb_in1k`) or `FILE.py:FUNCTION`, `dataset` a name or the path of
-    a folder or tar; without them the bundled network and images are taken. `settings` are the other options of
-    `purity score` that decide a number, with their names: `layers=["C1", "last"]`, `per_class=11`, `weights="w.pth"`,
-    `device="cuda"`. `workers` threads decode. What changes how far a number can be trusted is a Python warning. Counts
-    are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises PurityError.
+    `model` is a name (`resnet50`, `timm:convnext_tiny.fb_in1k`), `FILE.py:FUNCTION`, or a network, which stays as it
+    is: a copy of it is scored. `dataset` is a name or the path of a folder, tar, ...; without them the bundled network
+    and images are taken. `settings` are the other options of `purity score` that decide a number, with their names:
+    `layers=["C1", "last"]`, `per_class=11`, `weights="w.pth"`, `device="cuda"`; a network that does not say how its
+    pixels are prepared, as timm's do in their `pretrained_cfg`, needs `resize`, `crop`, `mean` and `std`.
+
+    `workers` threads decode, and `progress` is called with the images done and the images in all. What changes how far
+    a number can be trusted is a Python warning. Counts are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises
+    PurityError.
 
     >>> from purity_cli import score
     >>> scores = score(layers=["C3", "C4"], per_class=5)
@@ -103,11 +114,21 @@ def score(
     >>> bool(scores.at(0.3).frame["activations"].sum() > scores.frame["activations"].sum())
     True
     """
-    named = {"model": model, "dataset": dataset}
+    if not isinstance(model, (str, nn.Module, NoneType)):
+        raise PurityError(
+            f"Cannot score a {type(model).__name__}: give a network (torch.nn.Module), a name that `purity models` "
+            "lists, or FILE.py:FUNCTION."
+        )
+    module = model if isinstance(model, nn.Module) else None
+    named = {
+        "model": model if module is None else f"memory:{called(module)}",
+        "dataset": fspath(dataset) if isinstance(dataset, PathLike) else dataset,
+    }
     grid = check_thresholds([*settings.pop("thresholds", DEFAULT_GRID), threshold])
-    job = Job.of(**{name: value for name, value in named.items() if value}, **settings, thresholds=grid)
-    plan = run.resolve(job, download=download, warn=_warn)
-    return Scores(run.score(plan, workers=workers, warn=_warn), threshold)
+    job = Job.of(**{name: value for name, value in named.items() if value is not None}, **settings, thresholds=grid)
+    plan = run.resolve(job, module=module, download=download, warn=_warn)
+    told = progress or (lambda done, total: None)
+    return Scores(run.score(plan, workers=workers, warn=_warn, progress=told), threshold)
 
 
 def _warn(text: str) -> None:

@@ -28,6 +28,8 @@ STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "pu
 BEFORE = "counts.safetensors"
 """What versions up to 0.1 called it, in another form."""
 PARTIAL = "partial*.safetensors"
+FAILED = "failed.json"
+"""What `purity bench` leaves of a job that failed."""
 
 
 def write(result: Result, folder: Path, threshold: float = 0.5) -> None:

@@ -20,10 +20,10 @@ from scipy.stats import entropy
 from purity_cli import cli, store
 from purity_cli import suite as suites
 from purity_cli.cli import stored
-from purity_cli.cli.stored import FAILED
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
+from purity_cli.store import FAILED
 from purity_cli.views import diff as view
 from purity_cli.views.diff import Diff, StoredResult
 

@@ -9,14 +9,20 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+import torchvision
 from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from torch import nn
 
 import purity_cli
-from purity_cli import Scores, cli, score, scores
+from purity_cli import Scores, cli, locks, score, scores
 from purity_cli.errors import PurityError
+from purity_cli.nets import resnet10_cifar
 from tests.reference import ROOT
 
 
@@ -66,7 +72,72 @@ def test_it_gives_what_the_command_gives(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(ours.at(0.3).sweep(), Figure)
 
 
+def trained() -> nn.Sequential:
+    net = resnet10_cifar()
+    assert isinstance(net, nn.Sequential)
+    net.load_state_dict(load_file(Path(purity_cli.__file__).parent / "assets" / "resnet10_cifar.safetensors"))
+    return net
+
+
+LIVE: dict[str, Any] = {"limit": 60, "resize": "none", "crop": "none", "mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def test_a_network_in_memory_gives_what_its_name_gives(tmp_path: Path) -> None:
+    named = score(limit=60)
+    for net in (trained(), nn.DataParallel(trained()), trained().train().requires_grad_(False), trained().double()):
+        ours = score(net, **LIVE)
+        for mine, theirs in zip(ours.result.layers, named.result.layers, strict=True):
+            assert (mine.counts == theirs.counts).all()
+    ours.save(tmp_path / "mine")
+    loaded = Scores.load(tmp_path / "mine").result
+    assert (loaded.source, loaded.model, loaded.weights) == ("memory", "Sequential", "as given")
+
+
+def test_a_network_in_memory_stays_as_it_is() -> None:
+    net = trained().train()
+    net[0].requires_grad_(False)
+    frozen = [parameter.requires_grad for parameter in net.parameters()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    score(net, **LIVE)
+    assert all(part.training and not part._forward_hooks and not part._forward_pre_hooks for part in net.modules())
+    assert [parameter.requires_grad for parameter in net.parameters()] == frozen
+    assert set(frozen) == {True, False}
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_two_trainings_of_one_network_are_told_apart(tmp_path: Path) -> None:
+    other = trained()
+    with torch.no_grad():
+        next(other.parameters()).mul_(0.9)
+    for name, net in (("a", trained()), ("b", other)):
+        score(net, **LIVE, layers=["last"]).save(tmp_path / name)
+    assert cli.run(["show", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+
+
+def test_how_far_it_is_can_be_followed() -> None:
+    seen = list[tuple[int, int]]()
+    score(limit=60, batch_size=20, layers=["last"], progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(20, 60), (40, 60), (60, 60)]
+
+
+def test_what_another_process_writes_is_not_written_over(tmp_path: Path) -> None:
+    scores = score(limit=20, layers=["last"])
+    with locks.claim(tmp_path / "here", "purity score"), pytest.raises(PurityError, match="Another `purity score`"):
+        scores.save(tmp_path / "here")
+
+
 def test_what_is_wrong_is_one_sentence() -> None:
+    wrong: Any
+    for wrong in (42, [], torchvision.models.resnet18, {"conv.weight": torch.zeros(1)}):
+        with pytest.raises(PurityError, match="Cannot score a"):
+            score(wrong)
+    with pytest.raises(PurityError, match=r"is of no known family: .* its named_modules\(\)"):
+        score(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(10)), **LIVE)
+    history = trained()
+    history.x = torch.ones(1, requires_grad=True) * 2
+    with pytest.raises(PurityError, match="cannot be copied"):
+        score(history)
     with pytest.raises(PurityError, match="Did you mean"):
         score("resnet13_cifra")
     with pytest.raises(PurityError, match="there is no such setting"):

@@ -23,11 +23,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from purity_cli import cli, store
-from purity_cli.cli.stored import FAILED
 from purity_cli.correlations import correlate
 from purity_cli.figures import light, page
 from purity_cli.report import FORMATS, Report, said
 from purity_cli.results import Layer, Result
+from purity_cli.store import FAILED
 from purity_cli.views import cells, leaderboard, ranks
 from purity_cli.views.diff import StoredResult, diff
 from tests import made

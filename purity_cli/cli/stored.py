@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from purity_cli.results import Result
     from purity_cli.views.diff import StoredResult
 
-PICTURES, LARGEST = (".png", ".jpg", ".jpeg"), 2 << 20
-"""Endings of the pictures that a page takes, and the bytes of the largest."""
-FAILED = "failed.json"
-"""What `purity bench` leaves of a job that failed."""
+ENDINGS, LARGEST = (".png", ".jpg", ".jpeg"), 2 << 20
+"""Endings of the figures that a page takes, and the bytes of the largest."""
 WAY_OUT = "give a folder that `purity score` or `purity bench` has written"
 
 
@@ -99,10 +97,10 @@ def pictures(found: Iterable[StoredResult]) -> dict[int, list[tuple[str, bytes]]
     shown: dict[int, list[tuple[str, bytes]]] = {}
     for place, one in enumerate(found):
         for path in sorted(one.folder.glob("cam*")) if one.folder.is_dir() else ():
-            if path.suffix.lower() in PICTURES and path.stat().st_size <= LARGEST:
+            if path.suffix.lower() in ENDINGS and path.stat().st_size <= LARGEST:
                 shown.setdefault(place, []).append((f"Grad-CAM: {path.name}", path.read_bytes()))
             else:
-                progress.note(f"{path} is left out: a page takes {', '.join(PICTURES)} of up to {LARGEST >> 20} MB.")
+                progress.note(f"{path} is left out: a page takes {', '.join(ENDINGS)} of up to {LARGEST >> 20} MB.")
     return shown
 
 
@@ -158,6 +156,8 @@ def _is_date(name: str) -> bool:
 
 def failures(folder: Path) -> Iterator[str]:
     """A sentence on each job of a suite that failed."""
+    from purity_cli.store import FAILED
+
     for path in sorted(folder.rglob(FAILED)):
         try:
             record = json.loads(path.read_text())

@@ -26,15 +26,15 @@ from purity_cli.models.base import (
 )
 from purity_cli.models.bundled import Bundled
 from purity_cli.models.checkpoints import Checkpoint, looks_like_file, read
-from purity_cli.models.from_file import UserFile
+from purity_cli.models.from_file import InMemory, UserFile, called
 from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import HuggingFace, LocalFolder, Timm
 from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
 
 __all__ = [
-    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "catalogue", "failed", "load", "looks_like_file", "named",
-    "preview", "sketch", "tried",
+    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "called", "catalogue", "failed", "load",
+    "looks_like_file", "named", "preview", "sketch", "tried",
 ]  # fmt: skip
 
 SOURCES: dict[str, Source] = {
@@ -47,15 +47,15 @@ COUNTED = 50
 """Networks that `catalogue` looks into at most: timm's take some 0.3 s each even without their tensors."""
 
 
-def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool = False) -> Network:
-    """The network `name` with `weights`; `tried` makes it ready for images of one size.
+def load(model: str | nn.Module, weights: str = "default", *, seed: int = 0, headless: bool = False) -> Network:
+    """The network `model` with `weights`; `tried` makes it ready for images of one size.
 
-    `name` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ...; `weights` is `default`, the name of
-    weights that the source knows, `none` (random, by `seed`) or a file. Raises PurityError for a name that is unknown,
-    weights that are not at hand or do not fit, and files that hold anything but tensors; unless one that is `headless`
-    will do, for a network without a classifier.
+    `model` is `resnet50`, `timm:resnet50.tv_in1k`, `path/to/net.py:function`, ..., or a network, of which a copy is
+    taken; `weights` is `default`, the name of weights that the source knows, `none` (random, by `seed`) or a file.
+    Raises PurityError for a name that is unknown, weights that are not at hand or do not fit, and files that hold
+    anything but tensors; unless one that is `headless` will do, for a network without a classifier.
     """
-    source, bare, written = _find(name)
+    source, bare, written = _find(model) if isinstance(model, str) else (InMemory(model), called(model), None)
     tag = _choose(source, bare, written, weights)
     with seeded(seed):  # a user's function builds its network here
         recipe = source.recipe(bare, tag)
@@ -64,7 +64,7 @@ def load(name: str, weights: str = "default", *, seed: int = 0, headless: bool =
     path, label = _weight_file(source, recipe, bare, tag, weights)
     module, taken = _build(recipe, read(path) if path else [], seed)
     notes = tuple(taken.notes) if taken else ()
-    if path is None and weights == "default" and not source.comes_built:
+    if path is None and weights == "default" and not source.own_weights:
         notes = (f"{source.shown(bare)} has no weights of its own, so these are random: pass --weights FILE.",)
     if taken and taken.part:
         label = f"{label}[{taken.part}]"
@@ -115,7 +115,7 @@ def preview(name: str, weights: str = "default") -> Preview:
     if weights not in ("default", "none") and looks_like_file(weights):
         here = expanded(weights).is_file()
     else:
-        here = source.comes_built or weights == "none" or recipe.file is None or bool(recipe.file.cached())
+        here = bool(source.own_weights) or weights == "none" or recipe.file is None or bool(recipe.file.cached())
     return Preview(recipe.preprocessing, here, recipe.input_size, recipe.headless)
 
 
@@ -217,8 +217,8 @@ def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, wei
     """The file to read and how results call it; no file for random weights."""
     if weights not in ("default", "none") and looks_like_file(weights):
         return expanded(weights), Path(weights).name
-    if source.comes_built:
-        return None, "as built"
+    if source.own_weights:
+        return None, source.own_weights
     if weights == "none" or recipe.file is None:
         return None, "none"
     return recipe.file.fetch(f"{source.name}:{name} with weights {tag}"), tag or "default"

@@ -34,9 +34,9 @@ class Network:
     name: str
     """Canonical bare name, e.g. `resnet50`."""
     source: str
-    """A key of `SOURCES`."""
+    """A source's name."""
     weights: str
-    """What was loaded: `IMAGENET1K_V1`, `tv_in1k`, a file's name, `none`, or `as built` by a user's function."""
+    """What was loaded: `IMAGENET1K_V1`, `tv_in1k`, a file's name, `none`, or what its source calls its own."""
     weights_sha256: str | None
     """SHA-256 of the weight file; None where none was read."""
     preprocessing: Preprocessing
@@ -129,8 +129,8 @@ class Source(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """What there is, for `purity models --help`."""
-    comes_built: ClassVar[bool] = False
-    """Whether its networks have weights of their own as they are built."""
+    own_weights: ClassVar[str | None] = None
+    """What results call the weights that its networks have as they are built; None where these are random."""
     by_prefix: ClassVar[bool] = False
     """Whether its names are only known behind its own and a colon."""
     under: ClassVar[str | None] = None

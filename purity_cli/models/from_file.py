@@ -1,7 +1,8 @@
-"""A user's own network, `path/to/net.py:function`: what the function returns, out of its wrappers."""
+"""A user's own network, out of its wrappers: what `path/to/net.py:function` returns, or one that lives in memory."""
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class PrintsAside:
 class UserFile(Source):
     name = "file"
     about = "a function in a file of your own, net.py:function; what it returns is scored"
-    comes_built = True
+    own_weights = "as built"
 
     def find(self, text: str) -> tuple[str, str | None] | None:
         return (text, None) if REFERENCE.fullmatch(text) else None
@@ -66,6 +67,48 @@ class UserFile(Source):
         preprocessing, note = code.working(partial(_declared, made, function))
         build = partial(_fill, made, code, f"{path.name}:{function}")
         return Recipe(build, preprocessing, None, note, code=partial(code.code, made))
+
+
+class InMemory(Source):
+    """One network that somebody has built, by a copy of it; no name finds it."""
+
+    name = "memory"
+    about = "a network that lives in memory"
+    own_weights = "as given"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def recipe(self, name: str, tag: str | None) -> Recipe:
+        try:
+            made = copy.deepcopy(_inner(self.module)).cpu()
+        except Exception as error:  # of modules' own methods, and PyTorch's for tensors with a history
+            raise PurityError(
+                f"{name} cannot be copied, and is to stay as it is ({said(error)}): score what a function in a file "
+                "builds, FILE.py:FUNCTION."
+            ) from error
+        made = unwrapped(made, name)
+        freeze(made, name)
+        preprocessing, note = _declared(made, name)
+
+        def fill(checkpoint: Checkpoint | None) -> nn.Module:
+            if checkpoint is not None:
+                fit(made, checkpoint, name)
+            return made
+
+        return Recipe(fill, preprocessing, None, note)
+
+
+def called(module: nn.Module) -> str:
+    """What a network in memory is called: as timm says, or by its class."""
+    return str(_cfg(_inner(module)).get("architecture") or type(_inner(module)).__name__)
+
+
+def _cfg(module: nn.Module) -> Mapping[str, Any]:
+    """What a network says of itself as timm's do; empty where it says nothing."""
+    cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
+    return cfg if isinstance(cfg, Mapping) else {}
 
 
 def _make(code: UserCode, path: Path, function: str) -> nn.Module:
@@ -145,9 +188,7 @@ def _function(module: ModuleType, path: Path, function: str) -> Any:
 
 
 def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | None]:
-    cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg
-    if cfg and isinstance(cfg, Mapping):
+    if cfg := _cfg(module):
         try:
             return declared(cfg)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:

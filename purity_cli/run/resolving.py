@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageSource, open_dataset, select
@@ -72,13 +73,14 @@ def resolve(
     job: Job,
     *,
     download: bool = False,
+    module: nn.Module | None = None,
     source: ImageSource | None = None,
     ranks: Ranks | None = None,
     warn: Warn = lambda _: None,
 ) -> Resolved:
     """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together.
 
-    `source` is the Job's data set where it is open already.
+    `module` is the Job's model where that lives in memory, and `source` its data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
     precision, because = (job.precision, "") if job.precision != "auto" else fastest(device)
@@ -86,7 +88,7 @@ def resolve(
         warn(f"--precision auto takes {precision}: {because}.")
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
     headless = any(not read(text)[0].gradient for text in job.metrics)
-    network = models.load(job.model, job.weights, headless=headless)
+    network = models.load(job.model if module is None else module, job.weights, headless=headless)
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
@@ -173,6 +175,6 @@ def resolve_batch_size(asked: int | str, device: torch.device, size: tuple[int, 
 
 def known_classes(network: models.Network, job: Job) -> Sequence[str] | None:
     """What a network's classes are called; None where nobody knows, as with a user's network or weights."""
-    if network.source == "file" or job.weights == "none" or models.looks_like_file(job.weights):
+    if network.source in ("file", "memory") or job.weights == "none" or models.looks_like_file(job.weights):
         return None
     return datasets.class_names("imagenet" if network.num_classes == 1000 else network.weights)

@@ -224,4 +224,6 @@ def _range(spec: str, first: str, last: str, name: str, known: Mapping[str, str]
 
 
 def _listing(source: str, name: str) -> str:
+    if source == "memory":
+        return "its named_modules()"
     return f"`purity layers {'FILE.py:FUNCTION' if source == 'file' else f'{source}:{name}'}`"

@@ -22,7 +22,6 @@ from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task
 from purity_cli.suite.outlook import Sources, grouped, kept_in
 
-FAILED = "failed.json"
 ELSEWHERE = ("held", "elsewhere")
 """What becomes of a job that is left to another process, which may have finished it by the end."""
 
@@ -255,7 +254,7 @@ class Bench:
             progress=self.watch.images,
         )
         if self.ranks.first:
-            (folder / FAILED).unlink(missing_ok=True)
+            (folder / store.FAILED).unlink(missing_ok=True)
         return Outcome(task, "kept" if kept else "scored", folder, result)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
@@ -269,6 +268,6 @@ class Bench:
             "job": task.job.model_dump(mode="json"),
         }
         try:
-            store.write_text(locks.prepare(folder) / FAILED, json.dumps(record, indent=2) + "\n")
+            store.write_text(locks.prepare(folder) / store.FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
             self.warn(str(problem))

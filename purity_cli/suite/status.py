@@ -18,7 +18,6 @@ from purity_cli.plan import Job
 from purity_cli.report import Report, Table, duration, number, text
 from purity_cli.states import describe
 from purity_cli.suite import Task, costs
-from purity_cli.suite.bench import FAILED
 from purity_cli.suite.outlook import images_of, wanted
 
 STATES = ("done", "running", "unfinished", "failed", "waiting", "left out")
@@ -73,8 +72,8 @@ def standings(tasks: list[Task], folder: Path) -> Iterator[Standing]:
         elif result:
             record = result["provenance"]
             yield Standing(task, "done", None, result["n_images"], record["seconds"])
-        elif (place / FAILED).exists():
-            yield Standing(task, "failed", error=_why(place / FAILED))
+        elif (place / store.FAILED).exists():
+            yield Standing(task, "failed", error=_why(place / store.FAILED))
         elif task.absent:
             yield Standing(task, "left out", error=f"{task.absent} is not there")
         else:
