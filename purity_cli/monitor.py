@@ -25,9 +25,11 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchmetrics.utilities import rank_zero_warn
 
 from purity_cli import stages
 from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
+from purity_cli.stats import ENOUGH
 from purity_cli.taps import Taps
 
 
@@ -66,9 +68,18 @@ class PurityMonitor:
     def compute(self) -> dict[str, float]:
         """`{"purity/<module>": F}` of all images since the last reset; NaN where nothing fired.
 
-        Every process must call this, also one that saw no batch.
+        Every process must call this, also one that saw no batch. A Python warning says where F is biased low, for it
+        comes of fewer than five firings per channel.
         """
-        self._agree()
+        fired = self._agree()
+        for name, metric in self.metrics.items():
+            if 0 < fired[name] < ENOUGH * metric.counts.shape[2]:
+                # The same words in each epoch, so that Python says them once.
+                rank_zero_warn(
+                    f"F of {name} is biased low, for there are fewer than {ENOUGH} firings per channel: take more "
+                    "images, or a lower threshold.",
+                    stacklevel=4,
+                )
         return {f"purity/{name}": float(metric.compute()) for name, metric in self.metrics.items()}
 
     def _count(self, name: str, activations: Tensor) -> None:
@@ -76,18 +87,21 @@ class PurityMonitor:
             self.metrics[name] = FeaturePurity(activations.shape[1], (self.threshold,)).to(activations.device)
         self.metrics[name].update(activations)
 
-    def _agree(self) -> None:
-        """Have the same metrics, in the same order, on every process: the sums wait for all of them."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return
-        everybody: list[dict[str, int]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(everybody, {name: metric.counts.shape[2] for name, metric in self.metrics.items()})
-        known = {name: channels for theirs in everybody for name, channels in theirs.items()}
+    def _agree(self) -> dict[str, int]:
+        """Have the same metrics, in the same order, on every process, as their sums wait for all of them; the firings
+        of each, of all processes."""
+        mine = {name: (metric.counts.shape[2], int(metric.counts.sum())) for name, metric in self.metrics.items()}
+        everybody = [mine]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            everybody *= dist.get_world_size()
+            dist.all_gather_object(everybody, mine)
+        known = {name: channels for theirs in everybody for name, (channels, _) in theirs.items()}
         device = next((tensor.device for tensor in (*self.net.parameters(), *self.net.buffers())), torch.device("cpu"))
         with torch.inference_mode(False):
             for name in known.keys() - self.metrics.keys():
                 self._count(name, torch.zeros(0, known[name], device=device))
         self.metrics = {name: self.metrics[name] for name in known}
+        return {name: sum(theirs[name][1] for theirs in everybody if name in theirs) for name in known}
 
     def reset(self) -> None:
         """Forget all images."""

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+ENOUGH = 5
+"""Firings per channel below which F is markedly biased low."""
 
 
 class Jackknife(NamedTuple):

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,25 @@ def test_nothing_seen_and_nothing_fired(batches: list[Batch]) -> None:
     assert monitor.compute() == {}
     monitor.update(batches[0][0])
     assert math.isnan(monitor.compute()["purity/late.2"])
+
+
+def test_too_few_firings_are_said_once(batches: list[Batch]) -> None:
+    monitor = PurityMonitor(new(), ["C1", "last"], threshold=0.2)
+    for images, _ in batches:
+        monitor.update(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.compute()
+        monitor.reset()
+        monitor.update(batches[0][0][:2])
+        with pytest.raises(UserWarning, match="F of early.2 is biased low"):
+            monitor.compute()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            monitor.update(batches[0][0][:1])
+            monitor.compute()
+    assert [str(one.message).split()[2] for one in said] == ["early.2", "late.2"]
 
 
 @pytest.mark.parametrize(

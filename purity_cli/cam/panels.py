@@ -20,6 +20,7 @@ from purity_cli.errors import PurityError
 from purity_cli.figures.drawing import STYLE, wrapped
 from purity_cli.results import Result
 from purity_cli.run.resolving import Resolved
+from purity_cli.stats import ENOUGH
 from purity_cli.views import cells
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Heads:
         headings = []
         for tap in plan.taps:
             row = rows[tap.module]
-            few = f"N = {row['activations']:,} < {cells.ENOUGH} c" if row["activations"] else "nothing fires"
+            few = f"N = {row['activations']:,} < {ENOUGH} c" if row["activations"] else "nothing fires"
             headings.append(
                 Heading(
                     self._name(plan, f"{tap.name} {tap.module}" if tap.stage else tap.module),

@@ -30,7 +30,7 @@ from purity_cli.figures.drawing import (
 )
 from purity_cli.report import Report
 from purity_cli.results import Result
-from purity_cli.views.cells import ENOUGH
+from purity_cli.stats import ENOUGH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 from purity_cli.figures import NORMAL_95
 from purity_cli.report import said
 from purity_cli.results import Layer, Result
+from purity_cli.stats import ENOUGH
 from purity_cli.views import cells
 
 LEFT, RIGHT, TOP, BOTTOM = 30, 10, 22, 34
@@ -64,7 +65,7 @@ def stage_curve(result: Result, threshold: float) -> Element:
 def point(result: Result, layer: Layer, threshold: float, place: int) -> Point:
     one = cells.cell(result, layer, threshold)
     value, error = _known(one.purity), _known(one.se)
-    low = (one.activations or 0) < cells.ENOUGH * layer.channels
+    low = (one.activations or 0) < ENOUGH * layer.channels
     about = f"{layer.name}: F = {said(one.purity, 3)} ± {said(one.se, 3)}, N = {said(one.activations)}"
     return Point(place, value, 0.0 if math.isnan(error) else NORMAL_95 * error, low, about)
 
@@ -80,7 +81,7 @@ def sweep(result: Result) -> Element:
         if layer.counts is not None:
             curve = zip(result.thresholds, cells.curve(result, layer), strict=True)
             points = [
-                Point(t, _known(one.purity), _known(one.se), (one.activations or 0) < cells.ENOUGH * layer.channels)
+                Point(t, _known(one.purity), _known(one.se), (one.activations or 0) < ENOUGH * layer.channels)
                 for t, one in curve
             ]
             lines.append(Line(layer.name, points))

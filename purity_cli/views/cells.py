@@ -14,14 +14,12 @@ from purity_cli.files import expanded
 from purity_cli.naming import ACTIVATION, READINGS, label
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
-from purity_cli.stats import jackknife_of_mean
+from purity_cli.stats import ENOUGH, jackknife_of_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 AVERAGE = "Average"
-ENOUGH = 5
-"""Activations per channel below which F is markedly biased low."""
 COLUMNS = (
     "model", "source", "weights", "dataset", "n_images", "stage", "reading", "layer", "channels", "height", "width",
     "threshold", "purity", "se", "purity_jk", "activations", "live", "average", "top1", "top5", "preprocessing",

@@ -10,6 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from purity_cli.naming import READINGS
 from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
+from purity_cli.stats import ENOUGH
 from purity_cli.views import cells
 
 TOP1 = "top1"
@@ -124,13 +125,13 @@ class Worth:
     """Where F of a result can be trusted. Rows are named by their labels."""
 
     starved: tuple[str, ...]
-    """N below `cells.ENOUGH` c at the threshold asked for, and above 0."""
+    """N below `ENOUGH` c at the threshold asked for, and above 0."""
     silent: tuple[str, ...]
     """Nothing fires at this threshold, though it does at others."""
     dead: tuple[str, ...]
     """Nothing fires at any threshold."""
     enough: float | None
-    """The highest stored threshold at which every layer that fires at all has N >= `cells.ENOUGH` c; None for none."""
+    """The highest stored threshold at which every layer that fires at all has N >= `ENOUGH` c; None for none."""
     images: float | None
     """About how many images the threshold needs, N growing with their number; None where something is silent there."""
 
@@ -138,7 +139,7 @@ class Worth:
 def worth(result: Result, threshold: float) -> Worth:
     """What the numbers of a result are worth at a threshold."""
     amounts = {
-        layer.name: (layer.counts.sum((0, 2)).tolist(), cells.ENOUGH * layer.channels)
+        layer.name: (layer.counts.sum((0, 2)).tolist(), ENOUGH * layer.channels)
         for layer in result.layers
         if layer.counts is not None
     }
@@ -168,7 +169,7 @@ def faults(threshold: float) -> dict[str, str]:
     return {
         "dead": "nothing fires at any threshold, so that F is NaN",
         "silent": f"nothing fires at the threshold {threshold:g}, so that F is NaN",
-        "starved": f"N < {cells.ENOUGH} c where a * stands, so that F is biased low",
+        "starved": f"N < {ENOUGH} c where a * stands, so that F is biased low",
     }
 
 
@@ -198,4 +199,4 @@ def _remedy(one: Worth, threshold: float) -> str:
     every = "Every layer that fires at all" if one.dead else "Every layer"
     up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
     needs = "" if one.images is None else f"; the threshold {threshold:g} needs about {one.images:,} images"
-    return f"{every} has N >= {cells.ENOUGH} c {up_to}{needs}."
+    return f"{every} has N >= {ENOUGH} c {up_to}{needs}."

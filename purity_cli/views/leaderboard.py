@@ -9,6 +9,7 @@ from typing import Any
 from purity_cli.naming import label
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
 from purity_cli.results import Result
+from purity_cli.stats import ENOUGH
 from purity_cli.views import cells, ranks
 from purity_cli.views.layers import TOP1, faults, place, tidy, worth, worths
 
@@ -27,7 +28,7 @@ READING = (
     "No labels are needed for F; top-1, which needs them, stands beside it for comparison.",
     "± is one standard error: the jackknife's over 20 groups of images for F, the binomial one for accuracies. The "
     "other measures have none.",
-    f"A star marks F that is biased low: fewer than {cells.ENOUGH} firings per channel, N < {cells.ENOUGH} c. Point at "
+    f"A star marks F that is biased low: fewer than {ENOUGH} firings per channel, N < {ENOUGH} c. Point at "
     "it to see how many there were.",
     "A difference of less than two standard errors may be chance; F jk is F with the jackknife's estimate of its bias "
     "removed.",
@@ -148,8 +149,8 @@ def _starved(result: Result, threshold: float) -> Iterator[tuple[str, str]]:
     last, low = cells.deepest(result), dict[str, str]()
     for layer in result.layers:
         fired = cells.cell(result, layer, threshold).activations
-        if fired and fired < cells.ENOUGH * layer.channels:
-            hint = f"N = {fired:,} < {cells.ENOUGH} c = {cells.ENOUGH * layer.channels:,}: F is biased low."
+        if fired and fired < ENOUGH * layer.channels:
+            hint = f"N = {fired:,} < {ENOUGH} c = {ENOUGH * layer.channels:,}: F is biased low."
             low[layer.name] = hint
             yield from ((layer.name, hint),) if layer.stage else ()
             yield from ((LAST, hint),) if layer is last else ()

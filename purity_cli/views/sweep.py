@@ -12,6 +12,7 @@ import numpy as np
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.report import Report, Table, number
 from purity_cli.results import Layer, Result
+from purity_cli.stats import ENOUGH
 from purity_cli.views import cells
 from purity_cli.views.layers import every_threshold, worth
 
@@ -24,7 +25,7 @@ class Suggestion(NamedTuple):
     starved: bool
 
     def __str__(self) -> str:
-        note = f", although some layer fires less than {cells.ENOUGH} times per channel" if self.starved else ""
+        note = f", although some layer fires less than {ENOUGH} times per channel" if self.starved else ""
         return f"{self.threshold:g}: the layers differ most, by a standard deviation of {self.spread:.3f}{note}"
 
 
@@ -33,7 +34,7 @@ def sweep(results: Sequence[Result], *, suggested: bool = False) -> Report:
     tables, notes = [every_threshold(results)], []
     for place, (name, result) in enumerate(zip(cells.names(results), results, strict=True)):
         curves = {one.name: cells.curve(result, one) for one in result.layers if one.counts is not None}
-        least = {one.name: cells.ENOUGH * one.channels for one in result.layers}
+        least = {one.name: ENOUGH * one.channels for one in result.layers}
         grid = [{"t": t, **{name: curves[name][i].purity for name in curves}} for i, t in enumerate(result.thresholds)]
         marks = {
             (i, name): "starved"
@@ -53,14 +54,14 @@ def sweep(results: Sequence[Result], *, suggested: bool = False) -> Report:
 
 def _worth(results: Sequence[Result], starved: bool) -> list[str]:
     """Up to which threshold the numbers can be trusted."""
-    notes = [f"N < {cells.ENOUGH} c where a * stands, so that F is biased low; NaN: nothing fires."] if starved else []
+    notes = [f"N < {ENOUGH} c where a * stands, so that F is biased low; NaN: nothing fires."] if starved else []
     for name, result in zip(cells.names(results), results, strict=True):
         one = worth(result, result.thresholds[-1])
         dead = f"{', '.join(one.dead)}: nothing fires at any threshold. " if one.dead else ""
         others = "every other layer" if one.dead else "every layer"
         up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
         if dead or one.enough != result.thresholds[-1]:
-            notes.append(f"{name}: {dead}{others} has N >= {cells.ENOUGH} c {up_to}.")
+            notes.append(f"{name}: {dead}{others} has N >= {ENOUGH} c {up_to}.")
     return notes
 
 
@@ -102,7 +103,7 @@ def suggest(result: Result) -> Suggestion:
         D(t)^2 = 1/(L - 1) sum_l (F_l(t) - F(t))^2 - 1/L sum_l s_l(t)^2,
 
     the variance between layers less the mean variance that sampling images puts there; the smaller t wins a tie.
-    Only thresholds compete at which every layer fires `cells.ENOUGH` times per channel, since below that F is low for
+    Only thresholds compete at which every layer fires `ENOUGH` times per channel, since below that F is low for
     want of firings; where there are none, those at which every layer's F and s are known, and `starved` is true.
     Layers that fire at no threshold, and such of one channel, take no part. PurityError where fewer than two are
     left, or no threshold is.
@@ -118,7 +119,7 @@ def suggest(result: Result) -> Suggestion:
         raise PurityError(f"{result.model} has {n} layer{'s' * (n != 1)} that fired: --suggest compares two or more.")
     purity, se, fired = purity[known], se[known], fired[known]
     complete = np.isfinite(se).all(0)
-    fed = complete & (fired >= cells.ENOUGH * np.array(channels)[known, None]).all(0)
+    fed = complete & (fired >= ENOUGH * np.array(channels)[known, None]).all(0)
     starved = not fed.any()
     if not complete.any():
         raise PurityError(
