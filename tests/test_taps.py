@@ -74,6 +74,39 @@ def engine_counts(net: nn.Module, layers: list[str], batch: Batch) -> dict[str, 
     return {layer: engine.counts(layer).sum(0) for layer in layers}
 
 
+class Tokens(nn.Module):
+    """Affine, and turned from maps to tokens behind a batch normalisation, as attention does with its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.bn(self.conv(x)).flatten(2).transpose(1, 2)
+        logits: Tensor = self.fc(tokens.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_batch_normalisation_before_tokens(n: int) -> None:
+    """PyTorch 2.14 has wrong gradients here for one image on a CPU: its kernel takes the transposed one as it lies."""
+    torch.manual_seed(0)
+    net = Tokens().eval()
+    nn.init.uniform_(net.bn.weight, 0.5, 1.5)
+    images = torch.randn(n, 3, 8, 8)
+    with Taps(net, ["conv"], lambda b: b) as taps:
+        found = taps(images)
+    best = found.logits.argmax(1, keepdim=True)
+    assert net.conv.bias is not None
+    for channel in range(4):  # all is affine, so that one more everywhere in a map adds the sum of its gradient
+        with torch.no_grad():
+            net.conv.bias[channel] += 1
+            more = net(images)
+            net.conv.bias[channel] -= 1
+        expected = (more - found.logits).gather(1, best)[:, 0]
+        torch.testing.assert_close(found.gradients["conv"][:, channel], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_counts_are_those_of_the_graph_without_in_place_ops(name: str) -> None:
     # SENet154's 700 modules take minutes at the size of the others, and its wiring is the same at any.
