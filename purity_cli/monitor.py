@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from purity_cli import stages
+from purity_cli.errors import PurityError
+from purity_cli.plan import check_thresholds
 from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
 from purity_cli.stats import ENOUGH
 from purity_cli.taps import Taps
@@ -41,8 +43,9 @@ class PurityMonitor:
     is a torchmetrics.Metric in `metrics`, so `compute` sums over all processes where there are several.
     """
 
-    def __init__(self, net: nn.Module, layers: Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:
-        self.net, self.layers, self.threshold = net, tuple(layers), threshold
+    def __init__(self, net: nn.Module, layers: str | Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:
+        self.net, self.threshold = net, check_thresholds([threshold])[0]
+        self.layers = tuple(map(str.strip, layers.split(","))) if isinstance(layers, str) else tuple(layers)
         self.metrics: dict[str, FeaturePurity] = {}
         """By module path; empty before the first update."""
         self._taps: Taps[MapStatistics] | None = None
@@ -53,6 +56,11 @@ class PurityMonitor:
         The network runs in eval mode, and its mode, weights, gradients and statistics are as before afterwards. Works
         inside `torch.no_grad` and `torch.inference_mode`. Raises PurityError for layers that cannot be tapped.
         """
+        if not isinstance(images, Tensor):
+            raise PurityError(
+                f"PurityMonitor.update takes a batch of images (n, 3, h, w), not a {type(images).__name__}: give the "
+                "images of the batch alone."
+            )
         with torch.inference_mode(False):
             # What was made in inference mode can enter no backward pass, a copy can.
             images = images.clone() if images.is_inference() else images.detach()

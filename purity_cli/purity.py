@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from purity_cli.errors import PurityError
 from purity_cli.metrics.accumulators import Accumulator, Seen
 from purity_cli.stats import feature_purity
 
@@ -74,11 +75,12 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
 
     `activations` is M (n, c); `positions` int64 (n,) are the images' places in the job's list, and place i belongs to
     group i mod G; `thresholds` (T,) increase. Adding the results of any split of the images gives that of the whole.
+    A NaN fires at none.
     """
     c = activations.shape[1]
     levels = len(thresholds) + 1
-    # The number of thresholds strictly below M: it fires at exactly those.
-    passed = torch.bucketize(activations, thresholds, right=False)
+    # The number of thresholds strictly below M: it fires at exactly those. A NaN would be sorted above all of them.
+    passed = torch.bucketize(activations.nan_to_num(), thresholds, right=False)
     channel = torch.arange(c, device=activations.device)
     cell = ((positions % groups).unsqueeze(1) * levels + passed) * c + channel
     histogram = torch.zeros(groups * levels * c, dtype=torch.int64, device=activations.device)
@@ -104,6 +106,9 @@ class FeaturePurity(Accumulator):
 
     def __init__(self, channels: int, thresholds: Sequence[float] = (0.5,), groups: int = 20, **kwargs: Any) -> None:
         super().__init__(channels, thresholds, groups, **kwargs)
+        if list(thresholds) != sorted(set(thresholds)) or not all(0 <= t < 1 for t in thresholds):
+            raise PurityError(f"Thresholds must increase and lie in [0, 1), not {tuple(thresholds)}.")
+        self.channels = channels
         self.register_buffer("thresholds", torch.tensor(thresholds, dtype=torch.float32), persistent=False)
         self.groups = groups
         self.add_sum("counts", groups, len(thresholds), channels, dtype=torch.int64)
@@ -114,7 +119,12 @@ class FeaturePurity(Accumulator):
         return self._increments(activation(seen.maps, seen.beta), seen.positions)
 
     def update(self, activations: Tensor, positions: Tensor | None = None) -> None:  # type: ignore[override]
-        """Count the firings of M (n, c). `positions` (n,) default to the images' order of arrival."""
+        """Count the firings of M (n, c); a NaN is none. `positions` (n,) default to the images' order of arrival."""
+        if activations.ndim != 2 or activations.shape[1] != self.channels:  # one channel would be added to all
+            raise PurityError(
+                f"FeaturePurity of {self.channels} channels takes M of shape (n, {self.channels}), not "
+                f"{tuple(activations.shape)}."
+            )
         if positions is None:
             positions = self.images + torch.arange(len(activations), device=self.device)
         self.add(self._increments(activations, positions))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
+from purity_cli.errors import PurityError
 from purity_cli.purity import FeaturePurity, activation, firings, map_statistics
 from purity_cli.stats import feature_purity
 from tests import oracle
@@ -142,3 +143,25 @@ def test_metric_numbers_images_in_order_of_arrival() -> None:
         counted.update(rows)
     placed.update(m, torch.arange(10))
     assert torch.equal(counted.counts, placed.counts)
+
+
+def test_a_nan_fires_nowhere() -> None:
+    counted = metric(3)
+    counted.update(torch.tensor([[math.nan, 0.95, 0.0]]))
+    assert counted.counts.sum((0, 1)).tolist() == [0, 5, 0]
+    overflowed = map_statistics(torch.tensor([[[[1.0, math.inf]]]] * 3).view(1, 3, 1, 2))
+    counted.reset()
+    counted.update(activation(overflowed, torch.ones(1, 3)))
+    assert int(counted.counts.sum()) == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 5), (4,), (2, 4, 1, 1)])
+def test_another_number_of_channels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PurityError, match=r"of 4 channels takes M of shape \(n, 4\), not"):
+        metric(4).update(torch.rand(shape))
+
+
+@pytest.mark.parametrize("thresholds", [(0.5, 0.3), (0.5, 0.5), (1.5,), (-0.1,), (math.nan,)])
+def test_thresholds_that_would_be_counted_wrongly_are_refused(thresholds: tuple[float, ...]) -> None:
+    with pytest.raises(PurityError, match="Thresholds must increase and lie in"):
+        FeaturePurity(4, thresholds)

@@ -220,6 +220,23 @@ def test_layers_that_cannot_be_tapped(layers: list[str], error: Any, says: str, 
         PurityMonitor(new(), layers).update(batches[0][0])
 
 
+def test_layers_may_be_one_text(batches: list[Batch]) -> None:
+    monitor = PurityMonitor(new(), "C1, last")
+    monitor.update(batches[0][0])
+    assert list(monitor.compute()) == ["purity/early.2", "purity/late.2"]
+
+
+@pytest.mark.parametrize("threshold", [-1, 1, 50, math.nan])
+def test_a_threshold_that_no_channel_can_cross_is_refused(threshold: float) -> None:
+    with pytest.raises(PurityError, match=r"A threshold must lie in \[0, 1\)"):
+        PurityMonitor(new(), threshold=threshold)
+
+
+def test_a_batch_with_its_labels_is_refused(batches: list[Batch]) -> None:
+    with pytest.raises(PurityError, match="not a list: give the images of the batch alone"):
+        PurityMonitor(new()).update([*batches[0]])  # type: ignore[arg-type]
+
+
 TOGETHER = """
 import sys
 import torch
