@@ -43,7 +43,7 @@ def no_memory(error: BaseException) -> bool:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean resnet50 or resnet34?"`, or nothing when no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 

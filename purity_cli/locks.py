@@ -54,7 +54,11 @@ def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
     What a killed process was just writing there is cleared away. Raises Held where another one holds the folder, or
     waits for it; `command` is what this one is called.
     """
-    handle = (prepare(folder) / LOCK).open("a+")
+    place = prepare(folder) / LOCK
+    try:
+        handle = place.open("a+")
+    except PermissionError:  # another user's, which locks all the same; the folder itself can be written into
+        handle = place.open()
     try:
         _lock(handle, wait)
     except BlockingIOError:

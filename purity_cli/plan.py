@@ -145,13 +145,27 @@ DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
 Grid = Annotated[tuple[float, ...], BeforeValidator(_grid)]
 
 
+WANTED = {
+    "tuple_type": "a list",
+    "model_type": "a name, or settings as in {model: resnet50, limit: 10}",
+    "string_type": "text (in quotes where it looks like a number or a date)",
+}
+"""By pydantic's name of what it found wrong."""
+
+
 def complaint(error: ValidationError, known: Iterable[str]) -> str:
     """The first thing that pydantic found wrong, in a sentence without its place; `known` are the settings there."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
         return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), known)}"
+    given = repr(first["input"])
+    given = given if len(given) <= 60 else f"{given[:60]} and so on"
+    if first["type"] == "missing":
+        return "it has to be given."
+    if first["type"] in WANTED:
+        return f"it must be {WANTED[first['type']]}, not {given}."
     cause = first.get("ctx", {}).get("error")
-    text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {first['input']!r})."
+    text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {given})."
     return text if text.endswith((".", "?")) else f"{text}."
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from purity_cli import locks, run, store
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SHOWN = ["stage", "layer", "channels", "height", "width", "purity", "se", "purity_jk", "activations", "live"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scores:
     """The purity of a network's layers, read at one threshold; a notebook shows it as a table."""
 
@@ -119,6 +120,9 @@ def score(
             f"Cannot score a {type(model).__name__}: give a network (torch.nn.Module), a name that `purity models` "
             "lists, or FILE.py:FUNCTION."
         )
+    for name, value in settings.items():
+        if isinstance(value, (PathLike, torch.device)):
+            settings[name] = fspath(value) if isinstance(value, PathLike) else str(value)
     module = model if isinstance(model, nn.Module) else None
     named = {
         "model": model if module is None else f"memory:{called(module)}",

@@ -188,7 +188,9 @@ MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], object] | None]] = {
     ),
     "threshold above 1": (["-t", "1.5"], 2, r"A threshold must lie in \[0, 1\), not 1.5", None),
     "unwritable output": (["-o", "file/out"], 1, "Cannot write results into file/out", _file),
-    "text named .jpg": (["-d", "texts"], 1, "None of the 1 images of texts could be read", _text_named_jpg),
+    "text named .jpg": (
+        ["-d", "texts"], 1, r"None of the 1 images of texts could be read, the first a\.jpg \(", _text_named_jpg,
+    ),
     "unknown option": (["--modle", "x"], 2, "No such option.*--model", None),
     "no number": (["--limit", "many"], 2, "'many' is not a valid integer", None),
     "no size": (["--crop", "big"], 2, "'big' is no size", None),

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from purity_cli.views.comparison import SuiteColumn
 from tests import oracle
 
 PAPER = Path(purity_cli.__file__).parent / "paper"
+
 GROUPS = 5
 
 
@@ -150,6 +152,13 @@ def test_table1_has_the_papers_rows_and_columns() -> None:
     shown = [cell.strip() for cell in line.split("|")[1:-1]]
     assert shown == ["vgg13_bn", "C1", "activation", "net.relu.C1", "0.100", "0.407", "-0.307", "0.000"]
     assert "No reading is called the nearest: all values are of activation." in report.notes
+
+
+def test_the_star_that_the_notes_speak_of_stands_in_the_table() -> None:
+    for layout, starred in (("stages", ["0.500*", "0.000*"]), ("last", ["0.000*"])):
+        page = FORMATS["md"](tabled(layout, result("a", STAGES)))
+        assert "N < 5 c where a * stands, so that F is biased low: C2, C3." in page
+        assert re.findall(r"[\d.]+\*", page) == starred
 
 
 def test_table2_is_accuracy_and_purity_and_says_what_is_missing() -> None:

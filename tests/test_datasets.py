@@ -172,6 +172,25 @@ def test_splits(tmp_path: Path, packed: bool) -> None:
         open_dataset(path, split="dev")
 
 
+def test_folders_like_splits_of_other_names_are_said(tmp_path: Path) -> None:
+    for name in ("Training/a/1.png", "Training/b/2.png", "Testing/a/3.png", "Testing/b/4.png"):
+        picture(tmp_path / "mri" / name)
+    (note,) = open_dataset(str(tmp_path / "mri")).notes
+    assert "Testing and Training in" in note
+    assert "each holds the same folders (a and b): if they are splits, give the path of one of them." in note
+    picture(tmp_path / "mri" / "Testing" / "c" / "5.png")
+    assert not open_dataset(str(tmp_path / "mri")).notes
+    for name in ("cat/front/1.png", "dog/front/2.png"):
+        picture(tmp_path / "animals" / name)
+    assert not open_dataset(str(tmp_path / "animals")).notes
+
+
+def test_train_and_valid(tmp_path: Path) -> None:
+    for name in ("Train/a/1.png", "Train/b/2.png", "Valid/a/3.png", "Valid/b/4.png"):
+        picture(tmp_path / name)
+    assert labelled(open_dataset(str(tmp_path))) == {"Valid/a/3.png": 0, "Valid/b/4.png": 1}
+
+
 def test_the_default_split(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "a.png")
     with pytest.raises(PurityError, match="has only train, and neither test nor val: pass --split train"):

@@ -349,6 +349,15 @@ DEPENDENT = {
     ),
     "the first of a batch": ("pass", "return super().forward(x - x[:1].mean())", "depend on the batch"),
     "the last of a batch": ("pass", "return super().forward(x - x[-1:].mean())", "depend on the batch"),
+    "a path that is seldom dropped": (
+        "pass", "return self.fc(self.maps(x).mean((2, 3)) * (torch.rand(len(x), 1) > 0.2))",
+        r"in each pass, whatever the batch, from fc \(Linear\) on",
+    ),
+    "a batch that is seldom mirrored": (
+        "import random; random.seed(0); self.draw = random.random",
+        "return super().forward(x.flip(3) if self.draw() < 0.2 else x)",
+        "in each pass, whatever the batch",
+    ),
     "noise": ("pass", "return super().forward(x + 0.1 * torch.randn_like(x))", r"each pass.*from conv1 \(Conv2d\) on"),
 }  # fmt: skip
 
@@ -370,6 +379,46 @@ def test_values_that_depend_on_the_batch_or_on_chance_are_refused(kind: str, her
     )
     with pytest.raises(PurityError, match=answer):
         scored("net.py:make")
+
+
+def test_random_numbers_that_change_nothing_are_no_matter(here: Path) -> None:
+    write(
+        here,
+        """
+        class Other(Plain):
+            def forward(self, x):
+                return super().forward(x) + 0 * torch.rand(len(x), 1)
+        def make(): return Other()
+    """,
+    )
+    assert same_counts(scored("net.py:make"), scored("plain.py:make"))
+
+
+@pytest.mark.parametrize(
+    ("forward", "says"),
+    [
+        ("super().forward(x).softmax(1)", "gives probabilities in place of logits.*what goes into the softmax"),
+        ("F.log_softmax(super().forward(x), 1)", "gives logarithms of prob.*what goes into the log_softmax"),
+        ("{'out': super().forward(x).softmax(1)}", "gives probabilities in place of logits"),
+        ("super().forward(x)[:, :1]", r"gives one value, .* return torch.cat\(\[-y, y\], 1\) in place of y"),
+    ],
+)
+def test_what_is_no_logits_is_said(forward: str, says: str, here: Path) -> None:
+    write(
+        here,
+        f"""
+        class Other(Plain):
+            def forward(self, x):
+                return {forward}
+        def make(): return Other()
+    """,
+    )
+    said: list[str] = []
+    scored("net.py:make", said=said)
+    assert re.search(says, " ".join(said))
+    said.clear()
+    scored("plain.py:make", said=said)
+    assert not said
 
 
 def test_alone_each_image_has_values_of_its_own(here: Path) -> None:

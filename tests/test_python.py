@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import doctest
 import re
 import subprocess
@@ -16,12 +17,12 @@ import pytest
 import torch
 import torchvision
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import purity_cli
 from purity_cli import Scores, cli, locks, score, scores
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.nets import resnet10_cifar
 from tests.reference import ROOT
 
@@ -115,6 +116,13 @@ def test_two_trainings_of_one_network_are_told_apart(tmp_path: Path) -> None:
     assert cli.run(["show", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
 
 
+def test_paths_and_devices_may_be_objects(tmp_path: Path) -> None:
+    save_file(trained().state_dict(), tmp_path / "w.safetensors")
+    ours = score(limit=20, layers=["last"], weights=tmp_path / "w.safetensors", device=torch.device("cpu"))
+    assert ours.result.weights == "w.safetensors"
+    assert copy.deepcopy(ours) != ours  # and no error of arrays that are compared
+
+
 def test_how_far_it_is_can_be_followed() -> None:
     seen = list[tuple[int, int]]()
     score(limit=60, batch_size=20, layers=["last"], progress=lambda done, total: seen.append((done, total)))
@@ -125,6 +133,10 @@ def test_what_another_process_writes_is_not_written_over(tmp_path: Path) -> None
     scores = score(limit=20, layers=["last"])
     with locks.claim(tmp_path / "here", "purity score"), pytest.raises(PurityError, match="Another `purity score`"):
         scores.save(tmp_path / "here")
+
+
+def test_a_near_miss_is_named_once() -> None:
+    assert did_you_mean("layr4", ["layer4", "layer4", "stem"]) == " Did you mean layer4?"
 
 
 def test_what_is_wrong_is_one_sentence() -> None:

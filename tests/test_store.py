@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,3 +136,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         store.write_text(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_lock_of_another_user_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that several may write into, each file is its writer's own."""
+    locks.claim(tmp_path, "purity score").close()
+    real = Path.open
+
+    def denied(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if path.name == locks.LOCK and mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with locks.claim(tmp_path, "purity bench"), pytest.raises(locks.Held):
+        locks.claim(tmp_path, "purity bench")
+    locks.claim(tmp_path, "purity bench").close()

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from purity_cli import cli, datasets, locks, nets, run, store
+from purity_cli.cli.bench import command as bench_command
 from purity_cli.datasets import ImageSource
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
@@ -174,9 +175,12 @@ MISTAKES = [
     ("models: [alexnet]\n\nsettings:\n- std: [0, 1, 1]", r"line 4: settings.1: std must be positive"),
     ("models: [alexnet]\ndefaults:\n  thresholds: 0:2:1", r"line 3: defaults.thresholds: A threshold must lie"),
     ("models: [alexnet]\nthreshold: 1", r"line 2: threshold: .*less than 1 \(got 1\)"),
-    ("models: [3]", r"line 1: models.1: .*\(got 3\)"),
     ("models: []", r"line 1: models: .*at least 1"),
-    ("defaults: {}", r"line 1: models: Field required"),
+    ("defaults: {}", r"line 1: models: it has to be given\."),
+    ("models:", r"line 1: models: it must be a list, not None\."),
+    ("models: [18]", r"line 1: models\.1: it must be a name, or settings as in .*, not 18\."),
+    ("name: 2024-01-01\nmodels: [a]", r"line 1: name: it must be text \(in quotes .*\), not datetime"),
+    ("models: [a]\nlayers: [last]", r"line 2: layers is a setting of models: write it under `defaults:`, for all"),
     ("models: [alexnet]\nmodels: [vgg16]", r"line 2: models stands twice"),
     ("models:\n- {model: alexnet, limit: 3, limit: 4}", r"line 2: limit stands twice"),
     ("models: [alexnet", r"line 1: this is not YAML"),
@@ -201,6 +205,14 @@ MISTAKES = [
 def test_a_mistake_is_named_with_its_line(text: str, says: str) -> None:
     with pytest.raises(PurityError, match=says):
         suite(text)
+
+
+def test_the_suite_that_help_shows_is_one() -> None:
+
+    shown = str(bench_command.help).split("\b\n")[1]
+    first, second = suite(shown).tasks()
+    assert (first.job.model, first.job.per_class) == ("resnet18", 20)
+    assert (second.job.mean, second.job.weights) == ((0.5, 0.5, 0.5), "w.pth")
 
 
 def test_a_suite_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

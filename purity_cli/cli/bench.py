@@ -54,6 +54,16 @@ def command(
     stop the others; the exit code is then 3. Started several times at once, also on several machines, these share the
     jobs; `torchrun --nproc-per-node N -m purity_cli bench` shares each job among N processes. Paths in the suite are
     relative to its file. docs/cluster.md has recipes for clusters.
+
+    A suite names `models`, and may give `defaults`, what holds for all of them; `datasets` and `settings`, each of
+    which every model is scored with; `threshold`, at which the tables are read; and a `reference`, table1, table2 or a
+    CSV file like theirs. What stands in them are options of `purity score`, with _ in place of -:
+
+    \b
+    defaults: {dataset: photos, per_class: 20}
+    models:
+      - resnet18
+      - {model: net.py:make_net, weights: w.pth, mean: [.5, .5, .5], std: [.2, .2, .2]}
     """
     from purity_cli.run import ranks as several
     from purity_cli.suite import bench, read

@@ -24,7 +24,7 @@ from purity_cli.errors import PurityError, did_you_mean
 # PIL says on stderr that an image is large from 89 million pixels on; those that are too large are refused by name.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-SPLITS = ("test", "val", "validation", "train")
+SPLITS = ("test", "val", "validation", "valid", "train")
 """What splits are called, the one taken by default first; train never is."""
 
 # PIL cuts these off at 255 without a word when it converts to RGB.

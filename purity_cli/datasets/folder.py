@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from purity_cli.datasets.archive import ARCHIVES, open_archive
 from purity_cli.datasets.base import SPLITS, Family, ImageSource, NoSplit, choose_split, default_split, with_split
@@ -45,7 +45,20 @@ def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
         labels=classes,
         class_names=order.names,
         order=order.how,
-        notes=[note for note in (order.note, nothing) if note],
+        notes=[note for note in (order.note, nothing, _like_splits(tree, base, in_folders)) if note],
+    )
+
+
+def _like_splits(tree: Tree, base: str, in_folders: Mapping[str, Sequence[File]]) -> str | None:
+    """What to say where few folders hold nothing but the same folders, as splits do whose names are not SPLITS."""
+    full = [folder for folder, files in in_folders.items() if files]
+    inside = [tree.listing(posixpath.join(base, folder)) for folder in full]
+    same = {tuple(listing.folders) for listing in inside}
+    if not 1 < len(full) < 5 or len(same) > 1 or len(inside[0].folders) < 2 or any(there.images for there in inside):
+        return None
+    return (
+        f"{listed(full)} in {shown(tree.path)} are taken for classes, though each holds the same folders "
+        f"({listed(inside[0].folders)}): if they are splits, give the path of one of them."
     )
 
 

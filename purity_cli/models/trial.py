@@ -7,12 +7,14 @@ whether its values are an image's own. What is wrong becomes one sentence.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,6 +27,8 @@ from purity_cli.plan import Size
 from purity_cli.recomputing import kept
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
+PASSES = 30
+"""Of one image through a network that draws random numbers: what is left to chance may come up in few of them."""
 
 
 def tried(
@@ -63,11 +67,15 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
     if scored and predicts:
         _check_gradient(network, values, cut)
     alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
+    before = _drawn()
     beside, problem = _several(module, images, memory_format) if alone is not None else (None, None)
+    passes = 1 if _drawn() == before else PASSES
+    if scored and predicts:
+        notes += _no_logits(network.name, values if beside is None else beside)
     if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and alone is not None and beside is not None and _differ(alone, beside):
-        note = _depends(module, network.name, images, memory_format, batch_size)
+    elif scored and alone is not None and beside is not None and (passes > 1 or _differ(alone, beside)):
+        note = _depends(module, network.name, images, memory_format, batch_size, passes)
         notes += [note] if note else []
     return replace(
         network,
@@ -176,6 +184,32 @@ def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_form
     return values, None
 
 
+def _drawn() -> tuple[Any, ...]:
+    """Where the generators of random numbers stand, which moves as one is drawn."""
+    _, keys, place, *_ = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), bytes(keys), place  # type: ignore[arg-type]
+
+
+def _no_logits(name: str, values: Tensor) -> list[str]:
+    """What has to be said of values (n, classes) that stand for logits and are others."""
+    values = values.detach().double()
+    if values.shape[1] == 1:
+        return [
+            f"{name} gives one value, which is taken for the logit of the predicted class even where it is negative: "
+            "if it decides between two classes, have it return torch.cat([-y, y], 1) in place of y."
+        ]
+    for what, before, shares in (
+        ("probabilities", "softmax", values),
+        ("logarithms of probabilities", "log_softmax", values.exp()),
+    ):
+        if bool((shares >= 0).all() and (shares <= 1).all() and ((shares.sum(1) - 1).abs() < 1e-3).all()):
+            return [
+                f"{name} gives {what} in place of logits, and these have other gradients and another purity: have it "
+                f"return what goes into the {before}."
+            ]
+    return []
+
+
 def _check_gradient(network: Network, logits: Tensor, cut: list[bool]) -> None:
     # Where only a part at its beginning is cut off, the layers behind that can be read.
     if logits.requires_grad or cut[-1:] == [True]:
@@ -225,16 +259,21 @@ def _differ(alone: Tensor, beside: Tensor) -> bool:
 
 
 def _depends(
-    module: nn.Module, name: str, images: Tensor, memory_format: torch.memory_format, batch_size: int | None
+    module: nn.Module,
+    name: str,
+    images: Tensor,
+    memory_format: torch.memory_format,
+    batch_size: int | None,
+    passes: int,
 ) -> str | None:
     """Whether the second image's values change with those beside it, or from pass to pass, by more than rounding: then
     PurityError, or what to say where each image is scored alone."""
-    again, beside = _compare(module, images, memory_format)
+    again, beside = _compare(module, images, memory_format, passes)
     if again is None and beside is None:
         return None
     try:  # rounding, in a network that makes much of it, is gone in double precision
         exact: nn.Module = copy.deepcopy(module).double()
-        again, beside = _compare(exact, images.double(), memory_format)
+        again, beside = _compare(exact, images.double(), memory_format, passes)
     except Exception:  # it cannot be copied, or insists on float32
         pass
     if again is not None:
@@ -250,14 +289,17 @@ def _depends(
     raise PurityError(f"{text}. Give it running statistics, or take each image alone with --batch-size 1.")
 
 
-def _compare(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> list[str | None]:
-    """Where the values of the second image begin to differ from those it has alone: alone again, and beside others."""
+def _compare(
+    module: nn.Module, images: Tensor, memory_format: torch.memory_format, passes: int
+) -> tuple[str | None, str | None]:
+    """Where the values of the second image begin to differ from those it has alone: alone in as many further passes,
+    and beside others."""
     module.to(memory_format=memory_format)
-    reference, again, beside = (
-        _outputs(module, batch.contiguous(memory_format=memory_format), place)
-        for batch, place in ((images[1:2], 0), (images[1:2], 0), (images, 1))
-    )
-    return [_first_other(module, reference, each) for each in (again, beside)]
+    alone, together = (batch.contiguous(memory_format=memory_format) for batch in (images[1:2], images))
+    reference = _outputs(module, alone, 0)
+    others = (_first_other(module, reference, _outputs(module, alone, 0)) for _ in range(passes))
+    again = next((other for other in others if other), None)
+    return again, _first_other(module, reference, _outputs(module, together, 1))
 
 
 def _outputs(module: nn.Module, images: Tensor, place: int) -> dict[str, Tensor]:

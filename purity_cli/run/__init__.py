@@ -209,7 +209,10 @@ def _score(
         headings = ranks.together(lambda: share.count(blocks, before, progress))
     total = share.total(headings)
     if not total.shapes:
-        raise PurityError(f"None of the {len(job.selection)} images of {job.source.name} could be read.")
+        path, reason = total.left_out[0]
+        raise PurityError(
+            f"None of the {len(job.selection)} images of {job.source.name} could be read, the first {path} ({reason})."
+        )
     if total.left_out:
         path, reason = total.left_out[0]
         warn(

@@ -189,6 +189,11 @@ def read(path: Path) -> Suite:
         place = error.errors()[0]["loc"]
         number, shown = _locate(root, place)
         known = SuiteEntry.model_fields if len(place) > 1 else Suite.model_fields
+        if len(place) == 1 and place[0] in SuiteEntry.model_fields:
+            raise PurityError(
+                f"{path}, line {number}: {shown} is a setting of models: write it under `defaults:`, for all of them, "
+                "or into a model."
+            ) from None
         raise PurityError(f"{path}, line {number}: {shown}: {complaint(error, known)}") from None
     suite._base = path.parent
     if suite.reference and (suite.reference.endswith(".csv") or "/" in suite.reference):

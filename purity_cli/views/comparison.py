@@ -15,7 +15,7 @@ from purity_cli.plan import Job
 from purity_cli.report import Report, Row, Table, number, text
 from purity_cli.results import Layer, Result
 from purity_cli.views import cells
-from purity_cli.views.layers import TOP1, across, worths
+from purity_cli.views.layers import TOP1, across, worth, worths
 from purity_cli.views.nearness import by_reading, nearness, shared, verdict
 
 PAPER = ("table1", "table2", "table3", "figure4")
@@ -138,17 +138,19 @@ def suite(found: Sequence[SuiteColumn], threshold: float, layout: str, known: Se
 def _last(found: Sequence[SuiteColumn], threshold: float) -> Table:
     """As the paper's Tables 2 and 3: accuracy and F of the deepest layer, in each reading."""
     rows, readings = [], dict[str, None]()
-    for one in found:
+    marks = {(i, TOP1): "missing" for i, one in enumerate(found) if one.result is None}
+    for i, one in enumerate(found):
         row: dict[str, Any] = {"model": one.name, "epoch": one.epoch}
         if one.result:
             row[TOP1] = one.result.top1
+            low = worth(one.result, threshold).starved
             for reading, layer in _lasts(one.result).items():
                 key = label(reading, LAST)
+                marks |= {(i, key): "starved"} if layer.name in low else {}
                 row[key] = cells.cell(one.result, layer, threshold).purity
                 readings[key] = None
         rows.append(row)
     order = sorted(readings or {LAST: None}, key=lambda key: (READINGS.index(_reading(key)), key))
-    marks = {(i, TOP1): "missing" for i, one in enumerate(found) if one.result is None}
     columns = [text("model"), number("epoch", digits=None), number(TOP1, digits=2), *map(number, order)]
     return Table("models", columns, rows, marks=marks)
 

@@ -78,8 +78,8 @@ def across(results: Mapping[str, Result | None], threshold: float, expected: Seq
     """The paper's layout: a row per stage, then their average, then top1; a column per result.
 
     Other readings stand below the activations, and layers that are no stage below these. A cell is None where a
-    result has no such row; the cells of what has no result (None) are marked as missing. `expected` are rows that are
-    there even if no result has them.
+    result has no such row; the cells of what has no result (None) are marked as missing, and those biased low as
+    starved. `expected` are rows that are there even if no result has them.
     """
     columns: dict[str, dict[str, float | None]] = {}
     order: dict[str, tuple[int, int]] = {}
@@ -100,6 +100,9 @@ def across(results: Mapping[str, Result | None], threshold: float, expected: Seq
     rows: list[Row] = [{"stage": line, **{name: columns[name].get(line) for name in columns}} for line in lines]
     missing = [name for name, result in results.items() if result is None]
     marks = {(i, name): "missing" for i in range(len(rows)) for name in missing}
+    for name, result in results.items():
+        low = worth(result, threshold).starved if result else ()
+        marks |= {(lines.index(line), name): "starved" for line in low}
     digits = {i: 2 for i, line in enumerate(lines) if line == TOP1}
     return Table("stages", [text("stage"), *map(number, columns)], rows, marks=marks, digits=digits, aim="page")
 
