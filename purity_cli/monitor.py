@@ -29,6 +29,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from purity_cli import stages
 from purity_cli.errors import PurityError
+from purity_cli.models.from_file import bare
 from purity_cli.plan import check_thresholds
 from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
 from purity_cli.stats import ENOUGH
@@ -36,7 +37,7 @@ from purity_cli.taps import Taps
 
 
 class PurityMonitor:
-    """Feature purity of layers of `net` (the bare one, not wrapped in DistributedDataParallel or compiled).
+    """Feature purity of layers of `net`, or of what is in it where it is compiled or DistributedDataParallel.
 
     `layers` are stages (`C3`, `conv:last`), module paths or globs, as for `purity score`; the networks whose
     stages have names are those of torchvision and timm and such with an attribute `purity_stages`. Each layer's metric
@@ -44,7 +45,7 @@ class PurityMonitor:
     """
 
     def __init__(self, net: nn.Module, layers: str | Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:
-        self.net, self.threshold = net, check_thresholds([threshold])[0]
+        self.net, self.threshold = bare(net), check_thresholds([threshold])[0]
         self.layers = tuple(map(str.strip, layers.split(","))) if isinstance(layers, str) else tuple(layers)
         self.metrics: dict[str, FeaturePurity] = {}
         """By module path; empty before the first update."""

@@ -264,6 +264,17 @@ class Job(Frozen):
     )  # fmt: skip
     """Fields that are names of something else, which then decides the numbers in their stead."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, given: Any) -> Any:
+        for name in cls.model_fields if isinstance(given, dict) else ():
+            if cls.model_fields[name].annotation is not bool and isinstance(given.get(name), bool):
+                raise ValueError(
+                    f"{name} cannot be {str(given[name]).lower()}, which is also what YAML makes of yes, no, on and "
+                    "off: write a value of it, in quotes where it is one of these words."
+                )
+        return given
+
     @model_validator(mode="after")
     def _pixels_are_scaled(self) -> Self:
         if self.std is not None and min(self.std) <= 0:

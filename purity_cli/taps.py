@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from purity_cli.errors import PurityError, UnsuitableLayer
+from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
 from purity_cli.recomputing import kept
 
 M = TypeVar("M")
@@ -50,8 +50,12 @@ class Taps(Generic[M]):
         self, net: nn.Module, modules: Sequence[str], read_map: Callable[[Tensor], M], *, gradients: bool = True
     ) -> None:
         known = dict(net.named_modules())
+        for name in modules:
+            if name not in known:
+                raise PurityError(f"{type(net).__name__} has no module {name!r}.{did_you_mean(name, known)}")
         self.net = net
         self.modules = {name: known[name] for name in modules}
+        self._entered = False
         self.read_map, self.backward = read_map, gradients
         self._shapes: dict[str, tuple[int, int, int]] = {}
         self._probes: dict[str, Tensor] = {}
@@ -70,13 +74,17 @@ class Taps(Generic[M]):
                 handle = module.register_forward_hook(self._hook(name))
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._entered = False
         self._stack.close()
 
     def __call__(self, images: Tensor) -> Reading[M]:
         """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
+        if not self._entered:
+            raise PurityError("Taps read within their `with` block alone: outside of it they leave the network alone.")
         try:
             if not self.backward:
                 with torch.no_grad():

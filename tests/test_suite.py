@@ -172,6 +172,8 @@ MISTAKES = [
     ("models: [alexnet]\ndefaults:\n  batch-size: 3", rf"line 3: defaults.batch-size: {NONE} batch_size"),
     ("models:\n  - model: alexnet\n    limit: 0", r"line 3: models.1.limit: .*equal to 1 \(got 0\)"),
     ("models:\n  - model: alexnet\n    crop: big", r"line 3: models.1.crop: 'big' is no size: write 224, 240x320"),
+    ("models:\n  - {model: alexnet, resize: no}", "line 2: models.1: resize cannot be false, which is also what YAML"),
+    ("models: [alexnet]\ndefaults: {per_class: true}", "line 2: defaults: per_class cannot be true"),
     ("models: [alexnet]\n\nsettings:\n- std: [0, 1, 1]", r"line 4: settings.1: std must be positive"),
     ("models: [alexnet]\ndefaults:\n  thresholds: 0:2:1", r"line 3: defaults.thresholds: A threshold must lie"),
     ("models: [alexnet]\nthreshold: 1", r"line 2: threshold: .*less than 1 \(got 1\)"),

@@ -231,6 +231,17 @@ def test_unsuitable_layers_are_named(layer: str, complaint: str) -> None:
         read(Small(), layer)
 
 
+def test_what_is_not_there_and_what_is_not_entered_is_said() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(PurityError, match=r"Sequential has no module '00'. Did you mean 0\?"):
+        Taps(net, ["00"], lambda b: b)
+    taps = Taps(net, ["0"], lambda b: b)
+    with taps:
+        taps(torch.rand(1, 3, 8, 8))
+    with pytest.raises(PurityError, match="within their `with` block"):
+        taps(torch.rand(1, 3, 8, 8))
+
+
 def test_a_module_that_runs_twice_or_never_is_named() -> None:
     twice = Small()
     twice.then = twice.act

@@ -220,6 +220,16 @@ def test_layers_that_cannot_be_tapped(layers: list[str], error: Any, says: str, 
         PurityMonitor(new(), layers).update(batches[0][0])
 
 
+def test_a_network_is_read_within_its_wrappers(batches: list[Batch]) -> None:
+    net, found = new(), []
+    for wrapped in (net, nn.DataParallel(net), torch.compile(net)):
+        monitor = PurityMonitor(wrapped, ["C1"], threshold=0.2)  # type: ignore[arg-type]
+        monitor.update(batches[0][0])
+        found.append(monitor.compute())
+    assert found[0] == found[1] == found[2]
+    assert list(found[0]) == ["purity/early.2"]
+
+
 def test_layers_may_be_one_text(batches: list[Batch]) -> None:
     monitor = PurityMonitor(new(), "C1, last")
     monitor.update(batches[0][0])

@@ -81,7 +81,7 @@ class InMemory(Source):
 
     def recipe(self, name: str, tag: str | None) -> Recipe:
         try:
-            made = copy.deepcopy(_inner(self.module)).cpu()
+            made = copy.deepcopy(bare(self.module)).cpu()
         except Exception as error:  # of modules' own methods, and PyTorch's for tensors with a history
             raise PurityError(
                 f"{name} cannot be copied, and is to stay as it is ({said(error)}): score what a function in a file "
@@ -101,7 +101,7 @@ class InMemory(Source):
 
 def called(module: nn.Module) -> str:
     """What a network in memory is called: as timm says, or by its class."""
-    return str(_cfg(_inner(module)).get("architecture") or type(_inner(module)).__name__)
+    return str(_cfg(bare(module)).get("architecture") or type(bare(module)).__name__)
 
 
 def _cfg(module: nn.Module) -> Mapping[str, Any]:
@@ -135,7 +135,7 @@ def _make(code: UserCode, path: Path, function: str) -> nn.Module:
 
 def unwrapped(module: nn.Module, name: str) -> nn.Module:
     """`module` without WRAPPERS, around it or inside, and not compiled; PurityError for TorchScript."""
-    module = _inner(module)
+    module = bare(module)
     for part in list(module.modules()):
         if isinstance(part, torch.jit.ScriptModule):
             raise PurityError(
@@ -143,16 +143,17 @@ def unwrapped(module: nn.Module, name: str) -> nn.Module:
                 "before torch.jit."
             )
         for child, inside in part._modules.items():
-            part._modules[child] = None if inside is None else _inner(inside)
+            part._modules[child] = None if inside is None else bare(inside)
         _undo_compile(part)
     return module
 
 
-def _inner(module: nn.Module) -> nn.Module:
+def bare(module: nn.Module) -> nn.Module:
+    """`module` out of what is around it: WRAPPERS, and torch.compile's."""
     if isinstance(module, WRAPPERS):
-        return _inner(module.get_submodule("module"))
+        return bare(module.get_submodule("module"))
     if type(module).__name__ == "OptimizedModule":  # torch.compile's, whose import takes seconds
-        return _inner(module.get_submodule("_orig_mod"))
+        return bare(module.get_submodule("_orig_mod"))
     return module
 
 
