@@ -84,6 +84,7 @@ class Net(nn.Module):
 class Fails(Net):
     def act(self):
         if RANK == "1" and self.passes == 2:
+            time.sleep(0.4)  # the other one shall have done something, also where there is other work
             raise RuntimeError("this part is broken")
         time.sleep(0.02)
 
