@@ -13,7 +13,7 @@ test: .venv/test  ## everything that tests need, and all of them, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; minutes, and exits with 1 where one fell
-	$(BIN)/python -m tests.attack
+	$(BIN)/python -m benchmarks.attack
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -22,7 +22,7 @@ lint: .venv/test
 	$(BIN)/lint-imports
 
 docs: .venv/test  ## docs/commands.md and the README's example, from the commands
-	$(BIN)/python -m tests.reference
+	$(BIN)/python -m tests.cli.reference
 
 tables-offline: .venv/test  ## a suite of what is at hand, beside values known of it; two minutes on two cores
 	$(BIN)/purity bench configs/smoke.yaml
@@ -33,10 +33,10 @@ nightly: .venv/test  ## tonight's suite, compared with the night before; exits w
 	$(BIN)/purity diff --nightly results/nightly --format $(FORMAT) && exit $$bench
 
 benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; a quarter of an hour on two cores
-	$(BIN)/python -m tests.benchmark
+	$(BIN)/python -m benchmarks.speed
 
 gpu-check: .venv/test  ## the engine on a GPU, part by part: correctness, speed, ceilings, end to end
-	$(BIN)/python -m tests.gpu_check $(PARTS)
+	$(BIN)/python -m benchmarks.gpu_check $(PARTS)
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
 from purity_cli.metrics import METRICS
-from purity_cli.metrics.accumulators import Accumulator, Seen
+from purity_cli.metrics.accumulators import Accumulator, LayerBatch
 from purity_cli.purity import FeaturePurity, MapStatistics, map_statistics
-from purity_cli.taps import Reading, Taps
+from purity_cli.taps import TapOutput, Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NEVER = torch.iinfo(torch.int64).max
@@ -159,7 +159,10 @@ class Engine:
                 self._prepare(images[:1])
             reading = self._taps(images)
         finite = torch.stack([_finite_output(reading.logits, images), *(_finite(reading, n) for n in self.shapes)])
-        seen = {name: Seen(maps, reading.gradients.get(name), positions, labels) for name, maps in reading.maps.items()}
+        seen = {
+            name: LayerBatch(maps, reading.gradients.get(name), positions, labels)
+            for name, maps in reading.maps.items()
+        }
         increments = [(one, one.increments(seen[module])) for (module, _), one in self._accumulators.items()]
         bad, labelled = torch.where(finite, NEVER, positions).amin(1), (labels >= 0).sum()
         hits = self._hits(reading.logits, labels) if self._gradients else torch.zeros_like(self.tally[2:])
@@ -201,7 +204,7 @@ def _finite_output(output: Any, images: Tensor) -> Tensor:
     return output.isfinite().flatten(1).all(1)
 
 
-def _finite(reading: Reading[MapStatistics], name: str) -> Tensor:
+def _finite(reading: TapOutput[MapStatistics], name: str) -> Tensor:
     gradients = [reading.gradients[name]] if name in reading.gradients else []
     values = torch.stack([*reading.maps[name], *gradients])
     return values.isfinite().all(2).all(0)

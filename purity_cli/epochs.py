@@ -33,7 +33,7 @@ CHECKPOINTS = {
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CheckpointFile:
     """A weight file, its epoch, and what the JSON beside it says (empty where there is none)."""
 
     path: Path
@@ -66,7 +66,7 @@ def find(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]:
+def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[CheckpointFile]:
     """Checkpoints in the order of their epochs: from the JSON beside them, else from their names, else as given.
 
     PurityError where two JSONs name the same epoch, or different networks.
@@ -79,8 +79,8 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Snapshot]
         epochs = told or list(range(1, len(paths) + 1))
         if doubt:
             warn(doubt)
-    found = [Snapshot(*each) for each in zip(paths, epochs, abouts, strict=True)]
-    seen: dict[int, Snapshot] = {}
+    found = [CheckpointFile(*each) for each in zip(paths, epochs, abouts, strict=True)]
+    seen: dict[int, CheckpointFile] = {}
     for one in found:
         twin = seen.setdefault(one.epoch, one)
         if twin is not one:
@@ -147,7 +147,7 @@ def _about(path: Path) -> dict[str, Any]:
 class _Suite:
     """One Job over the weights of every checkpoint: what a Bench runs. Results lie in `epoch010` and so on."""
 
-    checkpoints: Sequence[Snapshot]
+    checkpoints: Sequence[CheckpointFile]
     job: Job
     threshold: float
 
@@ -185,7 +185,7 @@ class _Watch(bench.Unwatched):
 
 
 def score(
-    checkpoints: Sequence[Snapshot],
+    checkpoints: Sequence[CheckpointFile],
     job: Job,
     folder: Path,
     *,

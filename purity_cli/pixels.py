@@ -36,7 +36,7 @@ _ALONE = Lock()
 
 
 class ImageReader(Protocol):
-    """What is needed of a `datasets.ImageSource`."""
+    """What is needed of a `datasets.ImageDataset`."""
 
     @property
     def paths(self) -> Sequence[str]: ...

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from purity_cli.errors import PurityError
-from purity_cli.metrics.accumulators import Accumulator, Seen
+from purity_cli.metrics.accumulators import Accumulator, LayerBatch
 from purity_cli.stats import feature_purity
 
 
@@ -114,7 +114,7 @@ class FeaturePurity(Accumulator):
         self.add_sum("counts", groups, len(thresholds), channels, dtype=torch.int64)
         self.add_sum("images", dtype=torch.int64)
 
-    def increments(self, seen: Seen) -> Mapping[str, Tensor | int]:
+    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
         assert seen.beta is not None
         return self._increments(activation(seen.maps, seen.beta), seen.positions)
 

@@ -17,7 +17,7 @@ from purity_cli.recomputing import kept
 M = TypeVar("M")
 
 
-class Reading(NamedTuple, Generic[M]):
+class TapOutput(NamedTuple, Generic[M]):
     """What one batch gave: logits (n, classes), and per tap what `read_map` made of B, and the spatial sums of
     dy_m / dB, float32 (n, c).
 
@@ -81,14 +81,14 @@ class Taps(Generic[M]):
         self._entered = False
         self._stack.close()
 
-    def __call__(self, images: Tensor) -> Reading[M]:
+    def __call__(self, images: Tensor) -> TapOutput[M]:
         """One forward and one backward pass over `images` (n, 3, h, w), summed over their predicted classes."""
         if not self._entered:
             raise PurityError("Taps read within their `with` block alone: outside of it they leave the network alone.")
         try:
             if not self.backward:
                 with torch.no_grad():
-                    return Reading(self._forward(images), self._maps, {})
+                    return TapOutput(self._forward(images), self._maps, {})
             with torch.enable_grad(), _FrozenBatchNorm():
                 logits = self._forward(images)
             # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
@@ -106,7 +106,7 @@ class Taps(Generic[M]):
                     "another layer."
                 )
             sums = {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
-            return Reading(logits.detach(), self._maps, sums)
+            return TapOutput(logits.detach(), self._maps, sums)
         finally:
             self._forget()
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from purity_cli.cache.shelf import Rows, Shape, create, identify, key, open_rows
-from purity_cli.datasets import ImageSource, UnreadableImage
+from purity_cli.datasets import ImageDataset, UnreadableImage
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
 from purity_cli.pixels import Pixels, size_of
@@ -63,7 +63,7 @@ class Cache:
     def __init__(
         self,
         root: Path,
-        source: ImageSource,
+        source: ImageDataset,
         preprocessing: Preprocessing,
         selection: Sequence[int],
         *,
@@ -154,7 +154,7 @@ class CachedPixels(Pixels):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: ImageDataset,
         selection: Sequence[int],
         preprocessing: Preprocessing,
         *,
@@ -177,7 +177,7 @@ class CachedPixels(Pixels):
         return decoded
 
 
-def estimate(root: Path, source: ImageSource, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
+def estimate(root: Path, source: ImageDataset, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
     """Bytes that a run over these images would add to the cache; decodes an image where only that tells its size."""
     here = Cache(root, source, preprocessing, selection, warn=lambda _: None)
     return here.missing(here.shape or (*(size_of(source, selection, preprocessing) or (0, 0)), 3))

@@ -27,7 +27,7 @@ import torchvision
 from numpy.typing import NDArray
 from PIL import features
 
-from purity_cli.datasets import ImageSource
+from purity_cli.datasets import ImageDataset
 from purity_cli.errors import PurityError
 from purity_cli.plan import Preprocessing
 
@@ -110,7 +110,7 @@ def decoder() -> str:
     return f"Pillow {PIL.__version__}, {libraries}, {platform.machine()}"
 
 
-def identify(source: ImageSource, preprocessing: Preprocessing) -> dict[str, Any]:
+def identify(source: ImageDataset, preprocessing: Preprocessing) -> dict[str, Any]:
     """What must be equal for pixels to be equal, as JSON gives it back."""
     resize, crop = preprocessing.resize, preprocessing.crop
     return {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from purity_cli.datasets import ImageSource, UnreadableImage
+from purity_cli.datasets import ImageDataset, UnreadableImage
 from purity_cli.datasets.base import decode, fingerprint
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.models import failed
@@ -34,14 +34,14 @@ Read = Callable[[Tensor, Tensor], Tensor]
 class Chosen(NamedTuple):
     """Images of a source with what to call them, and their classes where these were chosen."""
 
-    source: ImageSource
+    source: ImageDataset
     images: Sequence[int]
     names: Sequence[str]
     classes: Sequence[int] | None
 
 
 @dataclass(eq=False)
-class ImageFiles(ImageSource):
+class ImageFiles(ImageDataset):
     """Single files, in the order given."""
 
     @property
@@ -56,7 +56,7 @@ class ImageFiles(ImageSource):
             raise UnreadableImage(error.strerror or "unreadable") from None
 
 
-def find_class(source: ImageSource, text: str) -> int:
+def find_class(source: ImageDataset, text: str) -> int:
     """The class of this name, or number; PurityError where there is none."""
     if source.labels is None:
         raise PurityError(f"--class needs labels, but {source.label_note}: give --images instead.")
@@ -91,7 +91,7 @@ def of_files(files: Sequence[str]) -> Chosen:
     return Chosen(source, range(len(files)), [Path(file).name for file in files], None)
 
 
-def of_classes(source: ImageSource, classes: Sequence[int]) -> Chosen:
+def of_classes(source: ImageDataset, classes: Sequence[int]) -> Chosen:
     """The first image of each class, called by the class."""
     labels = list(source.labels or ())
     names = readable(source.class_names or [str(k) for k in range(max(labels) + 1)])
@@ -101,7 +101,7 @@ def of_classes(source: ImageSource, classes: Sequence[int]) -> Chosen:
     return Chosen(source, [labels.index(k) for k in classes], [names[k] for k in classes], classes)
 
 
-def first(source: ImageSource, n: int) -> Chosen:
+def first(source: ImageDataset, n: int) -> Chosen:
     """One image of each of the first n classes that have any; where there are no labels, the first n images."""
     if source.labels is None:
         images = range(min(n, len(source)))

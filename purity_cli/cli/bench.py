@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from purity_cli.report import Report
     from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
-    from purity_cli.suite.bench import Outcome, Shard
+    from purity_cli.suite.bench import JobOutcome, Shard
     from purity_cli.suite.survey import Left
 
 FAILED_JOBS, INTERRUPTED = 3, 130
@@ -144,7 +144,7 @@ def _run(
         progress.note(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
     if ranks.first:
         progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
-    outcomes: list[Outcome] = []
+    outcomes: list[JobOutcome] = []
     views: dict[str, Report] = {}
 
     def finish() -> None:
@@ -176,7 +176,7 @@ def _run(
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
-def reports(suite: Suite, outcomes: Sequence[Outcome]) -> dict[str, Report]:
+def reports(suite: Suite, outcomes: Sequence[JobOutcome]) -> dict[str, Report]:
     """The suite's table, and its comparison with a reference if it names one, by the names of their files."""
     from purity_cli.views import comparison
 
@@ -199,7 +199,7 @@ def write(views: Mapping[str, Report], folder: Path) -> None:
             store.write_text(folder / f"{name}.{ending}", FORMATS[ending](report))
 
 
-def write_page(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
+def write_page(suite: Suite, outcomes: Sequence[JobOutcome], folder: Path) -> None:
     """The page of `purity report`, of what there is by now."""
     from purity_cli import store
     from purity_cli.figures.page import page
@@ -214,7 +214,7 @@ def write_page(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
         store.write_text(folder / "report.html", FORMATS["html"](whole))
 
 
-def ran(outcomes: Sequence[Outcome]) -> Report:
+def ran(outcomes: Sequence[JobOutcome]) -> Report:
     """What became of the jobs."""
     from purity_cli.report import Report, Table, number, text
 

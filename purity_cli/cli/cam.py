@@ -13,7 +13,7 @@ from purity_cli.cli import options, progress, stored
 
 if TYPE_CHECKING:
     from purity_cli.cam import Chosen
-    from purity_cli.datasets import ImageSource
+    from purity_cli.datasets import ImageDataset
     from purity_cli.results import Result
     from purity_cli.run.resolving import Resolved
 
@@ -143,7 +143,7 @@ def _check(asked: int, most: int, what: str) -> None:
 
 def _choose(
     images: Sequence[str], classes: Sequence[str], settings: dict[str, Any], download: bool
-) -> tuple[Chosen, ImageSource]:
+) -> tuple[Chosen, ImageDataset]:
     """The images to show, and those whose purity stands over them."""
     from purity_cli import cam
     from purity_cli.datasets import open_dataset
@@ -166,7 +166,7 @@ def _choose(
 
 
 def _plans(
-    pairs: Sequence[tuple[str, str]], settings: dict[str, Any], threshold: float, source: ImageSource
+    pairs: Sequence[tuple[str, str]], settings: dict[str, Any], threshold: float, source: ImageDataset
 ) -> Iterator[Resolved]:
     """One network after the other, since all of them may not fit into memory."""
     from purity_cli import run

@@ -10,7 +10,7 @@ import click
 from purity_cli.cli import console, options
 
 if TYPE_CHECKING:
-    from purity_cli.datasets import ImageSource
+    from purity_cli.datasets import ImageDataset
     from purity_cli.report import Report
 
 
@@ -47,7 +47,7 @@ def _known() -> Report:
     return _report(facts, "as found", [])
 
 
-def _found(source: ImageSource) -> Report:
+def _found(source: ImageDataset) -> Report:
     """What is known of images without a network; what was left out, and what else could be meant, is in its notes."""
     facts = {
         "name": source.name,

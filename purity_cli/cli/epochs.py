@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from purity_cli.cli import console, options, progress
 
 if TYPE_CHECKING:
-    from purity_cli.epochs import Snapshot
+    from purity_cli.epochs import CheckpointFile
     from purity_cli.report import Report
     from purity_cli.results import Result
 
@@ -94,7 +94,7 @@ def _trained() -> tuple[str, ...]:
     return (f"{own if any(own.glob('*.safetensors')) else glob.escape(str(ours))}/*.safetensors",)
 
 
-def _defaults(checkpoints: list[Snapshot], models: tuple[str, ...], settings: dict[str, Any]) -> str:
+def _defaults(checkpoints: list[CheckpointFile], models: tuple[str, ...], settings: dict[str, Any]) -> str:
     """The network, and in `settings` the images: as given, else as the training recorded them."""
     from purity_cli.datasets import FAMILIES
 

@@ -13,11 +13,11 @@ from purity_cli.report import duration
 
 if TYPE_CHECKING:
     from purity_cli.suite import Task
-    from purity_cli.suite.bench import Outcome
+    from purity_cli.suite.bench import JobOutcome
 
 
 class ConsoleWatch:
-    """A `bench.Watch`; a context manager, since it may hold bars."""
+    """A `bench.ProgressCallback`; a context manager, since it may hold bars."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,7 +68,7 @@ class ConsoleWatch:
         self._done, self._last = done, now
         self._left[self._name] = total - done
 
-    def ends(self, outcome: Outcome) -> None:
+    def ends(self, outcome: JobOutcome) -> None:
         self._left[outcome.task.name] = 0
         left = self._jobs - self._number
         remain = f" ({left} left{self._time_left(', ')})" if left else ""
@@ -97,7 +97,7 @@ def costs(tasks: Sequence[tuple[Task, int, int]]) -> dict[str, float]:
     return {task.name: known.get(task.name, usual) * pixels for task, _, pixels in tasks}
 
 
-def said(outcome: Outcome) -> str:
+def said(outcome: JobOutcome) -> str:
     """What became of a job, in a line."""
     result = outcome.result
     if result is None:

@@ -6,14 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 
 from purity_cli.datasets import arrays, folder, imagenet, parquet, shards
-from purity_cli.datasets.base import Family, ImageSource, NoSplit, UnreadableImage
-from purity_cli.datasets.classes import Fit, chance_note, labels_fit, seen_note
+from purity_cli.datasets.base import Family, ImageDataset, NoSplit, UnreadableImage
+from purity_cli.datasets.classes import LabelMatch, chance_note, labels_fit, seen_note
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import shown
 
 __all__ = [
-    "FAMILIES", "Family", "Fit", "ImageSource", "NoSplit", "UnreadableImage",
-    "chance_note", "class_names", "labels_fit", "open_dataset", "seen_note", "select",
+    "FAMILIES",
+    "Family",
+    "ImageDataset",
+    "LabelMatch",
+    "NoSplit",
+    "UnreadableImage",
+    "chance_note",
+    "class_names",
+    "labels_fit",
+    "open_dataset",
+    "seen_note",
+    "select",
 ]  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
@@ -27,7 +37,7 @@ stands before it, as in `folder:PATH`.
 
 def open_dataset(
     name: str, *, data_dir: str | None = None, split: str | None = None, download: bool = False
-) -> ImageSource:
+) -> ImageDataset:
     """The images that `name` stands for: one of `FAMILIES`, or a path.
 
     `data_dir` is where a named set lies. `split` is one that the set has; the default is its test split, else its
@@ -55,7 +65,7 @@ def class_names(name: str) -> Sequence[str] | None:
     return family.class_names() if family and family.class_names else None
 
 
-def select(source: ImageSource, per_class: int | None = None, limit: int | None = None) -> Sequence[int]:
+def select(source: ImageDataset, per_class: int | None = None, limit: int | None = None) -> Sequence[int]:
     """Positions of the images to score, ascending: the first `per_class` of each class, and of those the first `limit`.
 
     First means in the set's order, so `limit` alone sees only the first classes where images lie in class folders, and

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from purity_cli.connections import impatient, why_not
-from purity_cli.datasets.base import ArraySource, Family, ImageSource, choose_split, decode, with_split
+from purity_cli.datasets.base import ArraySource, Family, ImageDataset, choose_split, decode, with_split
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded
 
@@ -22,7 +22,7 @@ SAMPLE = "cifar10-sample"
 DIGITS = [str(digit) for digit in range(10)]
 
 
-def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> ImageSource:
+def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> ImageDataset:
     """The 10,000 test or 50,000 train images, in the order of their files.
 
     torchvision compares every file with its published MD5 before it unpickles any.
@@ -59,7 +59,7 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
     )
 
 
-def open_sample(data_dir: str | None, split: str | None, _: bool) -> ImageSource:
+def open_sample(data_dir: str | None, split: str | None, _: bool) -> ImageDataset:
     """The first 100 test images of each class, by name, as JPEGs of 32x32 (Krizhevsky 2009, saved as JPEG).
 
     `assets/README.md` says how they were packed. They are decoded here, which takes a tenth of a second: nothing is
@@ -80,7 +80,7 @@ def open_sample(data_dir: str | None, split: str | None, _: bool) -> ImageSource
     )
 
 
-def open_digits(data_dir: str | None, split: str | None, _: bool) -> ImageSource:
+def open_digits(data_dir: str | None, split: str | None, _: bool) -> ImageDataset:
     """The 1,797 digits as RGB of 32x32: 540 in the test split, 1,257 in the train split.
 
     The 8x8 grey values, which count the dark ones of 4x4 pixels, 0..16, become round(v / 16 * 255), which PIL enlarges

@@ -1,4 +1,4 @@
-"""What every set of images gives: the contract `ImageSource`, its decoding, and what families share."""
+"""What every set of images gives: the contract `ImageDataset`, its decoding, and what families share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NoSplit(PurityError):
 
 
 @dataclass(eq=False)
-class ImageSource(ABC):
+class ImageDataset(ABC):
     """Images in a fixed order, so that image i is the same one everywhere: that of their paths' bytes, and in shards
     and tables that in which they are stored.
     """
@@ -89,7 +89,7 @@ class ImageSource(ABC):
 
 
 @dataclass(eq=False)
-class ArraySource(ImageSource):
+class ArraySource(ImageDataset):
     """Images that are in memory. The fingerprint covers every pixel."""
 
     pixels: NDArray[np.uint8]
@@ -110,7 +110,7 @@ class Family:
 
     name: str
     """What can be named, or `kind:PATH` where paths are."""
-    open: Callable[[str | None, str | None, bool], ImageSource]
+    open: Callable[[str | None, str | None, bool], ImageDataset]
     """From a place (data_dir, or the path itself), a split and leave to download; PurityError where it cannot."""
     about: str
     classes: int | None

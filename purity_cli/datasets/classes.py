@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from purity_cli.datasets.base import ImageSource
+from purity_cli.datasets.base import ImageDataset
 from purity_cli.files import natural, shown
 
 WNID = re.compile(r"n\d{8}")
@@ -80,10 +80,10 @@ def number(stored: Iterable[str | None], owner: str, lacks: str) -> Numbered:
     return Numbered([place[label] for label in present], [*map(shown, order.names)], order.how, None, said)
 
 
-class Fit(NamedTuple):
+class LabelMatch(NamedTuple):
     """A data set's labels beside a network's classes."""
 
-    source: ImageSource
+    source: ImageDataset
     """With labels that are numbers of the network's classes, where `note` is None."""
     note: str | None
     """Why the labels cannot be compared with the network's classes, as a clause."""
@@ -91,7 +91,9 @@ class Fit(NamedTuple):
     """What was done so that they can, in sentences."""
 
 
-def labels_fit(source: ImageSource, network: str, classes: int | None, known: Sequence[str] | None = None) -> Fit:
+def labels_fit(
+    source: ImageDataset, network: str, classes: int | None, known: Sequence[str] | None = None
+) -> LabelMatch:
     """Compare a data set's labels with the `classes` of a network, whose names are `known` or not.
 
     WordNet ids are numbered as ImageNet's 1,000 classes by any network of so many. Where both sides have names, these
@@ -99,7 +101,7 @@ def labels_fit(source: ImageSource, network: str, classes: int | None, known: Se
     """
     if source.labels is None or classes is None:
         unknown = source.label_note or f"{source.name} carries no labels"
-        return Fit(source, unknown if source.labels is None else f"{network} has no classes")
+        return LabelMatch(source, unknown if source.labels is None else f"{network} has no classes")
     if source.class_names is None:
         return _numbers_fit(source, network, classes)
     names, present = source.class_names, sorted(set(source.labels))
@@ -108,13 +110,13 @@ def labels_fit(source: ImageSource, network: str, classes: int | None, known: Se
         known = wnids
     if known is not None and not (all(map(_is_number, used)) and not all(map(_is_number, known))):
         return _names_fit(source, network, known, present)
-    return Fit(source, None) if len(names) == classes else _counts_fit(source, network, classes, present)
+    return LabelMatch(source, None) if len(names) == classes else _counts_fit(source, network, classes, present)
 
 
 def chance_note(top1: float, n: int, classes: int, order: str | None) -> str | None:
     """A sentence where a top-1 accuracy (in percent, of n images) is no better than chance among `classes`.
 
-    That is: within two standard errors above it. `order` says how the labels came about (`ImageSource.order`).
+    That is: within two standard errors above it. `order` says how the labels came about (`ImageDataset.order`).
     """
     chance = 1 / classes
     if n < FEW or classes < 2 or top1 / 100 > chance + 2 * math.sqrt(chance * (1 - chance) / n):
@@ -126,7 +128,7 @@ def chance_note(top1: float, n: int, classes: int, order: str | None) -> str | N
     )
 
 
-def seen_note(source: ImageSource, selection: Sequence[int], limit: int | None) -> str | None:
+def seen_note(source: ImageDataset, selection: Sequence[int], limit: int | None) -> str | None:
     """A sentence where `limit` took images of some classes only."""
     if limit is None or source.labels is None or len(selection) == len(source):
         return None
@@ -148,30 +150,32 @@ def _imagenet(names: Sequence[str]) -> Sequence[str] | None:
     return class_names() if set(names) <= set(wnids()) else None
 
 
-def _numbers_fit(source: ImageSource, network: str, classes: int) -> Fit:
+def _numbers_fit(source: ImageDataset, network: str, classes: int) -> LabelMatch:
     """Labels that are numbers without names."""
     count = max(source.labels or (), default=-1) + 1
     if count > classes:
-        return Fit(source, f"the labels of {source.name} go up to {count - 1} and {network} has {classes} classes")
+        return LabelMatch(
+            source, f"the labels of {source.name} go up to {count - 1} and {network} has {classes} classes"
+        )
     said = (
         f"The labels of {source.name} go up to {count - 1} and are taken for numbers of {network}'s {classes} classes."
     )
-    return Fit(source, None, (said,) if count < classes else ())
+    return LabelMatch(source, None, (said,) if count < classes else ())
 
 
-def _counts_fit(source: ImageSource, network: str, classes: int, present: Sequence[int]) -> Fit:
+def _counts_fit(source: ImageDataset, network: str, classes: int, present: Sequence[int]) -> LabelMatch:
     """Names of classes that say nothing, and more or fewer of them than the network has."""
     names = source.class_names or ()
     used, empty = [names[k] for k in present], [name for k, name in enumerate(names) if k not in set(present)]
     if len(used) == classes:
         said = f"{listed(empty)} in {source.name}, without images, is no class of {network}, which has {classes}."
-        return Fit(_relabelled(source, {k: i for i, k in enumerate(present)}, used), None, (said,))
+        return LabelMatch(_relabelled(source, {k: i for i, k in enumerate(present)}, used), None, (said,))
     if all(map(_is_number, used)):
         return _numbered_fit(source, network, classes, present)
-    return Fit(source, _counts_differ(source, network, classes, len(names), empty))
+    return LabelMatch(source, _counts_differ(source, network, classes, len(names), empty))
 
 
-def _numbered_fit(source: ImageSource, network: str, classes: int, present: Sequence[int]) -> Fit:
+def _numbered_fit(source: ImageDataset, network: str, classes: int, present: Sequence[int]) -> LabelMatch:
     """Names that are numbers of a part of the classes: from 0 where it is there, from 1 where the highest is there."""
     names = source.class_names or ()
     numbers = {k: int(names[k]) for k in present}
@@ -180,18 +184,18 @@ def _numbered_fit(source: ImageSource, network: str, classes: int, present: Sequ
     start = 0 if low == 0 and high < classes else 1 if low > 0 and high == classes else None
     if start is None or not distinct:
         why = "; whether its numbers begin at 0 or 1 cannot be told" if distinct and low > 0 and high < classes else ""
-        return Fit(source, _counts_differ(source, network, classes, len(names), []) + why)
+        return LabelMatch(source, _counts_differ(source, network, classes, len(names), []) + why)
     found = {k: number - start for k, number in numbers.items()}
     texts = [str(k + start) for k in range(classes)]
-    return Fit(_relabelled(source, found, texts), None, (_part(source, network, len(numbers), classes),))
+    return LabelMatch(_relabelled(source, found, texts), None, (_part(source, network, len(numbers), classes),))
 
 
-def _names_fit(source: ImageSource, network: str, known: Sequence[str], present: Sequence[int]) -> Fit:
+def _names_fit(source: ImageDataset, network: str, known: Sequence[str], present: Sequence[int]) -> LabelMatch:
     """By name; classes of the same number of the same name need not be told from others of that name."""
     names = source.class_names or ()
     ours, theirs = [_aliases(name) for name in names], [_aliases(name) for name in known]
     if len(ours) == len(theirs) and all(a & b for a, b in zip(ours, theirs, strict=True)):
-        return Fit(source, None)
+        return LabelMatch(source, None)
     places: dict[str, set[int]] = {}
     for k, aliases in enumerate(theirs):
         for alias in aliases:
@@ -202,29 +206,29 @@ def _names_fit(source: ImageSource, network: str, known: Sequence[str], present:
         if len(candidates) != 1:
             what = "knows no such class" if not candidates else "has several of this name"
             theirs_are = f"its {len(known)} classes are {_some(known)}"
-            return Fit(source, f"{source.name} has the class {names[k]!r} and {network} {what}: {theirs_are}")
+            return LabelMatch(source, f"{source.name} has the class {names[k]!r} and {network} {what}: {theirs_are}")
         found[k] = candidates.pop()
     if len(set(found.values())) < len(found):
-        return Fit(source, f"several classes of {source.name} have the name of one of {network}'s")
+        return LabelMatch(source, f"several classes of {source.name} have the name of one of {network}'s")
     if len(found) < len(known):
         said = _part(source, network, len(found), len(known))
     else:
         said = f"The classes of {source.name} were matched with those of {network} by their names, not by their order."
-    return Fit(_relabelled(source, found, known), None, (said,))
+    return LabelMatch(_relabelled(source, found, known), None, (said,))
 
 
-def _relabelled(source: ImageSource, found: dict[int, int], names: Sequence[str]) -> ImageSource:
+def _relabelled(source: ImageDataset, found: dict[int, int], names: Sequence[str]) -> ImageDataset:
     return source.relabelled([found[label] for label in source.labels or ()], names)
 
 
-def _part(source: ImageSource, network: str, part: int, classes: int) -> str:
+def _part(source: ImageDataset, network: str, part: int, classes: int) -> str:
     return (
         f"{source.name} has {part:,} of {network}'s {classes:,} classes, found by their names: top-1 is that among all "
         f"{classes:,}."
     )
 
 
-def _counts_differ(source: ImageSource, network: str, classes: int, count: int, empty: Sequence[str]) -> str:
+def _counts_differ(source: ImageDataset, network: str, classes: int, count: int, empty: Sequence[str]) -> str:
     without = f" ({listed(empty)} without any image)" if empty else ""
     return f"{source.name} has {count} classes{without} and {network} {classes}"
 

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 
 from purity_cli.datasets.archive import ARCHIVES, open_archive
-from purity_cli.datasets.base import SPLITS, Family, ImageSource, NoSplit, choose_split, default_split, with_split
+from purity_cli.datasets.base import SPLITS, Family, ImageDataset, NoSplit, choose_split, default_split, with_split
 from purity_cli.datasets.classes import in_order, listed
 from purity_cli.datasets.endings import is_image
 from purity_cli.datasets.trees import File, FileSource, FolderTree, Tree
@@ -15,7 +15,7 @@ from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
 
 
-def open_folder(path: str | None, split: str | None, _: bool) -> ImageSource:
+def open_folder(path: str | None, split: str | None, _: bool) -> ImageDataset:
     """The images at `path`, with a class per folder if they are in any, numbered in the order of these (`in_order`)."""
     if not path:
         raise PurityError("folder: needs a path behind it, as in folder:photographs.")

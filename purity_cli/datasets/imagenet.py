@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from purity_cli.datasets.archive import open_archive
-from purity_cli.datasets.base import Family, ImageSource, choose_split, with_split
+from purity_cli.datasets.base import Family, ImageDataset, choose_split, with_split
 from purity_cli.datasets.classes import WNID
 from purity_cli.datasets.folder import open_tree, refuse_mixture, some
 from purity_cli.datasets.trees import FileSource, Tree
@@ -36,7 +36,7 @@ ABOVE = 4
 """How far above the images labels are looked for: as far as in Kaggle's tree."""
 
 
-def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageSource:
+def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageDataset:
     """The validation (or train) images below `data_dir`, or in the tar that it is or holds.
 
     Classes are 0..999, the sorted WordNet ids of ILSVRC2012, also where only some of them are there. Images in class
@@ -103,7 +103,7 @@ def _nothing_found(tree: Tree, split: str) -> str:
     )
 
 
-def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageSource:
+def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageDataset:
     files = some(tree, tree.listing(base).images)
     root = Path(os.path.abspath(expanded(tree.path)))
     labels, note = label_flat([posixpath.basename(file.path) for file in files], root / base)

@@ -12,9 +12,9 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from purity_cli.datasets.base import Family, ImageSource, UnreadableImage, fingerprint
+from purity_cli.datasets.base import Family, ImageDataset, UnreadableImage, fingerprint
 from purity_cli.datasets.classes import number
-from purity_cli.datasets.pieces import Pieces
+from purity_cli.datasets.pieces import DataFiles
 from purity_cli.datasets.trees import File, FileSource
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import shown
@@ -125,9 +125,9 @@ class ParquetSource(FileSource):
         return fingerprint((file.path for file in self.files), self.footers, self.labels)
 
 
-def open_parquet(path: str | None, split: str | None, _: bool) -> ImageSource:
+def open_parquet(path: str | None, split: str | None, _: bool) -> ImageDataset:
     """The images of all tables behind `path`, table by table in the order of their rows."""
-    pieces = Pieces(path or "", SUFFIXES)
+    pieces = DataFiles(path or "", SUFFIXES)
     if not pieces.files:
         raise PurityError(f"{shown(path or 'parquet:')} stands for no .parquet: give a folder of them, or a pattern.")
     name, tables = pieces.chosen(split)
@@ -292,5 +292,5 @@ FAMILY = Family(
     splits=(),
     needs="pip install 'purity-cli[parquet]', and the path of a table, a folder of them or a pattern; parquet: may be "
     "left out",
-    fits=lambda path: bool(Pieces(path, SUFFIXES).files),
+    fits=lambda path: bool(DataFiles(path, SUFFIXES).files),
 )

@@ -19,7 +19,7 @@ MOST = 10**6
 SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=[^a-z]|$)")
 
 
-class Pieces:
+class DataFiles:
     """The files with one of `suffixes` behind a path: itself, those that a pattern names, or all in a folder.
 
     They are in the order of their names, numbers in these by value. None where the path stands for anything else: a

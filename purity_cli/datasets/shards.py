@@ -12,10 +12,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from purity_cli.datasets.archive import DAMAGE, inner_name, members, open_file, opener_of, problem_of, read_at
-from purity_cli.datasets.base import Family, ImageSource, UnreadableImage
+from purity_cli.datasets.base import Family, ImageDataset, UnreadableImage
 from purity_cli.datasets.classes import number
 from purity_cli.datasets.endings import is_image, is_systems
-from purity_cli.datasets.pieces import Pieces
+from purity_cli.datasets.pieces import DataFiles
 from purity_cli.datasets.trees import File, FileSource
 from purity_cli.errors import PurityError
 from purity_cli.files import shown, to_text
@@ -60,12 +60,12 @@ class Shards:
             os.close(descriptor)
 
 
-def open_shards(path: str | None, split: str | None, _: bool) -> ImageSource:
+def open_shards(path: str | None, split: str | None, _: bool) -> ImageDataset:
     """The images of all shards behind `path`, shard by shard in the order in which these hold them.
 
     The fingerprint covers, as a folder's does, each image's path, size in bytes and label.
     """
-    pieces = Pieces(path or "", SUFFIXES)
+    pieces = DataFiles(path or "", SUFFIXES)
     if not pieces.files:
         raise PurityError(f"{shown(path or 'shards:')} stands for no tars: give a folder of shards, or a pattern.")
     name, shards = pieces.chosen(split)
@@ -144,7 +144,7 @@ def _of_json(content: object) -> str | None:
 
 def _fits(path: str) -> bool:
     """Whether the first of the tars behind a path has labels beside its images."""
-    pieces = Pieces(path, SUFFIXES)
+    pieces = DataFiles(path, SUFFIXES)
     if not pieces.files:
         return False
     with suppress(*DAMAGE, PurityError), open_file(pieces.files[0]) as file:

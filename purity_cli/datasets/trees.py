@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from purity_cli.datasets.base import ImageSource, UnreadableImage, decode, fingerprint
+from purity_cli.datasets.base import ImageDataset, UnreadableImage, decode, fingerprint
 from purity_cli.datasets.endings import formats, is_image, is_systems, strange
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded, shown
@@ -172,7 +172,7 @@ def _examine(entry: os.DirEntry[str], path: str) -> File:
 
 
 @dataclass(eq=False)
-class FileSource(ImageSource):
+class FileSource(ImageDataset):
     """Images in a tree, or in anything else that gives a file's bytes.
 
     The fingerprint covers each image's path below the folder of the images, its size in bytes and its label: it is

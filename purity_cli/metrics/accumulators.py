@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from purity_cli.purity import MapStatistics
 
 
-class Seen(NamedTuple):
+class LayerBatch(NamedTuple):
     """What one batch of n images gives at one tapped layer of c channels."""
 
     maps: MapStatistics
@@ -51,7 +51,7 @@ class Accumulator(Metric):
         """A state of zeros that adds."""
         self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
-    def increments(self, seen: Seen) -> Mapping[str, Tensor | int]:
+    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
         """What one batch adds to each state."""
         raise NotImplementedError
 
@@ -62,7 +62,7 @@ class Accumulator(Metric):
             state += value
             setattr(self, name, state)
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: LayerBatch) -> None:
         """Both."""
         self.add(self.increments(seen))
 
@@ -96,7 +96,7 @@ class SecondMoments(Accumulator):
         self.add_sum("total", channels, dtype=torch.float64)
         self.add_sum("products", channels, channels, dtype=torch.float64)
 
-    def increments(self, seen: Seen) -> Mapping[str, Tensor | int]:
+    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
         z = seen.pooled.double()
         return {"images": len(z), "total": z.sum(0), "products": z.T @ z}
 

@@ -15,11 +15,11 @@ from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import expanded
 from purity_cli.models.base import (
     ModelEntry,
+    ModelInfo,
+    ModelLibrary,
+    ModelSpec,
     Network,
-    Preview,
-    Recipe,
     ShapesOnly,
-    Source,
     check_finite,
     freeze,
     seeded,
@@ -33,11 +33,23 @@ from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
 
 __all__ = [
-    "COUNTED", "SOURCES", "ModelEntry", "Network", "Preview", "called", "catalogue", "failed", "load",
-    "looks_like_file", "named", "preview", "sketch", "tried",
+    "COUNTED",
+    "SOURCES",
+    "ModelEntry",
+    "ModelInfo",
+    "Network",
+    "called",
+    "catalogue",
+    "failed",
+    "load",
+    "looks_like_file",
+    "named",
+    "preview",
+    "sketch",
+    "tried",
 ]  # fmt: skip
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, ModelLibrary] = {
     source.name: source
     for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels(), HuggingFace(), LocalFolder())
 }
@@ -84,7 +96,7 @@ def load(model: str | nn.Module, weights: str = "default", *, seed: int = 0, hea
     )
 
 
-def _build(recipe: Recipe, sets: list[Checkpoint], seed: int) -> tuple[nn.Module, Checkpoint | None]:
+def _build(recipe: ModelSpec, sets: list[Checkpoint], seed: int) -> tuple[nn.Module, Checkpoint | None]:
     """The network with the first set of weights that fits; PurityError, of the first, where none does."""
     refused: PurityError | None = None
     candidates: list[Checkpoint | None] = [*sets] or [None]
@@ -105,7 +117,7 @@ def _build(recipe: Recipe, sets: list[Checkpoint], seed: int) -> tuple[nn.Module
     raise refused
 
 
-def preview(name: str, weights: str = "default") -> Preview:
+def preview(name: str, weights: str = "default") -> ModelInfo:
     """What `load` would start from, without reading or downloading weights; a user's function is run. PurityErrors of
     names are those of `load`."""
     source, bare, written = _find(name)
@@ -116,7 +128,7 @@ def preview(name: str, weights: str = "default") -> Preview:
         here = expanded(weights).is_file()
     else:
         here = bool(source.own_weights) or weights == "none" or recipe.file is None or bool(recipe.file.cached())
-    return Preview(recipe.preprocessing, here, recipe.input_size, recipe.headless)
+    return ModelInfo(recipe.preprocessing, here, recipe.input_size, recipe.headless)
 
 
 def catalogue(pattern: str | None = None, *, here: bool = False) -> list[ModelEntry]:
@@ -155,7 +167,7 @@ def sketch(name: str) -> tuple[nn.Module, str, str]:
         return source.recipe(bare, _choose(source, bare, written, "default")).build(None).eval(), source.name, bare
 
 
-def _find(text: str) -> tuple[Source, str, str | None]:
+def _find(text: str) -> tuple[ModelLibrary, str, str | None]:
     prefix, colon, rest = text.partition(":")
     if colon and (source := _source(prefix)):
         if (inner := rest.partition(":")) and inner[1] and (other := _source(inner[0])) and other.under == source.name:
@@ -173,16 +185,16 @@ def _find(text: str) -> tuple[Source, str, str | None]:
     raise PurityError(f"No model {text!r}: see `purity models`, or give FILE.py:FUNCTION.{_near(text)}")
 
 
-def _source(prefix: str) -> Source | None:
+def _source(prefix: str) -> ModelLibrary | None:
     return SOURCES.get(prefix.replace("_", "-")) or SOURCES.get(prefix)
 
 
-def _near(name: str, *sources: Source) -> str:
+def _near(name: str, *sources: ModelLibrary) -> str:
     known = {known for source in sources or SOURCES.values() for known in source.names()}
     return did_you_mean(name, sorted(known))
 
 
-def _choose(source: Source, name: str, written: str | None, weights: str) -> str | None:
+def _choose(source: ModelLibrary, name: str, written: str | None, weights: str) -> str | None:
     """The tag that decides preprocessing and, unless a file or none are asked for, the weights."""
     tags = source.tags(name)
     if written is not None and source.tag_of(name, written) is None:
@@ -200,7 +212,7 @@ def _choose(source: Source, name: str, written: str | None, weights: str) -> str
     return tag
 
 
-def _no_such_weights(source: Source, name: str, wanted: str, tags: list[str]) -> str:
+def _no_such_weights(source: ModelLibrary, name: str, wanted: str, tags: list[str]) -> str:
     shown = ", ".join(tags[:8]) + (f" and {len(tags) - 8} more" if len(tags) > 8 else "")
     there = f"it has {shown}" if tags else "it has none of its own"
     other = next((s for s in SOURCES.values() if s is not source and _has(s, name, wanted)), None)
@@ -208,12 +220,14 @@ def _no_such_weights(source: Source, name: str, wanted: str, tags: list[str]) ->
     return f"{name} of source {source.name} has no weights {wanted!r}: {there}; or give a file, or none.{hint}"
 
 
-def _has(source: Source, name: str, tag: str) -> bool:
+def _has(source: ModelLibrary, name: str, tag: str) -> bool:
     found = source.find(name)
     return found is not None and source.tag_of(found[0], tag) is not None
 
 
-def _weight_file(source: Source, recipe: Recipe, name: str, tag: str | None, weights: str) -> tuple[Path | None, str]:
+def _weight_file(
+    source: ModelLibrary, recipe: ModelSpec, name: str, tag: str | None, weights: str
+) -> tuple[Path | None, str]:
     """The file to read and how results call it; no file for random weights."""
     if weights not in ("default", "none") and looks_like_file(weights):
         return expanded(weights), Path(weights).name
@@ -229,14 +243,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _all_matches(pattern: str | None) -> list[tuple[Source, str, str | None]]:
+def _all_matches(pattern: str | None) -> list[tuple[ModelLibrary, str, str | None]]:
     matches = [(source, name, tag) for source in SOURCES.values() for name, tag in _matches(source, pattern)]
     if pattern and not matches:
         raise PurityError(f"No model matches {pattern!r}: try a shorter pattern.{_near(pattern.strip('*'))}")
     return matches
 
 
-def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]]:
+def _matches(source: ModelLibrary, pattern: str | None) -> list[tuple[str, str | None]]:
     if pattern is None:
         return [(name, None) for name in source.names()]
     prefix, colon, rest = pattern.partition(":")
@@ -251,8 +265,8 @@ def _matches(source: Source, pattern: str | None) -> list[tuple[str, str | None]
     return [(name, tag) for name, tag in names if fnmatch.fnmatch(name, glob)]
 
 
-def _entry(source: Source, name: str, tag: str | None) -> tuple[ModelEntry, Recipe | None]:
-    recipes: dict[str | None, Recipe] = {}
+def _entry(source: ModelLibrary, name: str, tag: str | None) -> tuple[ModelEntry, ModelSpec | None]:
+    recipes: dict[str | None, ModelSpec] = {}
     tags: list[str | None] = [tag] if tag else [*source.tags(name)] or [None]
     for candidate in tags:
         with suppress(PurityError):
@@ -272,7 +286,7 @@ def _entry(source: Source, name: str, tag: str | None) -> tuple[ModelEntry, Reci
     return entry, recipe
 
 
-def _counted(entry: ModelEntry, name: str, recipe: Recipe | None) -> ModelEntry:
+def _counted(entry: ModelEntry, name: str, recipe: ModelSpec | None) -> ModelEntry:
     """With what only the network itself can say, built and run without memory for its weights."""
     if recipe is None:
         return entry

@@ -62,7 +62,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Preview:
+class ModelInfo:
     """What is known of a network before it is loaded."""
 
     preprocessing: Preprocessing
@@ -101,7 +101,7 @@ Builder = Callable[[Checkpoint | None], nn.Module]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelSpec:
     """How one network is made with one set of weights; making a recipe downloads nothing."""
 
     build: Builder
@@ -123,7 +123,7 @@ class Recipe:
         return size if isinstance(size, tuple) else (size or 224,) * 2
 
 
-class Source(ABC):
+class ModelLibrary(ABC):
     """Where networks come from. Heavy libraries are imported when asked, not when this package is."""
 
     name: ClassVar[str]
@@ -157,7 +157,7 @@ class Source(ABC):
         return given if given in self.tags(name) else None
 
     @abstractmethod
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         """How to make `name` with the weights `tag`, one of `tags(name)`, or None where there are none."""
 
 

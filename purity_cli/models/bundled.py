@@ -11,14 +11,14 @@ from pathlib import Path
 from torch import nn
 
 from purity_cli import nets
-from purity_cli.models.base import Recipe, Source
+from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import LocalFile, WeightFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
 
-BundledEntry = tuple[str | None, Callable[[], Recipe]]
+BundledEntry = tuple[str | None, Callable[[], ModelSpec]]
 """The name of a network's weights, None where there are none before the user trains them, and how it is made."""
 
 
@@ -60,9 +60,9 @@ def _lite(number: int, size: int) -> BundledEntry:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
 
-    def recipe() -> Recipe:
+    def recipe() -> ModelSpec:
         pixels = Timm().recipe(like, None).preprocessing
-        return Recipe(partial(_in_order, like), pixels, _lite_file(number), size=(size, size))
+        return ModelSpec(partial(_in_order, like), pixels, _lite_file(number), size=(size, size))
 
     return "imagenet", recipe
 
@@ -72,7 +72,7 @@ def _net(name: str, tag: str | None = None, file: str = "") -> BundledEntry:
 
     Its pixels are the paper's on CIFAR-10, ToTensor only (SPEC, published settings).
     """
-    return tag, lambda: Recipe(partial(_own, name), Preprocessing(), _asset(file) if tag else None, size=(32, 32))
+    return tag, lambda: ModelSpec(partial(_own, name), Preprocessing(), _asset(file) if tag else None, size=(32, 32))
 
 
 ENTRIES: dict[str, BundledEntry] = {
@@ -86,7 +86,7 @@ ENTRIES: dict[str, BundledEntry] = {
 }
 
 
-class Bundled(Source):
+class Bundled(ModelLibrary):
     name = "bundled"
     about = "networks that come with purity or with a package of an extra, as efficientnet_lite0"
 
@@ -97,6 +97,6 @@ class Bundled(Source):
         tag, _ = ENTRIES[name]
         return [tag] if tag else []
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         _, make = ENTRIES[name]
         return make()

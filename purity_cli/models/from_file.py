@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
-from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, Recipe, Source, freeze, is_lazy, output_shape
+from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, ModelLibrary, ModelSpec, freeze, is_lazy, output_shape
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
 from purity_cli.models.from_timm import declared
@@ -46,7 +46,7 @@ class PrintsAside:
             sys.stdout = self._before.pop()
 
 
-class UserFile(Source):
+class UserFile(ModelLibrary):
     name = "file"
     about = "a function in a file of your own, net.py:function; what it returns is scored"
     own_weights = "as built"
@@ -57,7 +57,7 @@ class UserFile(Source):
     def shown(self, name: str) -> str:
         return name.rpartition(":")[2]
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         match = REFERENCE.fullmatch(name)
         assert match is not None, "as `find` gave it"
         path, function = expanded(match["path"]), match["function"] or ""
@@ -66,10 +66,10 @@ class UserFile(Source):
         # Only the network itself can say what it takes.
         preprocessing, note = code.working(partial(_declared, made, function))
         build = partial(_fill, made, code, f"{path.name}:{function}")
-        return Recipe(build, preprocessing, None, note, code=partial(code.code, made))
+        return ModelSpec(build, preprocessing, None, note, code=partial(code.code, made))
 
 
-class InMemory(Source):
+class InMemory(ModelLibrary):
     """One network that somebody has built, by a copy of it; no name finds it."""
 
     name = "memory"
@@ -79,7 +79,7 @@ class InMemory(Source):
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         try:
             made = copy.deepcopy(bare(self.module)).cpu()
         except Exception as error:  # of modules' own methods, and PyTorch's for tensors with a history
@@ -96,7 +96,7 @@ class InMemory(Source):
                 fit(made, checkpoint, name)
             return made
 
-        return Recipe(fill, preprocessing, None, note)
+        return ModelSpec(fill, preprocessing, None, note)
 
 
 def called(module: nn.Module) -> str:

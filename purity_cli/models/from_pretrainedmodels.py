@@ -14,14 +14,14 @@ import torch.utils.model_zoo
 from torch import nn
 
 from purity_cli.errors import PurityError
-from purity_cli.models.base import Recipe, Source
+from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import HubFile
 from purity_cli.models.checkpoints import Checkpoint, StateDict
 from purity_cli.models.fitting import fit
 from purity_cli.plan import Preprocessing
 
 
-class Pretrainedmodels(Source):
+class Pretrainedmodels(ModelLibrary):
     name = "pretrainedmodels"
     about = "the networks of pretrainedmodels 0.7.4, senet154"
 
@@ -31,11 +31,11 @@ class Pretrainedmodels(Source):
     def tags(self, name: str) -> list[str]:
         return list(_library().pretrained_settings[name])
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         tag = tag or self.tags(name)[0]
         settings = _library().pretrained_settings[name][tag]
         build = partial(_build, name, tag, settings["num_classes"])
-        return Recipe(build, _declared(settings), HubFile(settings["url"]))
+        return ModelSpec(build, _declared(settings), HubFile(settings["url"]))
 
 
 def _declared(settings: Mapping[str, Any]) -> Preprocessing:

@@ -16,7 +16,7 @@ from torch import nn
 
 from purity_cli.errors import PurityError, said
 from purity_cli.files import expanded
-from purity_cli.models.base import Builder, Recipe, Source, seeded
+from purity_cli.models.base import Builder, ModelLibrary, ModelSpec, seeded
 from purity_cli.models.caches import WEIGHTS, HubFile, HuggingFaceFile, LocalFile, WeightFile
 from purity_cli.models.checkpoints import Checkpoint, StateDict
 from purity_cli.models.fitting import fit
@@ -25,7 +25,7 @@ from purity_cli.plan import Preprocessing, Size
 CONFIG = "config.json"
 
 
-class Timm(Source):
+class Timm(ModelLibrary):
     name = "timm"
     about = "timm's networks with every set of weights that it names, resnet50.tv_in1k"
 
@@ -53,7 +53,7 @@ class Timm(Source):
         by_file = (tag for tag, url in urls.items() if url and url.name == given)
         return super().tag_of(name, given) or next(by_file, None)
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         found = _configurations(name)
         chosen = found.get(tag or "") or next(iter(found.values()), None)
         cfg = dict(chosen.to_dict()) if chosen else {}
@@ -64,7 +64,7 @@ class Timm(Source):
         return _recipe(make, cfg, file, f"{name}.{tag}" if tag else name, other)
 
 
-class HuggingFace(Source):
+class HuggingFace(ModelLibrary):
     name = "hf-hub"
     about = "networks that timm saved to the Hugging Face Hub, hf-hub:OWNER/NAME"
     by_prefix = True
@@ -79,13 +79,13 @@ class HuggingFace(Source):
     def tags(self, name: str) -> list[str]:
         return [name.partition("@")[2] or "main"]
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         repo, _, revision = name.partition("@")
         config = HuggingFaceFile(repo, names=(CONFIG,), revision=revision or None).fetch(f"hf-hub:{name}")
         return _saved(config, self.shown(name), name, HuggingFaceFile(repo, revision=revision or None))
 
 
-class LocalFolder(Source):
+class LocalFolder(ModelLibrary):
     name = "local-dir"
     about = "a folder that timm.models.save_for_hf wrote, local-dir:PATH"
     by_prefix = True
@@ -100,7 +100,7 @@ class LocalFolder(Source):
     def tags(self, name: str) -> list[str]:
         return ["saved"]
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         folder = expanded(name)
         if not (folder / CONFIG).is_file():
             there = "has none" if folder.is_dir() else "is not there"
@@ -113,7 +113,7 @@ class LocalFolder(Source):
         return _saved(folder / CONFIG, self.shown(name), name, LocalFile(weights, missing))
 
 
-def _saved(config: Path, shown: str, name: str, file: WeightFile) -> Recipe:
+def _saved(config: Path, shown: str, name: str, file: WeightFile) -> ModelSpec:
     """The network that timm described in `config` as it saved it, with the weights in `file`."""
     from timm.models import is_model
     from timm.models._hub import load_model_config_from_path
@@ -132,7 +132,7 @@ def _saved(config: Path, shown: str, name: str, file: WeightFile) -> Recipe:
     return _recipe(partial(build, architecture, settings, f"timm's {architecture} in {shown}"), cfg, file, name)
 
 
-def _recipe(make: Builder, cfg: Mapping[str, Any], file: WeightFile | None, name: str, other: str = "") -> Recipe:
+def _recipe(make: Builder, cfg: Mapping[str, Any], file: WeightFile | None, name: str, other: str = "") -> ModelSpec:
     preprocessing, note = declared(cfg)
     headless = None
     if cfg.get("num_classes") == 0:
@@ -140,7 +140,7 @@ def _recipe(make: Builder, cfg: Mapping[str, Any], file: WeightFile | None, name
             f"{name} has no classifier and so predicts no class: {other}ask for --metrics that need none, such as "
             "rankme."
         )
-    return Recipe(make, preprocessing, file, note, headless=headless)
+    return ModelSpec(make, preprocessing, file, note, headless=headless)
 
 
 def declared(cfg: Mapping[str, Any]) -> tuple[Preprocessing, str | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from purity_cli.models.base import Recipe, Source
+from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import HubFile
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.models.fitting import fit
@@ -22,7 +22,7 @@ AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
 
 
-class Torchvision(Source):
+class Torchvision(ModelLibrary):
     name = "torchvision"
     about = "torchvision's classification networks, resnet50 with -w IMAGENET1K_V1"
 
@@ -43,7 +43,7 @@ class Torchvision(Source):
             return str(members[wanted].name)
         return next((member.name for member in members if HubFile(member.url).name == given), None)
 
-    def recipe(self, name: str, tag: str | None) -> Recipe:
+    def recipe(self, name: str, tag: str | None) -> ModelSpec:
         weights = _members(name)[tag]
         preset = weights.transforms()
         height, width = (*preset.crop_size, *preset.crop_size)[:2]
@@ -56,7 +56,7 @@ class Torchvision(Source):
         )
         # A ViT holds a vector for every patch of its images, so their size belongs to the weights.
         settings = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
-        return Recipe(partial(_build, name, settings), preprocessing, HubFile(weights.url))
+        return ModelSpec(partial(_build, name, settings), preprocessing, HubFile(weights.url))
 
 
 def _members(name: str) -> Any:

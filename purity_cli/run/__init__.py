@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from purity_cli import locks, store
 from purity_cli.cache import CachedPixels
-from purity_cli.datasets import ImageSource
+from purity_cli.datasets import ImageDataset
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Pixels
 from purity_cli.plan import Job
@@ -20,7 +20,7 @@ from purity_cli.results import Result
 from purity_cli.run.outcome import result_of
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Resolved, Warn, resolve
-from purity_cli.run.share import Progress, Share
+from purity_cli.run.share import JobRunner, Progress
 
 __all__ = ["Resolved", "claimed", "pixels_of", "resolve", "resolve_together", "score", "score_into"]
 
@@ -58,7 +58,7 @@ def resolve_together(
     ranks: Ranks,
     *,
     download: bool = False,
-    source: Callable[[], ImageSource | None] = lambda: None,
+    source: Callable[[], ImageDataset | None] = lambda: None,
     warn: Warn = silent,
 ) -> Resolved:
     """`resolve` on every rank; PurityError where not all find the same. `source` opens the Job's data set."""
@@ -152,7 +152,7 @@ def score_into(
             if why:
                 warn(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
         if ranks.first and (kept or fresh):
-            Share(job, folder, 0, ranks).unfinished.clear()
+            JobRunner(job, folder, 0, ranks).unfinished.clear()
         if kept:
             kept.provenance.update(about or {})
             store.write_tables(kept, folder, threshold)
@@ -199,10 +199,10 @@ def _score(
     progress: Progress = lambda done, total: None,
     warn: Warn = silent,
     say: Warn = silent,
-) -> tuple[Result, Share]:
+) -> tuple[Result, JobRunner]:
     ranks = ranks or Ranks()
     pixels = pixels_of(job, workers=workers, pool=pool, cache=cache, warn=warn, say=say)
-    share = Share(job, folder, every, ranks)
+    share = JobRunner(job, folder, every, ranks)
     before = ranks.together(lambda: share.restore(warn))[0]
     mine = ranks.share([number for number in range(len(pixels)) if number not in before.blocks])
     with closing(pixels.blocks(mine)) as blocks:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from purity_cli import datasets, models, stages
-from purity_cli.datasets import ImageSource, open_dataset, select
+from purity_cli.datasets import ImageDataset, open_dataset, select
 from purity_cli.errors import PurityError
 from purity_cli.machine import fastest, resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
@@ -42,7 +42,7 @@ class Resolved:
     job: Job
     network: models.Network
     taps: tuple[stages.Tap, ...]
-    source: ImageSource
+    source: ImageDataset
     selection: Sequence[int]
     preprocessing: Preprocessing
     device: torch.device
@@ -74,7 +74,7 @@ def resolve(
     *,
     download: bool = False,
     module: nn.Module | None = None,
-    source: ImageSource | None = None,
+    source: ImageDataset | None = None,
     ranks: Ranks | None = None,
     warn: Warn = lambda _: None,
 ) -> Resolved:

@@ -29,7 +29,7 @@ from purity_cli.store import Unfinished
 Progress = Callable[[int, int], None]
 
 
-class Share:
+class JobRunner:
     """This process's share of a job; `states` is what it has so far, on rank 0 with what earlier runs left."""
 
     def __init__(self, job: Resolved, folder: Path | None, every: float, ranks: Ranks) -> None:

@@ -78,7 +78,7 @@ def _number(name: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What became of one job."""
 
     task: Task
@@ -98,7 +98,7 @@ class Jobs(Protocol):
     def tasks(self) -> list[Task]: ...
 
 
-class Watch(Protocol):
+class ProgressCallback(Protocol):
     """Is told how a suite goes on."""
 
     def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
@@ -110,7 +110,7 @@ class Watch(Protocol):
     def images(self, done: int, total: int) -> None:
         """Images that the current job has scored."""
 
-    def ends(self, outcome: Outcome) -> None:
+    def ends(self, outcome: JobOutcome) -> None:
         """The current job is over."""
 
 
@@ -120,7 +120,7 @@ class Unwatched:
     def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None: ...
     def begins(self, task: Task) -> None: ...
     def images(self, done: int, total: int) -> None: ...
-    def ends(self, outcome: Outcome) -> None: ...
+    def ends(self, outcome: JobOutcome) -> None: ...
 
 
 class Bench:
@@ -145,7 +145,7 @@ class Bench:
         every: float = 60.0,
         shard: Shard | None = None,
         ranks: Ranks | None = None,
-        watch: Watch | None = None,
+        watch: ProgressCallback | None = None,
         warn: Warn = run.silent,
         say: Warn = run.silent,
         command: str | None = None,
@@ -155,11 +155,11 @@ class Bench:
         self.every, self.ranks, self.command, self.name = every, ranks or Ranks(), command, name
         self.shard = shard or WHOLE
         heard = self.ranks.first
-        self.watch: Watch = watch if watch and heard else Unwatched()
+        self.watch: ProgressCallback = watch if watch and heard else Unwatched()
         self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
         self.sources = Sources(download)
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[JobOutcome]:
         """Run every job of this shard that no other process holds; the outcomes are in the order of the suite."""
         self.ranks.together(lambda: locks.prepare(self.folder) if self.ranks.first else None)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
@@ -176,7 +176,9 @@ class Bench:
                 amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
                 self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
             outcomes = {
-                place: Outcome(task, "elsewhere", self.folder / task.name, error=f"of another shard than {self.shard}")
+                place: JobOutcome(
+                    task, "elsewhere", self.folder / task.name, error=f"of another shard than {self.shard}"
+                )
                 for place, task in enumerate(tasks)
                 if not self.shard.has(place)
             }
@@ -194,7 +196,7 @@ class Bench:
         return [outcomes[i] for i in range(len(tasks))]
 
     @contextmanager
-    def closing(self, outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    def closing(self, outcomes: Sequence[JobOutcome]) -> Iterator[list[JobOutcome]]:
         """For rank 0 to write tables in: the outcomes, with what other processes have finished by now.
 
         One process at a time is let in, so that the last one's tables have everything.
@@ -202,7 +204,7 @@ class Bench:
         with locks.claim(self.folder, self.name, wait=True):
             yield [self._finished(outcome) if outcome.status in ELSEWHERE else outcome for outcome in outcomes]
 
-    def _finished(self, outcome: Outcome) -> Outcome:
+    def _finished(self, outcome: JobOutcome) -> JobOutcome:
         try:
             result = store.read(outcome.folder)
         except PurityError:
@@ -210,11 +212,11 @@ class Bench:
         same = result.job == outcome.task.job
         return replace(outcome, status="kept", result=result, error=None) if same else outcome
 
-    def _outcome(self, task: Task, pool: ThreadPoolExecutor) -> Outcome:
+    def _outcome(self, task: Task, pool: ThreadPoolExecutor) -> JobOutcome:
         folder = self.folder / task.name
         if task.absent:
             self.watch.begins(task)
-            return Outcome(task, "left out", folder, error=f"{task.absent} is not there")
+            return JobOutcome(task, "left out", folder, error=f"{task.absent} is not there")
         try:
             with run.claimed(folder, self.name, self.ranks):
                 self.watch.begins(task)
@@ -222,13 +224,13 @@ class Bench:
         except (RankLost, KeyboardInterrupt):
             raise
         except locks.Held:
-            return Outcome(task, "held", folder, error="another process is at it")
+            return JobOutcome(task, "held", folder, error="another process is at it")
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
             if self.ranks.first:
                 self._record(task, folder, error)
-            return Outcome(task, "failed", folder, error=describe(error))
+            return JobOutcome(task, "failed", folder, error=describe(error))
 
-    def _run(self, task: Task, folder: Path, pool: ThreadPoolExecutor) -> Outcome:
+    def _run(self, task: Task, folder: Path, pool: ThreadPoolExecutor) -> JobOutcome:
         def warn(sentence: str) -> None:
             self.warn(f"{task.name}: {sentence}")
 
@@ -236,7 +238,7 @@ class Bench:
         look = self.ranks.first and not self.fresh and not (folder / store.STATES).exists()
         elsewhere = self.ranks.together(lambda: kept_in(self.folder, task, job) if look else None)[0]
         if elsewhere:
-            return Outcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
+            return JobOutcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
         result, kept = run.score_into(
             folder,
             job,
@@ -255,7 +257,7 @@ class Bench:
         )
         if self.ranks.first:
             (folder / store.FAILED).unlink(missing_ok=True)
-        return Outcome(task, "kept" if kept else "scored", folder, result)
+        return JobOutcome(task, "kept" if kept else "scored", folder, result)
 
     def _record(self, task: Task, folder: Path, error: Exception) -> None:
         sentence = isinstance(error, PurityError) and error.__cause__ is None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from purity_cli import cache, models, run, stages, store
-from purity_cli.datasets import ImageSource, open_dataset, select
+from purity_cli.datasets import ImageDataset, open_dataset, select
 from purity_cli.plan import Job, Preprocessing
 from purity_cli.run.ranks import describe
 from purity_cli.run.resolving import Resolved, resolve_preprocessing
@@ -16,7 +16,7 @@ from purity_cli.suite import Suite, Task
 
 
 @dataclass(frozen=True)
-class Forecast:
+class DryRun:
     """What one job would do."""
 
     task: Task
@@ -32,7 +32,7 @@ class Forecast:
     problem: str | None = None
 
 
-def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast]:
+def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[DryRun]:
     """What every job of a suite would do, in the order in which they would run; nothing is scored or downloaded.
 
     `root` is the folder of the cache, None for none.
@@ -41,7 +41,7 @@ def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast
     cached: dict[tuple[Any, ...], set[int]] = {}
     for task in grouped(suite.tasks()):
         if task.absent:
-            yield Forecast(task, taps=_taps(task.job), problem=f"left out: {task.absent} is not there")
+            yield DryRun(task, taps=_taps(task.job), problem=f"left out: {task.absent} is not there")
             continue
         job, preview = task.job, None
         try:
@@ -59,9 +59,9 @@ def forecast(suite: Suite, folder: Path, root: Path | None) -> Iterator[Forecast
                 before |= set(new)
         except Exception as error:  # anything can go wrong in a user's network
             here = preview.weights_here if preview else None
-            yield Forecast(task, taps=_taps(job), weights_here=here, problem=describe(error))
+            yield DryRun(task, taps=_taps(job), weights_here=here, problem=describe(error))
             continue
-        yield Forecast(task, plan, plan.taps, preview.weights_here, over, add)
+        yield DryRun(task, plan, plan.taps, preview.weights_here, over, add)
 
 
 def _taps(job: Job) -> Sequence[stages.Tap]:
@@ -85,9 +85,9 @@ class Sources:
 
     def __init__(self, download: bool = False) -> None:
         self.download = download
-        self._open: dict[tuple[str | None, ...], ImageSource] = {}
+        self._open: dict[tuple[str | None, ...], ImageDataset] = {}
 
-    def open(self, job: Job) -> ImageSource:
+    def open(self, job: Job) -> ImageDataset:
         """The images of a Job; PurityError as `open_dataset`."""
         name = (job.dataset, job.data_dir, job.split)
         if name not in self._open:

@@ -25,7 +25,7 @@ STATES = ("done", "running", "unfinished", "failed", "waiting", "left out")
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStatus:
     """What there is of one job. A result counts as done that was asked for in the same words: whether what lies behind
     them is the same is looked at by whoever scores."""
 
@@ -59,7 +59,7 @@ def finished(tasks: list[Task], folder: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def standings(tasks: list[Task], folder: Path) -> Iterator[Standing]:
+def standings(tasks: list[Task], folder: Path) -> Iterator[JobStatus]:
     """Every job of a suite, in its order; of one that is at work without locks nobody can tell that it is."""
     results = finished(tasks, folder)
     for task in tasks:
@@ -68,17 +68,17 @@ def standings(tasks: list[Task], folder: Path) -> Iterator[Standing]:
         with suppress(OSError, ImportError):
             holder = locks.holder(place)
         if holder:
-            yield Standing(task, "running", holder, _saved(place))
+            yield JobStatus(task, "running", holder, _saved(place))
         elif result:
             record = result["provenance"]
-            yield Standing(task, "done", None, result["n_images"], record["seconds"])
+            yield JobStatus(task, "done", None, result["n_images"], record["seconds"])
         elif (place / store.FAILED).exists():
-            yield Standing(task, "failed", error=_why(place / store.FAILED))
+            yield JobStatus(task, "failed", error=_why(place / store.FAILED))
         elif task.absent:
-            yield Standing(task, "left out", error=f"{task.absent} is not there")
+            yield JobStatus(task, "left out", error=f"{task.absent} is not there")
         else:
             saved = _saved(place)
-            yield Standing(task, "waiting" if saved is None else "unfinished", None, saved)
+            yield JobStatus(task, "waiting" if saved is None else "unfinished", None, saved)
 
 
 def _saved(place: Path) -> int | None:
@@ -131,7 +131,7 @@ def _ago(since: str, now: datetime) -> str | None:
     return None
 
 
-def _outlook(found: list[Standing]) -> str:
+def _outlook(found: list[JobStatus]) -> str:
     """How long the rest may take, by what the finished ones took."""
     done = [one for one in found if one.state == "done" and one.seconds]
     rest = [one for one in found if one.state in ("running", "unfinished", "waiting")]
@@ -154,7 +154,7 @@ def _weight(job: Job) -> float | None:
     return found.gmacs if found else None
 
 
-def _part(one: Standing, done: list[Standing]) -> float:
+def _part(one: JobStatus, done: list[JobStatus]) -> float:
     """How much of an unfinished job is saved, by the images of a finished one on the same data."""
     whole = next((other.images for other in done if images_of(other.task.job) == images_of(one.task.job)), None)
     return min(1.0, (one.images or 0) / whole) if whole else 0.0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from purity_cli import locks, models, store
-from purity_cli.datasets import ImageSource, NoSplit, open_dataset
+from purity_cli.datasets import ImageDataset, NoSplit, open_dataset
 from purity_cli.errors import PurityError, no_memory
 from purity_cli.machine import device_name, resolve_device, versions
 from purity_cli.models.base import output_shape
@@ -25,19 +25,19 @@ from purity_cli.plan import Preprocessing, Size
 from purity_cli.train.loop import Loop, TrainingImages, decode, numerics
 from purity_cli.train.settings import BATCH_SIZE, Training
 
-__all__ = ["Course", "Epoch", "Folder", "Training", "resolve", "train"]
+__all__ = ["Epoch", "Folder", "ResolvedTraining", "Training", "resolve", "train"]
 
 RESUME = "resume.pt"
 
 
 @dataclass(frozen=True)
-class Course:
+class ResolvedTraining:
     """A Training with every name resolved."""
 
     training: Training
     network: models.Network
-    train: ImageSource
-    test: ImageSource
+    train: ImageDataset
+    test: ImageDataset
     preprocessing: Preprocessing
     size: Size
     """(h, w) of the images."""
@@ -66,13 +66,13 @@ class Course:
             "seed": training.seed,
         }
 
-    def selection(self, source: ImageSource) -> list[int]:
+    def selection(self, source: ImageDataset) -> list[int]:
         """Which images of a split take part: all, or `limit` evenly spaced ones, so that no class is left out."""
         n = len(source)
         kept = min(self.training.limit or n, n)
         return [i * n // kept for i in range(kept)]
 
-    def images(self, source: ImageSource, workers: int) -> TrainingImages:
+    def images(self, source: ImageDataset, workers: int) -> TrainingImages:
         """The images of a split, decoded by `workers` threads, on the device."""
         return decode(source, self.selection(source), self.preprocessing, self.size, workers).to(self.device)
 
@@ -91,7 +91,9 @@ class Epoch:
     seconds: float
 
 
-def resolve(training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None) -> Course:
+def resolve(
+    training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> ResolvedTraining:
     """Resolve every name; PurityError for whatever is missing, misspelt or does not fit together."""
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
@@ -108,7 +110,7 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
     for note in network.notes:
         warn(note)
     _check_classes(network, train, test)
-    return Course(
+    return ResolvedTraining(
         training=training,
         network=network,
         train=train,
@@ -120,7 +122,7 @@ def resolve(training: Training, *, download: bool = False, warn: Callable[[str],
     )
 
 
-def _open(training: Training, download: bool) -> list[ImageSource]:
+def _open(training: Training, download: bool) -> list[ImageDataset]:
     """The train split, and the default one, of which accuracies are: test, or else val."""
     name, data_dir = training.dataset, training.data_dir
     try:
@@ -131,7 +133,7 @@ def _open(training: Training, download: bool) -> list[ImageSource]:
         ) from None
 
 
-def _check_classes(network: models.Network, train: ImageSource, test: ImageSource) -> None:
+def _check_classes(network: models.Network, train: ImageDataset, test: ImageDataset) -> None:
     for source in (train, test):
         if source.labels is None:
             raise PurityError(f"{source.name} cannot be trained on: {source.label_note or 'it carries no labels'}.")
@@ -224,7 +226,7 @@ class TrainingFolder:
 
 
 def train(
-    course: Course,
+    course: ResolvedTraining,
     output: Path,
     *,
     workers: int,

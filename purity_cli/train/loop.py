@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from purity_cli.datasets import ImageSource, UnreadableImage
+from purity_cli.datasets import ImageDataset, UnreadableImage
 from purity_cli.engine import autocast
 from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.machine import float32_of
@@ -40,7 +40,7 @@ class TrainingImages:
 
 
 def decode(
-    source: ImageSource, selection: Sequence[int], preprocessing: Preprocessing, size: Size, workers: int
+    source: ImageDataset, selection: Sequence[int], preprocessing: Preprocessing, size: Size, workers: int
 ) -> TrainingImages:
     """The images of a selection, resized and cropped; PurityError where one is unreadable or not of `size` (h, w)."""
     pixels = np.empty((len(selection), *size, 3), np.uint8)

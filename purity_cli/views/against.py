@@ -21,7 +21,7 @@ NAMED = 8
 """Results that one sentence names."""
 
 
-class Against(NamedTuple):
+class TargetColumn(NamedTuple):
     """A quantity that results are set against: of each result its value, None where it has none."""
 
     values: Sequence[float | None]
@@ -34,7 +34,7 @@ class Against(NamedTuple):
         return [result for result, value in zip(results, self.values, strict=True) if value is not None]
 
 
-def read_against(text: str, results: Sequence[Result], *, any_size: bool = False) -> Against:
+def read_against(text: str, results: Sequence[Result], *, any_size: bool = False) -> TargetColumn:
     """The column of `FILE.csv:COLUMN` for each result, joined on the column model, which may have the weights behind a
     dot (`resnet50.a1_in1k`), or on model and weights where there is such a column; then on the size of the images.
 
@@ -64,7 +64,7 @@ def read_against(text: str, results: Sequence[Result], *, any_size: bool = False
             continue
         values.append(_number(mine, column, path, result))
         taken |= set(mine.index)
-    return Against(values, f"{column} of {Path(path).name}", _notes(path, rows, values, left, taken))
+    return TargetColumn(values, f"{column} of {Path(path).name}", _notes(path, rows, values, left, taken))
 
 
 def said(result: Result) -> str:

@@ -59,7 +59,7 @@ class SuiteColumn:
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceValue:
     """A published value: of a stage, the average, `purity` of the deepest layer, `top1`, or of a module by its path."""
 
     model: str
@@ -84,7 +84,7 @@ def of_results(results: Sequence[Result]) -> list[SuiteColumn]:
     return columns([(result.job, result, None) for result in results])
 
 
-def reference(name: str) -> list[Known]:
+def reference(name: str) -> list[ReferenceValue]:
     """The paper's values, or those of a CSV file laid out as one of its tables; PurityError."""
     import pandas as pd
 
@@ -103,25 +103,27 @@ def reference(name: str) -> list[Known]:
     return found
 
 
-def _known(frame: Any) -> Iterator[Known]:
+def _known(frame: Any) -> Iterator[ReferenceValue]:
     names = list(map(str, frame.columns))
     if names[0] == "stage":
         for row in frame.to_dict("records"):
-            yield from (Known(model, str(row["stage"]), float(row[model])) for model in names[1:])
+            yield from (ReferenceValue(model, str(row["stage"]), float(row[model])) for model in names[1:])
         return
     if names[0] != "model" or not {LAST, TOP1} & set(names):
         raise ValueError(f"its columns are {', '.join(names)}")
     for row in frame.to_dict("records"):
         if "layer" in names:
             at = row.get("threshold")
-            yield Known(row["model"], row["layer"], float(row[LAST]), threshold=None if at is None else float(at))
+            yield ReferenceValue(
+                row["model"], row["layer"], float(row[LAST]), threshold=None if at is None else float(at)
+            )
             continue
         epoch = int(row["epoch"]) if "epoch" in names else None
         values = (name for name in names if name not in ("model", "epoch", "dataset"))
-        yield from (Known(row["model"], name, float(row[name]), epoch) for name in values)
+        yield from (ReferenceValue(row["model"], name, float(row[name]), epoch) for name in values)
 
 
-def suite(found: Sequence[SuiteColumn], threshold: float, layout: str, known: Sequence[Known] = ()) -> Report:
+def suite(found: Sequence[SuiteColumn], threshold: float, layout: str, known: Sequence[ReferenceValue] = ()) -> Report:
     """The paper's layout: a row per stage and a column per model, or in the layout `last` a row per model."""
     results = {one.name: one.result for one in found if one.result}
     notes = [f"{cells.summary(one, threshold)} Layers: {cells.modules(one)}." for one in results.values()]
@@ -165,14 +167,14 @@ def _lasts(result: Result) -> dict[str, Layer]:
     return found or {"activation": cells.deepest(result)}
 
 
-def _matches(known: Known, column: SuiteColumn, all_known: Sequence[Known]) -> bool:
+def _matches(known: ReferenceValue, column: SuiteColumn, all_known: Sequence[ReferenceValue]) -> bool:
     """Whether a published value is of this column's network, and epoch if it is of one."""
     models = {one.model for one in all_known}
     model = column.model if column.model in models else NAMES.get(column.model, column.model)
     return known.model == model and known.epoch in (None, column.epoch)
 
 
-def compare(found: Sequence[SuiteColumn], known: Sequence[Known], threshold: float) -> list[dict[str, Any]]:
+def compare(found: Sequence[SuiteColumn], known: Sequence[ReferenceValue], threshold: float) -> list[dict[str, Any]]:
     """A row for each reading of each published cell of the models: measured, reference, difference, se.
 
     `measured` is NaN where nothing fired. A cell that no row of a result stands for has one row, without a reading.
@@ -219,7 +221,7 @@ def _measured(
         yield what, layer.module, one.purity, one.se
 
 
-def comparison(found: Sequence[SuiteColumn], name: str, known: Sequence[Known], threshold: float) -> Report:
+def comparison(found: Sequence[SuiteColumn], name: str, known: Sequence[ReferenceValue], threshold: float) -> Report:
     """Measured beside the reference `name`: each cell in each reading; then, per reading, how near it comes."""
     rows = compare(found, known, threshold)
     theirs = "paper" if name in PAPER else "reference"
@@ -259,7 +261,9 @@ def comparison(found: Sequence[SuiteColumn], name: str, known: Sequence[Known], 
     return Report([table, summary], [*([verdict(rows)] if rows else []), *_notes(found, name, known, rows)])
 
 
-def _notes(found: Sequence[SuiteColumn], name: str, known: Sequence[Known], rows: Sequence[Row]) -> Iterator[str]:
+def _notes(
+    found: Sequence[SuiteColumn], name: str, known: Sequence[ReferenceValue], rows: Sequence[Row]
+) -> Iterator[str]:
     """What must stand beside the comparison."""
     compared = {row["model"] for row in rows if not row["missing"]}
     silent = sum(row["measured"] is not None and math.isnan(row["measured"]) for row in rows)

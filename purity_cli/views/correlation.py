@@ -13,7 +13,7 @@ from purity_cli.errors import PurityError
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells
-from purity_cli.views.against import LEAST, Against
+from purity_cli.views.against import LEAST, TargetColumn
 
 KINDS = ("purity", "peer", "baseline", "random")
 """Of quantities: purity itself, other label-free measures, what needs no training, purity without training."""
@@ -93,7 +93,7 @@ def points(
     results: Sequence[Result],
     threshold: float,
     *,
-    against: Against | None = None,
+    against: TargetColumn | None = None,
     twins: Sequence[Result] | None = None,
     every_layer: bool = False,
 ) -> Points:
@@ -107,7 +107,7 @@ def points(
     if len(results) < LEAST:
         raise PurityError(f"{len(results)} results cannot be correlated: give {LEAST} or more.")
     kinds: dict[str, str] = {}
-    against = against or Against([_accuracy(result) for result in results], "accuracy")
+    against = against or TargetColumn([_accuracy(result) for result in results], "accuracy")
     results, target = against.of(results), against.name
     rows = []
     for place, (result, value) in enumerate(zip(results, (v for v in against.values if v is not None), strict=True)):

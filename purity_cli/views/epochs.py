@@ -19,7 +19,7 @@ from purity_cli.errors import PurityError
 from purity_cli.report import Column, Report, Table, number, text
 from purity_cli.results import Result
 from purity_cli.views import cells
-from purity_cli.views.comparison import ABOUT, LAST, NAMES, Known, reference
+from purity_cli.views.comparison import ABOUT, LAST, NAMES, ReferenceValue, reference
 from purity_cli.views.layers import tidy, worth, worths
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def course(results: Sequence[Result], threshold: float) -> Trajectory:
 def paper(results: Sequence[Result]) -> dict[int, dict[str, float]]:
     """top1 and purity by epoch of the paper's Table 3; empty where it does not have this network and these images."""
     result = results[0]
-    known: list[Known] = reference("table3") if result.dataset.startswith("cifar10") else []
+    known: list[ReferenceValue] = reference("table3") if result.dataset.startswith("cifar10") else []
     found: dict[int, dict[str, float]] = {}
     for one in known:
         if one.model == NAMES.get(result.model, result.model) and one.epoch is not None:

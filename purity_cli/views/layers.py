@@ -124,7 +124,7 @@ def stored(result: Result, threshold: float) -> tuple[Report, Report]:
 
 
 @dataclass(frozen=True)
-class Worth:
+class Caveats:
     """Where F of a result can be trusted. Rows are named by their labels."""
 
     starved: tuple[str, ...]
@@ -139,7 +139,7 @@ class Worth:
     """About how many images the threshold needs, N growing with their number; None where something is silent there."""
 
 
-def worth(result: Result, threshold: float) -> Worth:
+def worth(result: Result, threshold: float) -> Caveats:
     """What the numbers of a result are worth at a threshold."""
     amounts = {
         layer.name: (layer.counts.sum((0, 2)).tolist(), ENOUGH * layer.channels)
@@ -158,7 +158,7 @@ def worth(result: Result, threshold: float) -> Worth:
     starved = tuple(name for name, (fired, least) in speaking.items() if 0 < fired[place] < least)
     factor = max((speaking[name][1] / speaking[name][0][place] for name in starved), default=1.0)
     images = None if silent else two_digits(result.n_images * factor)
-    return Worth(starved, silent, dead, max(fed, default=None), images)
+    return Caveats(starved, silent, dead, max(fed, default=None), images)
 
 
 def two_digits(value: float) -> int:
@@ -168,7 +168,7 @@ def two_digits(value: float) -> int:
 
 
 def faults(threshold: float) -> dict[str, str]:
-    """What is said of layers that a field of `Worth` names."""
+    """What is said of layers that a field of `Caveats` names."""
     return {
         "dead": "nothing fires at any threshold, so that F is NaN",
         "silent": f"nothing fires at the threshold {threshold:g}, so that F is NaN",
@@ -198,7 +198,7 @@ def _each(said: dict[str, str], alone: bool) -> list[str]:
     return list(alike) if alone else [f"{', '.join(names)}: {sentence}" for sentence, names in alike.items()]
 
 
-def _remedy(one: Worth, threshold: float) -> str:
+def _remedy(one: Caveats, threshold: float) -> str:
     every = "Every layer that fires at all" if one.dead else "Every layer"
     up_to = f"up to the threshold {one.enough:g}" if one.enough is not None else "at no stored threshold"
     needs = "" if one.images is None else f"; the threshold {threshold:g} needs about {one.images:,} images"

@@ -1,0 +1,1 @@
+"""What measures or attacks, and is no test: each is behind a `make` target."""
