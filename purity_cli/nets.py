@@ -11,14 +11,24 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 
-class _Block(BasicBlock):  # type: ignore[misc]
-    """torchvision's, whose one ReLU runs twice, with a second one, `relu2`, for the sum."""
+class _Block(nn.Module):
+    """torchvision's BasicBlock with a second ReLU, `relu2`, for the sum: theirs has one that runs twice.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Takes (n, c_in, h, w) and gives (n, c, h/stride, w/stride). torchvision's ResNet passes settings of its other block,
+    which do not matter here.
+    """
+
+    expansion = 1
+
+    def __init__(self, c_in: int, c: int, stride: int = 1, downsample: nn.Module | None = None, *_: Any, **__: Any):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c, 3, stride, padding=1, bias=False)
+        self.bn1, self.relu = nn.BatchNorm2d(c), nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c)
+        self.downsample = downsample
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,6 +43,8 @@ def resnet18_cifar(num_classes: int = 10) -> nn.Module:
     Modules are named, and weights initialised, as torchvision's; its average pool gets 4x4 maps. Stages C1..C4 are
     layer1..layer4: the stem keeps its resolution.
     """
+    from torchvision.models.resnet import ResNet  # takes seconds, and no other network of this module needs it
+
     net = ResNet(_Block, [2, 2, 2, 2], num_classes=num_classes)
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

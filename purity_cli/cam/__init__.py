@@ -76,7 +76,7 @@ def readable(names: Sequence[str]) -> list[str]:
     """Names of classes with words for WordNet ids: `n01440764` and `n01440764 tench` become `tench`."""
     if not all(re.match(r"n\d{8}( |$)", name) for name in names):
         return list(names)
-    from purity_cli.datasets.imagenet import class_names
+    from purity_cli.imagenet import class_names
 
     words = dict(name.split(" ", 1) for name in class_names())
     return [words.get(name[:9], name) for name in names]
@@ -174,7 +174,7 @@ def names_of_classes(plan: Resolved) -> list[str] | None:
     if plan.label_note is None and source.class_names:
         return readable(source.class_names)
     if network.num_classes == 1000 and network.source in IMAGENET_SOURCES:
-        from purity_cli.datasets.imagenet import class_names
+        from purity_cli.imagenet import class_names
 
         return readable(class_names())
     return None

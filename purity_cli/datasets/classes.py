@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from purity_cli.datasets.base import ImageDataset
 from purity_cli.files import natural, shown
+from purity_cli.imagenet import class_names, wnids
 
 WNID = re.compile(r"n\d{8}")
 """A WordNet id, as ImageNet's class folders are called."""
@@ -145,8 +146,6 @@ def _imagenet(names: Sequence[str]) -> Sequence[str] | None:
     """What ImageNet's 1,000 classes are called, where all these names are ids of some of them."""
     if not all(map(WNID.fullmatch, names)):
         return None
-    from purity_cli.datasets.imagenet import class_names, wnids
-
     return class_names() if set(names) <= set(wnids()) else None
 
 

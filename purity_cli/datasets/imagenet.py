@@ -11,7 +11,6 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from purity_cli.datasets.folder import open_tree, refuse_mixture, some
 from purity_cli.datasets.trees import FileSource, Tree
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import expanded, read_text, shown, to_text
+from purity_cli.imagenet import class_names, wnids
 
 SPLITS = ("val", "train")
 PLACES = ("{split}", "ILSVRC2012_img_{split}", "ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "CLS-LOC/{split}")
@@ -120,26 +120,6 @@ def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageDataset:
         class_names=class_names(),
         order="classes by their WordNet ids, from a list of labels or the images' names",
     )
-
-
-@cache
-def _info() -> Any:
-    import timm.data  # takes a second
-
-    return timm.data.ImageNetInfo("imagenet-1k")  # type: ignore[attr-defined]
-
-
-@cache
-def wnids() -> tuple[str, ...]:
-    """The 1000 WordNet ids in the order of the classes, which is theirs when sorted."""
-    return tuple(_info().label_names())
-
-
-@cache
-def class_names() -> tuple[str, ...]:
-    """`n01440764 tench`, ...: the id makes the two cranes and the two maillots differ."""
-    words = (words.split(",")[0] for words in _info().label_descriptions())
-    return tuple(f"{wnid} {word}" for wnid, word in zip(wnids(), words, strict=True))
 
 
 def label_flat(names: Sequence[str], images: Path) -> tuple[list[int] | None, str | None]:

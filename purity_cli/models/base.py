@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from purity_cli.errors import PurityError, said
 from purity_cli.models.caches import WeightFile
 from purity_cli.models.checkpoints import Checkpoint
+from purity_cli.models.identity import digest_of_parts, replaced
 from purity_cli.plan import Preprocessing, Size
 
 # Of ImageNet's photographs, per channel.
@@ -59,6 +61,15 @@ class Network:
     """1 where it takes one image at a time."""
     code: Callable[[], tuple[Path, ...]] = tuple
     """All files of the user's own code that it is made of, as of now; none for a library's network."""
+    outputs: str = ""
+    """Digest of what it gave in its trial; empty before that."""
+
+    def digest(self) -> str:
+        """SHA-256 of what was built: modules and their settings, all tensors, and the outputs of the trial.
+
+        Two networks of one digest give one another's numbers, whatever file or code they came from.
+        """
+        return hashlib.sha256(f"{digest_of_parts(self.module)} {self.outputs}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,7 @@ class ShapesOnly(TorchFunctionMode):
 def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
     """Shape of the output for one image of `size`; None where the network takes no such image or gives no tensor."""
     try:
-        shapes = _weightless(module)
+        shapes = replaced(module, lambda tensor: torch.empty_like(tensor, device="meta"))
         with torch.inference_mode(), ShapesOnly():
             images = torch.empty(1, 3, *size, device="meta")
             # Not tying the weights: of a module with two names PyTorch would put back the first, then the stand-in.
@@ -205,18 +216,6 @@ def output_shape(module: nn.Module, size: Size) -> torch.Size | None:
     except Exception:  # anything can go wrong in a user's forward, and on the meta device
         return None
     return output.shape if isinstance(output, Tensor) else None
-
-
-def _weightless(module: nn.Module) -> dict[str, Tensor]:
-    """A tensor without values for each of a network's, once by module and, where shared, the same."""
-    stand_ins: dict[int, Tensor] = {}
-    shapes = {}
-    for path, part in module.named_modules():
-        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                stand_in = stand_ins.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
-                shapes[f"{path}.{name}" if path else name] = stand_in
-    return shapes
 
 
 def is_lazy(module: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from purity_cli.errors import PurityError, no_memory, said
 from purity_cli.models import logits as logits_in
 from purity_cli.models.base import Network, check_finite, freeze, is_lazy, output_shape, seeded
 from purity_cli.models.from_file import USUAL_SIZES
+from purity_cli.models.identity import digest_of_outputs
 from purity_cli.plan import Size
 from purity_cli.recomputing import kept
 
@@ -85,6 +86,7 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
         format_note=format_note,
         largest_batch=1 if problem else None,
         notes=tuple(notes),
+        outputs=digest_of_outputs(module, image),
     )
 
 

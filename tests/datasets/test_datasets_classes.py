@@ -19,8 +19,8 @@ from purity_cli.datasets import chance_note, class_names, labels_fit, open_datas
 from purity_cli.datasets.base import ArraySource, UnreadableImage
 from purity_cli.datasets.classes import in_order
 from purity_cli.datasets.endings import ENDINGS, FORMATS, strange
-from purity_cli.datasets.imagenet import wnids
 from purity_cli.errors import PurityError
+from purity_cli.imagenet import wnids
 from tests.datasets.test_datasets import labelled, pack, picture
 
 

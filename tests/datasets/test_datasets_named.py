@@ -31,8 +31,8 @@ from torchvision.datasets import CIFAR10
 
 from purity_cli.cli.datasets import command
 from purity_cli.datasets import FAMILIES, open_dataset, select
-from purity_cli.datasets.imagenet import wnids
 from purity_cli.errors import PurityError
+from purity_cli.imagenet import wnids
 from tests.datasets.test_datasets import NOISE, labelled, pack, picture
 
 # ImageNet
