@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purity_cli.errors import PurityError
-from purity_cli.files import expanded
+from purity_cli.files import epochs_of, expanded
 from purity_cli.naming import ACTIVATION, READINGS, label
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
@@ -134,8 +133,8 @@ def epoch_of(job: Job, result: Result | None = None) -> int | None:
         except (OSError, ValueError, AttributeError):
             known = None
         if not isinstance(known, int):
-            found = re.search(r"ep(?:och)?s?[=_. -]*(\d+)", Path(job.weights).stem, re.IGNORECASE)
-            known = int(found[1]) if found else None
+            named, doubt = epochs_of([Path(job.weights).stem])
+            known = named[0] if named and not doubt else None
     return known
 
 
