@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["FeaturePurity", "PurityMonitor", "Scores", "Taps", "__version__", "score"]
 
 _PLACES = {
-    "FeaturePurity": "purity_cli.purity",
+    "FeaturePurity": "purity_cli.metrics.feature_purity",
     "PurityMonitor": "purity_cli.monitor",
     "Scores": "purity_cli.scores",
     "Taps": "purity_cli.taps",

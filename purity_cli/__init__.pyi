@@ -1,5 +1,5 @@
+from purity_cli.metrics.feature_purity import FeaturePurity as FeaturePurity
 from purity_cli.monitor import PurityMonitor as PurityMonitor
-from purity_cli.purity import FeaturePurity as FeaturePurity
 from purity_cli.scores import Scores as Scores
 from purity_cli.scores import score as score
 from purity_cli.taps import Taps as Taps

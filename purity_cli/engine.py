@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from purity_cli.errors import PurityError
 from purity_cli.machine import float32_of
 from purity_cli.metrics import METRICS
-from purity_cli.metrics.accumulators import Accumulator, LayerBatch
-from purity_cli.purity import FeaturePurity, MapStatistics, map_statistics
-from purity_cli.taps import TapOutput, Taps
+from purity_cli.metrics.accumulators import Accumulator, FiringCounts, LayerBatch
+from purity_cli.purity import MapStatistics, map_statistics
+from purity_cli.taps import Taps
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NEVER = torch.iinfo(torch.int64).max
@@ -147,9 +147,7 @@ class Engine:
 
     def counts(self, module: str) -> Tensor:
         """Firings of one tapped layer on the host, int64 (G, T, c)."""
-        purity = self._accumulators[module, FeaturePurity.name]
-        assert isinstance(purity, FeaturePurity)
-        return purity.counts.cpu()
+        return self._accumulators[module, FiringCounts.name].states["counts"].cpu()
 
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))
@@ -158,12 +156,12 @@ class Engine:
             if not self.shapes:
                 self._prepare(images[:1])
             reading = self._taps(images)
-        finite = torch.stack([_finite_output(reading.logits, images), *(_finite(reading, n) for n in self.shapes)])
-        seen = {
+        batches = {
             name: LayerBatch(maps, reading.gradients.get(name), positions, labels)
             for name, maps in reading.maps.items()
         }
-        increments = [(one, one.increments(seen[module])) for (module, _), one in self._accumulators.items()]
+        finite = torch.stack([_finite_output(reading.logits, images), *(batches[n].finite for n in self.shapes)])
+        increments = [(one, one.increments(batches[module])) for (module, _), one in self._accumulators.items()]
         bad, labelled = torch.where(finite, NEVER, positions).amin(1), (labels >= 0).sum()
         hits = self._hits(reading.logits, labels) if self._gradients else torch.zeros_like(self.tally[2:])
         # From here on nothing needs memory: either all of the batch counts or none of it.
@@ -183,12 +181,12 @@ class Engine:
         shapes, taken, self.left_out = self._taps.shapes(images), 0, []
         for module, (channels, _, _) in shapes.items():
             for kind in self._kinds:
-                size = 0 if kind is FeaturePurity else kind.bytes(channels, self.thresholds, self.groups)
+                size = 0 if kind is FiringCounts else kind.bytes(channels, self.thresholds, self.groups)
                 if taken + size > ROOM:
                     self.left_out.append((module, kind.name))
                     continue
                 taken += size
-                self._accumulators[module, kind.name] = kind(channels, self.thresholds, self.groups).to(self.device)
+                self._accumulators[module, kind.name] = kind(channels, self.thresholds, self.groups, self.device)
         self.shapes = shapes
 
 
@@ -202,9 +200,3 @@ def _finite_output(output: Any, images: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(images):
         return torch.ones(len(images), dtype=torch.bool, device=images.device)
     return output.isfinite().flatten(1).all(1)
-
-
-def _finite(reading: TapOutput[MapStatistics], name: str) -> Tensor:
-    gradients = [reading.gradients[name]] if name in reading.gradients else []
-    values = torch.stack([*reading.maps[name], *gradients])
-    return values.isfinite().all(2).all(0)

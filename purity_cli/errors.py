@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+
+log = logging.getLogger("purity")
+"""Warnings are for what changes how far a number can be trusted; the command line shows them on stderr."""
 
 NO_MEMORY = (
     *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),

@@ -5,7 +5,7 @@ Plain PyTorch, once per epoch:
     monitor = PurityMonitor(net, ["last"])
     for images, _ in loader:
         monitor.update(images)
-    log(monitor.compute())  # {"purity/layer4": 0.946}
+    log(monitor.compute())  # {"purity/layer4": 0.946, "purity_rate/layer4": 0.913}
     monitor.reset()
 
 Lightning, in a LightningModule that made `self.monitor` after `self.net`:
@@ -21,41 +21,53 @@ Lightning, in a LightningModule that made `self.monitor` after `self.net`:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.utilities import rank_zero_warn
 
 from purity_cli import stages
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
+from purity_cli.metrics.accumulators import FiringCounts, LayerBatch
 from purity_cli.models.from_file import bare
-from purity_cli.plan import check_thresholds
-from purity_cli.purity import FeaturePurity, MapStatistics, activation, map_statistics
-from purity_cli.stats import ENOUGH
+from purity_cli.plan import DEFAULT_GRID, check_rate, check_thresholds
+from purity_cli.purity import MapStatistics, map_statistics
+from purity_cli.stats import ENOUGH, RATE, feature_purity, purity_at_rate
 from purity_cli.taps import Taps
 
 
 class PurityMonitor:
     """Feature purity of layers of `net`, or of what is in it where it is compiled or DistributedDataParallel.
 
-    `layers` are stages (`C3`, `conv:last`), module paths or globs, as for `purity score`; the networks whose
-    stages have names are those of torchvision and timm and such with an attribute `purity_stages`. Each layer's metric
-    is a torchmetrics.Metric in `metrics`, so `compute` sums over all processes where there are several.
+    `layers` are stages (`C3`, `conv:last`), module paths or globs, as for `purity score`. F is read at `threshold`,
+    and F_r at the threshold at which the share `rate` of all pairs of image and channel fires.
     """
 
-    def __init__(self, net: nn.Module, layers: str | Sequence[str] = ("last",), *, threshold: float = 0.5) -> None:
-        self.net, self.threshold = bare(net), check_thresholds([threshold])[0]
+    def __init__(
+        self,
+        net: nn.Module,
+        layers: str | Sequence[str] = ("last",),
+        *,
+        threshold: float = 0.5,
+        rate: float = RATE,
+    ) -> None:
+        self.net, self.rate = bare(net), check_rate(rate)
+        self.threshold = check_thresholds([threshold])[0]
+        self.thresholds = check_thresholds([*DEFAULT_GRID, threshold])
         self.layers = tuple(map(str.strip, layers.split(","))) if isinstance(layers, str) else tuple(layers)
-        self.metrics: dict[str, FeaturePurity] = {}
-        """By module path; empty before the first update."""
+        self.counts: dict[str, FiringCounts] = {}
+        """By module path; empty before the first update. All images are in one group."""
+        self._warned: set[str] = set()
         self._taps: Taps[MapStatistics] | None = None
 
     def update(self, images: Tensor) -> None:
         """Count the firings on images (n, 3, h, w), normalised as the network takes them and on its device.
 
         The network runs in eval mode, and its mode, weights, gradients and statistics are as before afterwards. Works
-        inside `torch.no_grad` and `torch.inference_mode`. Raises PurityError for layers that cannot be tapped.
+        inside `torch.no_grad` and `torch.inference_mode`. Raises PurityError for layers that cannot be tapped, and for
+        a NaN or an infinity; no image of the batch is then counted.
         """
         if not isinstance(images, Tensor):
             raise PurityError(
@@ -70,50 +82,58 @@ class PurityMonitor:
                 found = stages.resolve(self.net, "memory", type(self.net).__name__, self.layers, size)
                 self._taps = Taps(self.net, [tap.module for tap in found], map_statistics)
             with self._taps as taps:
-                reading = taps(images)
-            for name, statistics in reading.maps.items():
-                self._count(name, activation(statistics, reading.gradients[name]))
+                output = taps(images)
+            places = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+            batches = {
+                name: LayerBatch(maps, output.gradients[name], places, places) for name, maps in output.maps.items()
+            }
+            for name, batch in batches.items():
+                if not bool(batch.finite.all()):
+                    raise PurityError(
+                        f"layer {name} holds a NaN or an infinity for image {int(batch.finite.int().argmin())} of the "
+                        "batch: check the images, the weights and the learning rate."
+                    )
+            for name, batch in batches.items():
+                if name not in self.counts:
+                    channels = batch.maps.max_positive.shape[1]
+                    self.counts[name] = FiringCounts(channels, self.thresholds, 1, images.device)
+                self.counts[name].add(self.counts[name].increments(batch))
 
     def compute(self) -> dict[str, float]:
-        """`{"purity/<module>": F}` of all images since the last reset; NaN where nothing fired.
+        """`{"purity/<module>": F, "purity_rate/<module>": F_r}` of all images since the last reset.
 
-        Every process must call this, also one that saw no batch. A Python warning says where F is biased low, for it
-        comes of fewer than five firings per channel.
+        NaN where nothing fired, or where no threshold gives the rate. Sums over all processes where there are several:
+        then every process must call this, also one that saw no batch. A warning says once where F is biased low.
         """
-        fired = self._agree()
-        for name, metric in self.metrics.items():
-            if 0 < fired[name] < ENOUGH * metric.counts.shape[2]:
-                # The same words in each epoch, so that Python says them once.
-                rank_zero_warn(
-                    f"F of {name} is biased low, for there are fewer than {ENOUGH} firings per channel: take more "
-                    "images, or a lower threshold.",
-                    stacklevel=4,
+        found, level = {}, self.thresholds.index(self.threshold)
+        for name, arrays in self._of_all_processes().items():
+            counts = arrays["counts"]
+            fired = counts[0, level]
+            if 0 < fired.sum() < ENOUGH * len(fired) and name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    f"F of {name} is biased low because there are fewer than {ENOUGH} firings per channel: take more "
+                    "images, or a lower threshold."
                 )
-        return {f"purity/{name}": float(metric.compute()) for name, metric in self.metrics.items()}
+            found[f"purity/{name}"] = float(feature_purity(fired))
+            rated = purity_at_rate(counts, arrays["images"], self.thresholds, self.rate)
+            found[f"purity_rate/{name}"] = rated.purity
+        return found
 
-    def _count(self, name: str, activations: Tensor) -> None:
-        if name not in self.metrics:
-            self.metrics[name] = FeaturePurity(activations.shape[1], (self.threshold,)).to(activations.device)
-        self.metrics[name].update(activations)
-
-    def _agree(self) -> dict[str, int]:
-        """Have the same metrics, in the same order, on every process, as their sums wait for all of them; the firings
-        of each, of all processes."""
-        mine = {name: (metric.counts.shape[2], int(metric.counts.sum())) for name, metric in self.metrics.items()}
+    def _of_all_processes(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """The arrays of every layer that any process has seen, summed, in the same order everywhere."""
+        mine = {name: counts.arrays() for name, counts in self.counts.items()}
         everybody = [mine]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             everybody *= dist.get_world_size()
             dist.all_gather_object(everybody, mine)
-        known = {name: channels for theirs in everybody for name, (channels, _) in theirs.items()}
-        device = next((tensor.device for tensor in (*self.net.parameters(), *self.net.buffers())), torch.device("cpu"))
-        with torch.inference_mode(False):
-            for name in known.keys() - self.metrics.keys():
-                self._count(name, torch.zeros(0, known[name], device=device))
-        self.metrics = {name: self.metrics[name] for name in known}
-        return {name: sum(theirs[name][1] for theirs in everybody if name in theirs) for name in known}
+        total: dict[str, dict[str, NDArray[Any]]] = {}
+        for theirs in everybody:
+            for name, arrays in theirs.items():
+                before = total.get(name)
+                total[name] = {key: array + before[key] if before else array for key, array in arrays.items()}
+        return total
 
     def reset(self) -> None:
         """Forget all images."""
-        with torch.inference_mode(False):  # states made in inference mode could not be added to outside it
-            for metric in self.metrics.values():
-                metric.reset()
+        self.counts = {}

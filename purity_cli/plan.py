@@ -92,6 +92,17 @@ def check_thresholds(values: Any) -> tuple[float, ...]:
     return grid
 
 
+def check_rate(value: Any) -> float:
+    """A share of all pairs of image and channel, inside (0, 1)."""
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < 1:
+        raise PurityError(f"A rate must lie between 0 and 1, not {value}: 0.01 means that 1 % fires.")
+    return rate
+
+
 def _grid(value: Any) -> Any:
     try:
         return parse_thresholds(value) if isinstance(value, str) else check_thresholds(value)

@@ -1,4 +1,4 @@
-"""Feature purity as pure functions, and `FeaturePurity`, a metric that only holds additive counts.
+"""Feature purity as pure functions of feature maps and gradients.
 
 Chen, Cong, Huang 2021 (doi 10.3788/LOP202158.2211004). Shapes: n images, c channels, an h x w feature map,
 T thresholds, G jackknife groups. Everything here runs on the device of its input, in float32, without a device sync
@@ -7,15 +7,10 @@ except where said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from purity_cli.errors import PurityError
-from purity_cli.metrics.accumulators import Accumulator, LayerBatch
-from purity_cli.stats import feature_purity
 
 
 class MapStatistics(NamedTuple):
@@ -91,48 +86,7 @@ def firings(activations: Tensor, positions: Tensor, thresholds: Tensor, groups: 
     return at_least[:, 1:]
 
 
-class FeaturePurity(Accumulator):
-    """Feature purity of one layer, accumulated batch by batch; states add over batches, ranks and runs.
-
-    `update` takes M (n, c) from `activation`; `compute` gives F at each threshold, float64 (T,), NaN where nothing
-    fired. `counts` is int64 (G, T, c).
-    """
-
-    name = "purity"
-    higher_is_better = True
-    counts: Tensor
-    images: Tensor
-    thresholds: Tensor
-
-    def __init__(self, channels: int, thresholds: Sequence[float] = (0.5,), groups: int = 20, **kwargs: Any) -> None:
-        super().__init__(channels, thresholds, groups, **kwargs)
-        if list(thresholds) != sorted(set(thresholds)) or not all(0 <= t < 1 for t in thresholds):
-            raise PurityError(f"Thresholds must increase and lie in [0, 1), not {tuple(thresholds)}.")
-        self.channels = channels
-        self.register_buffer("thresholds", torch.tensor(thresholds, dtype=torch.float32), persistent=False)
-        self.groups = groups
-        self.add_sum("counts", groups, len(thresholds), channels, dtype=torch.int64)
-        self.add_sum("images", dtype=torch.int64)
-
-    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
-        assert seen.beta is not None
-        return self._increments(activation(seen.maps, seen.beta), seen.positions)
-
-    def update(self, activations: Tensor, positions: Tensor | None = None) -> None:  # type: ignore[override]
-        """Count the firings of M (n, c); a NaN is none. `positions` (n,) default to the images' order of arrival."""
-        if activations.ndim != 2 or activations.shape[1] != self.channels:  # one channel would be added to all
-            raise PurityError(
-                f"FeaturePurity of {self.channels} channels takes M of shape (n, {self.channels}), not "
-                f"{tuple(activations.shape)}."
-            )
-        if positions is None:
-            positions = self.images + torch.arange(len(activations), device=self.device)
-        self.add(self._increments(activations, positions))
-
-    def _increments(self, activations: Tensor, positions: Tensor) -> Mapping[str, Tensor | int]:
-        fired = firings(activations, positions, self.thresholds, self.groups)
-        return {"counts": fired, "images": len(activations)}
-
-    def compute(self) -> Tensor:
-        """F at each threshold, float64 (T,)."""
-        return torch.from_numpy(feature_purity(self.counts.sum(0).cpu().numpy())).to(self.device)
+def images_by_group(positions: Tensor, groups: int) -> Tensor:
+    """How many of the images at `positions` int64 (n,) belong to each group, int64 (G,)."""
+    counted = torch.zeros(groups, dtype=torch.int64, device=positions.device)
+    return counted.scatter_add_(0, positions % groups, torch.ones_like(positions))

@@ -63,5 +63,12 @@ class Result:
     provenance: dict[str, Any]
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Everything that decided the numbers, as JSON: a result is that of another run only where these are equal."""
+    images_by_group: tuple[int, ...] = ()
+    """Images that were counted in each jackknife group; empty in results that say only how many there were."""
     states: States | None = None
     """The sums that all this was computed from; None where a folder was read, for they may be large."""
+
+    @property
+    def groups(self) -> int | tuple[int, ...]:
+        """The images as the functions of `stats` take them."""
+        return self.images_by_group or self.n_images

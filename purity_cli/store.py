@@ -248,7 +248,11 @@ def _result(states: States, about: dict[str, Any]) -> Result:
         counts = states.arrays.get(f"{layer['module']}/purity/counts")
         layers.append(Layer(**layer, counts=counts, measures=measures))  # type: ignore[arg-type]
     return Result(
-        **{**described, "thresholds": tuple(described["thresholds"])},
+        **{
+            **described,
+            "thresholds": tuple(described["thresholds"]),
+            "images_by_group": tuple(described.get("images_by_group", ())),
+        },
         job=Job.of(**about["job"]),
         layers=tuple(layers),
         identity=about["identity"],

@@ -93,7 +93,7 @@ METRICS: dict[str, Measure] = {
             about="how evenly channels fire; always measured",
             convention="SPEC; at every threshold, with the jackknife's standard error and without its bias",
             reference="Chen, Cong, Huang 2021, doi 10.3788/LOP202158.2211004",
-            accumulator=_later("purity_cli.purity", "FeaturePurity"),
+            accumulator=_later("purity_cli.metrics.accumulators", "FiringCounts"),
             function=_later("purity_cli.stats", "measure"),
             gradient=True,
         ),

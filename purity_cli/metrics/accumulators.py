@@ -1,18 +1,15 @@
-"""What measures are made of: states that add over batches, ranks and runs, in accumulators of each tapped layer."""
+"""Accumulators: for each tapped layer, sums over images that add over batches, ranks and runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
-if TYPE_CHECKING:
-    from purity_cli.purity import MapStatistics
+from purity_cli.purity import MapStatistics, activation, firings, images_by_group
 
 
 class LayerBatch(NamedTuple):
@@ -31,77 +28,99 @@ class LayerBatch(NamedTuple):
         """Z, the spatial means of the feature map, float32 (n, c)."""
         return self.maps.mean_positive - self.maps.mean_negative
 
+    @property
+    def finite(self) -> Tensor:
+        """Which images have neither a NaN nor an infinity in the map or the gradient, bool (n,)."""
+        values = torch.stack([*self.maps, *([] if self.beta is None else [self.beta])])
+        return values.isfinite().all(2).all(0)
 
-class Accumulator(Metric):
-    """A `torchmetrics.Metric` whose states are sums of what `increments` makes of each batch.
 
-    Increments are made before any of them is added, and adding them needs no memory: where memory runs out, no layer
-    has counted an image. Integer states are the same to the bit however images were split, float64 ones to rounding.
+class Accumulator:
+    """Sums of what `increments` makes of each batch; a subclass adds its states with `add_sum`.
+
+    `increments` is called before anything is added, and adding needs no memory. So where memory runs out, no layer has
+    counted an image. Integer states are the same to the bit however images were split, float64 ones to rounding.
     """
 
     name: ClassVar[str]
     """In files: unlike any other accumulator's."""
-    is_differentiable = False
-    full_state_update = False
 
-    def __init__(self, channels: int, thresholds: Sequence[float] = (), groups: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        channels: int,
+        thresholds: Sequence[float] = (),
+        groups: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.channels, self.thresholds, self.groups, self.device = channels, tuple(thresholds), groups, device
+        self.states: dict[str, Tensor] = {}
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype) -> None:
-        """A state of zeros that adds."""
-        self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+        """Add a state of zeros."""
+        self.states[name] = torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
+    def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
         """What one batch adds to each state."""
         raise NotImplementedError
 
     def add(self, increments: Mapping[str, Tensor | int]) -> None:
         """Add what `increments` gave."""
         for name, value in increments.items():
-            state = getattr(self, name)
-            state += value
-            setattr(self, name, state)
-
-    def update(self, seen: LayerBatch) -> None:
-        """Both."""
-        self.add(self.increments(seen))
-
-    def compute(self) -> Any:
-        """The states by name."""
-        return {name: getattr(self, name) for name in self._defaults}
+            self.states[name] += value
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The states by name, on the host."""
-        return {name: getattr(self, name).cpu().numpy() for name in self._defaults}
+        return {name: state.cpu().numpy() for name, state in self.states.items()}
 
     @classmethod
     def bytes(cls, channels: int, thresholds: Sequence[float], groups: int) -> int:
         """Memory of the states of a layer."""
-        with torch.device("meta"):
-            states = cls(channels, thresholds, groups).metric_state.values()
-        return sum(state.nbytes for state in states if isinstance(state, Tensor))
+        return sum(state.nbytes for state in cls(channels, thresholds, groups, "meta").states.values())
+
+
+class FiringCounts(Accumulator):
+    """`counts` int64 (G, T, c): on how many images of each group a channel fires at each threshold.
+
+    `images` int64 (G,) is the number of images of each group that were counted.
+    """
+
+    name = "purity"
+
+    def __init__(
+        self,
+        channels: int,
+        thresholds: Sequence[float] = (0.5,),
+        groups: int = 20,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(channels, thresholds, groups, device)
+        self._levels = torch.tensor(self.thresholds, dtype=torch.float32, device=device)
+        self.add_sum("counts", groups, len(self.thresholds), channels, dtype=torch.int64)
+        self.add_sum("images", groups, dtype=torch.int64)
+
+    def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
+        assert batch.beta is not None
+        fired = firings(activation(batch.maps, batch.beta), batch.positions, self._levels, self.groups)
+        return {"counts": fired, "images": images_by_group(batch.positions, self.groups)}
 
 
 class SecondMoments(Accumulator):
     """n, sum and Z^T Z in float64 of pooled features Z (n, c): all that a spectrum needs, however many images come."""
 
     name = "moments"
-    images: Tensor
-    total: Tensor
-    products: Tensor
 
-    def __init__(self, channels: int, thresholds: Sequence[float] = (), groups: int = 1, **kwargs: Any) -> None:
-        super().__init__(channels, thresholds, groups, **kwargs)
+    def __init__(
+        self,
+        channels: int,
+        thresholds: Sequence[float] = (),
+        groups: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(channels, thresholds, groups, device)
         self.add_sum("images", dtype=torch.int64)
         self.add_sum("total", channels, dtype=torch.float64)
         self.add_sum("products", channels, channels, dtype=torch.float64)
 
-    def increments(self, seen: LayerBatch) -> Mapping[str, Tensor | int]:
-        z = seen.pooled.double()
+    def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
+        z = batch.pooled.double()
         return {"images": len(z), "total": z.sum(0), "products": z.T @ z}
-
-
-def moments(features: Tensor) -> dict[str, NDArray[np.float64]]:
-    """The arrays of `SecondMoments` for features (n, c) that are at hand."""
-    z = features.double().cpu().numpy()
-    return {"images": np.array(len(z)), "total": z.sum(0), "products": z.T @ z}

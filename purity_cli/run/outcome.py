@@ -66,6 +66,7 @@ def result_of(job: Resolved, total: States, warn: Warn) -> Result:
             "started": total.started,
         },
         identity=job.identity,
+        images_by_group=_images_by_group(total),
         states=total,
     )
 
@@ -74,6 +75,11 @@ def _layer(tap: Tap, total: States, measured: Mapping[str, float]) -> Layer:
     purity = total.of_accumulator(tap.module, "purity")
     counts: Any = purity["counts"] if purity else None  # of a network that predicts no class
     return Layer(tap.module, tap.stage, *total.shapes[tap.module], counts, measured, tap.reading)
+
+
+def _images_by_group(total: States) -> tuple[int, ...]:
+    counted = [array for name, array in total.arrays.items() if name.endswith("/purity/images")]
+    return tuple(counted[0].tolist()) if counted else ()
 
 
 def _measures(job: Resolved, total: States, warn: Warn) -> dict[str, dict[str, float]]:

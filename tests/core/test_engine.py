@@ -130,7 +130,7 @@ def test_memory_that_runs_out_while_counting_counts_nothing_twice(monkeypatch: p
             raise torch.OutOfMemoryError("out of memory")
         return firings(*arguments)
 
-    monkeypatch.setattr("purity_cli.purity.firings", scarce)
+    monkeypatch.setattr("purity_cli.metrics.accumulators.firings", scarce)
     with engine(make_net(), 10) as run:
         run.run(blocks(batch, 10))
     assert run.batch_size == 5

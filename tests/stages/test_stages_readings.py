@@ -553,7 +553,8 @@ def test_the_monitor_takes_readings() -> None:
     torch.manual_seed(0)
     monitor = PurityMonitor(nets.tiny_vgg(), ["conv:C1..last", "pool:last", "last"], threshold=0.1)
     monitor.update(torch.rand(4, 3, 32, 32))
-    assert sorted(monitor.compute()) == ["purity/conv2", "purity/conv4", "purity/maxpool2", "purity/relu4"]
+    found = [name for name in sorted(monitor.compute()) if "rate" not in name]
+    assert found == ["purity/conv2", "purity/conv4", "purity/maxpool2", "purity/relu4"]
 
 
 def test_each_row_is_scored_as_its_module_is() -> None:

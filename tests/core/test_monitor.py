@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def test_plain_loop_logs_the_purity_of_every_epoch(batches: list[Batch]) -> None
             want = expected(net, batches, layer, 0.2)
             assert logged[-1][f"purity/{layer}"] == pytest.approx(want, abs=1e-6, nan_ok=True)
     assert logged[0] != logged[2]
-    assert list(logged[0]) == ["purity/early.2", "purity/late.2"]
+    assert list(logged[0]) == ["purity/early.2", "purity_rate/early.2", "purity/late.2", "purity_rate/late.2"]
 
 
 def test_looking_changes_nothing(batches: list[Batch]) -> None:
@@ -170,7 +169,7 @@ def test_lightnings_loop_logs_the_purity_of_every_validation(batches: list[Batch
     fit(module, batches, 2, inference_mode)
     assert len(module.logged) == 3
     want = expected(module, batches, "late.2", 0.2)
-    assert module.logged[-1] == {"purity/late.2": pytest.approx(want, abs=1e-6)}
+    assert module.logged[-1]["purity/late.2"] == pytest.approx(want, abs=1e-6)
     assert not any("monitor" in name for name in module.state_dict())
 
 
@@ -178,7 +177,7 @@ def test_a_torchvision_network_knows_its_last_stage(batches: list[Batch]) -> Non
     torch.manual_seed(0)
     monitor = PurityMonitor(resnet18_cifar().train())
     monitor.update(batches[0][0][:4])
-    assert list(monitor.compute()) == ["purity/layer4"]
+    assert list(monitor.compute()) == ["purity/layer4", "purity_rate/layer4"]
 
 
 def test_nothing_seen_and_nothing_fired(batches: list[Batch]) -> None:
@@ -188,23 +187,45 @@ def test_nothing_seen_and_nothing_fired(batches: list[Batch]) -> None:
     assert math.isnan(monitor.compute()["purity/late.2"])
 
 
-def test_too_few_firings_are_said_once(batches: list[Batch]) -> None:
+def test_too_few_firings_are_said_once(batches: list[Batch], caplog: pytest.LogCaptureFixture) -> None:
     monitor = PurityMonitor(new(), ["C1", "last"], threshold=0.2)
     for images, _ in batches:
         monitor.update(images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        monitor.compute()
+    monitor.compute()
+    assert not caplog.records
+    for _ in range(3):
         monitor.reset()
-        monitor.update(batches[0][0][:2])
-        with pytest.raises(UserWarning, match="F of early.2 is biased low"):
-            monitor.compute()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("default")
-        for _ in range(3):
-            monitor.update(batches[0][0][:1])
-            monitor.compute()
-    assert [str(one.message).split()[2] for one in said] == ["early.2", "late.2"]
+        monitor.update(batches[0][0][:1])
+        monitor.compute()
+    assert [record.getMessage().split()[2] for record in caplog.records] == ["early.2", "late.2"]
+
+
+def test_purity_at_a_rate_is_read_where_that_share_fires(batches: list[Batch]) -> None:
+    net, rate = new().eval(), 0.3
+    monitor = PurityMonitor(net, ["last"], rate=rate)
+    for images, _ in batches:
+        monitor.update(images)
+    images = torch.cat([images for images, _ in batches])
+    masses = np.stack([oracle.mass(*oracle.map_and_gradient(net, image[None], "late.2")) for image in images])
+    exact = oracle.purity((masses > np.quantile(masses, 1 - rate)).sum(0))
+    assert monitor.compute()["purity_rate/late.2"] == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("spoiled", ["images", "weights"])
+def test_a_nan_is_an_error_and_no_image_of_the_batch_counts(batches: list[Batch], spoiled: str) -> None:
+    net, images = new(), batches[0][0].clone()
+    monitor = PurityMonitor(net, ["C1", "last"], threshold=0.2)
+    monitor.update(images)
+    before = monitor.compute()
+    if spoiled == "images":
+        images[5, 0, 0, 0] = math.nan
+    else:
+        with torch.no_grad():
+            net.late[0].weight[0] = math.inf
+    layer, place = ("early.2", 5) if spoiled == "images" else ("late.2", 0)
+    with pytest.raises(PurityError, match=f"layer {layer} holds a NaN or an infinity for image {place} of the batch"):
+        monitor.update(images)
+    assert monitor.compute() == before
 
 
 @pytest.mark.parametrize(
@@ -227,19 +248,25 @@ def test_a_network_is_read_within_its_wrappers(batches: list[Batch]) -> None:
         monitor.update(batches[0][0])
         found.append(monitor.compute())
     assert found[0] == found[1] == found[2]
-    assert list(found[0]) == ["purity/early.2"]
+    assert list(found[0]) == ["purity/early.2", "purity_rate/early.2"]
 
 
 def test_layers_may_be_one_text(batches: list[Batch]) -> None:
     monitor = PurityMonitor(new(), "C1, last")
     monitor.update(batches[0][0])
-    assert list(monitor.compute()) == ["purity/early.2", "purity/late.2"]
+    assert [name for name in monitor.compute() if "rate" not in name] == ["purity/early.2", "purity/late.2"]
 
 
 @pytest.mark.parametrize("threshold", [-1, 1, 50, math.nan])
 def test_a_threshold_that_no_channel_can_cross_is_refused(threshold: float) -> None:
     with pytest.raises(PurityError, match=r"A threshold must lie in \[0, 1\)"):
         PurityMonitor(new(), threshold=threshold)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, math.nan, "x"])
+def test_a_rate_that_is_no_share_is_refused(rate: Any) -> None:
+    with pytest.raises(PurityError, match="A rate must lie between 0 and 1"):
+        PurityMonitor(new(), rate=rate)
 
 
 def test_a_batch_with_its_labels_is_refused(batches: list[Batch]) -> None:
@@ -252,7 +279,7 @@ import sys
 import torch
 import torch.distributed as dist
 from purity_cli.monitor import PurityMonitor
-from tests.train.test_training_loop import new
+from tests.core.test_monitor import new
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
