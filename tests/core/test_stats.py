@@ -129,7 +129,7 @@ def test_purity_at_a_rate_is_interpolated_in_the_log_of_the_share(rate: float) -
     crossing = interp1d(np.log(share), GRID)(math.log(rate))
     assert got.threshold == pytest.approx(crossing, abs=1e-12)
     left = [oracle_rate(np.delete(counts, j, 0).sum(0), 285, rate) for j in range(20)]
-    assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(left - np.mean(left)).sum()), abs=1e-12)
+    assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum()), abs=1e-12)
 
 
 def test_the_rate_of_a_stored_threshold_gives_its_purity_and_missing_images_change_the_share() -> None:
@@ -143,7 +143,7 @@ def test_the_rate_of_a_stored_threshold_gives_its_purity_and_missing_images_chan
         assert got.threshold == pytest.approx(GRID[place])
         left = [oracle_rate(np.delete(counts, j, 0).sum(0), int(200 - images[j]), rate) for j in range(20) if images[j]]
         assert len(left) == 20
-        assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(left - np.mean(left)).sum()), abs=1e-9)
+        assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum()), abs=1e-9)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05])
@@ -164,7 +164,7 @@ def test_the_mean_at_a_rate_is_of_each_layer_at_its_own_threshold() -> None:
     whole = [oracle_rate(counts.sum(0), 100, 0.05) for counts in layers]
     left = [np.mean([oracle_rate(np.delete(k, j, 0).sum(0), 95, 0.05) for k in layers]) for j in range(20)]
     assert got.purity == pytest.approx(np.mean(whole), abs=1e-12)
-    assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(left - np.mean(left)).sum()), abs=1e-12)
+    assert got.se == pytest.approx(math.sqrt(19 / 20 * np.square(np.array(left) - np.mean(left)).sum()), abs=1e-12)
     assert math.isnan(got.threshold)
     nothing = purity_at_rate_of_mean([*layers, 0 * layers[0]], 100, GRID.tolist(), 0.05)
     assert math.isnan(nothing.purity)
