@@ -108,7 +108,7 @@ def counts(
     split = precision == BACKWARD
     engine = Engine(
         job.network.module,
-        list(dict.fromkeys(tap.module for tap in job.taps)),
+        {tap.module: tap.layout for tap in job.taps},
         normalise=partial(normalise, preprocessing=job.preprocessing),
         thresholds=grid,
         groups=groups,

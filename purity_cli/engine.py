@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol, Self
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError
+from purity_cli.layouts import Layout
 from purity_cli.machine import float32_of
 from purity_cli.metrics import METRICS
 from purity_cli.metrics.accumulators import Accumulator, FiringCounts, LayerBatch
@@ -62,7 +63,7 @@ class Engine:
     def __init__(
         self,
         net: nn.Module,
-        modules: Sequence[str],
+        layers: Mapping[str, Layout] | Sequence[str],
         *,
         normalise: Callable[[Tensor], Tensor],
         thresholds: Sequence[float],
@@ -85,9 +86,9 @@ class Engine:
         self._accumulators: dict[tuple[str, str], Accumulator] = {}
         # Images scored, images with a label, hits among the first 1 and 5 classes.
         self.tally = torch.zeros(4, dtype=torch.int64, device=device)
-        self._first_bad = torch.full((len(modules) + 1,), NEVER, dtype=torch.int64, device=device)
+        self._first_bad = torch.full((len(layers) + 1,), NEVER, dtype=torch.int64, device=device)
         self._gradients = any(METRICS[name].gradient for name in metrics)
-        self._taps = Taps(self.net, modules, statistics, gradients=self._gradients)
+        self._taps = Taps(self.net, layers, statistics, gradients=self._gradients)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:

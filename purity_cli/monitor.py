@@ -75,12 +75,10 @@ class PurityMonitor:
                 "images of the batch alone."
             )
         with torch.inference_mode(False):
-            # What was made in inference mode can enter no backward pass, a copy can.
-            images = images.clone() if images.is_inference() else images.detach()
             if self._taps is None:
                 size = (images.shape[-2], images.shape[-1])
                 found = stages.resolve(self.net, "memory", type(self.net).__name__, self.layers, size)
-                self._taps = Taps(self.net, [tap.module for tap in found], map_statistics)
+                self._taps = Taps(self.net, {tap.module: tap.layout for tap in found}, map_statistics)
             with self._taps as taps:
                 output = taps(images)
             places = torch.zeros(len(images), dtype=torch.int64, device=images.device)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
-from purity_cli.recomputing import kept
+from purity_cli.layouts import FIRST, Layout
+from purity_cli.recomputing import without_activation_checkpointing
 
 M = TypeVar("M")
 
@@ -32,29 +33,38 @@ class TapOutput(NamedTuple, Generic[M]):
 class Taps(Generic[M]):
     """Reads module outputs B (n, c, h, w) and spatial sums of dy_m / dB, m the predicted class, for all taps at once.
 
-    A tapped module hands on B + probe, the probe a zero (n, c, 1, 1) that requires grad: the gradient of the predicted
-    classes' summed logits with respect to it is the spatial sum of dy_m / dB. What comes after the tap works on a
-    tensor of its own, so whatever is done in place there, the result is that of the graph without in-place ops.
+    A tapped module hands on B + probe, the probe a zero for each image and channel that requires grad: the gradient of
+    the predicted classes' summed logits with respect to it is the spatial sum of dy_m / dB. What comes after the tap
+    works on a tensor of its own, so whatever is done in place there, the result is that of the graph without in-place
+    ops. The network is given a copy of the images, so it may also change these in place.
 
-    `read_map` reduces each map as soon as it exists; what it returns is kept, the map is not. Inside the `with` block
+    `layers` are module paths, whose outputs then are (n, c, h, w), or a mapping from paths to the `Layout` of each.
+    `read_map` is given maps (n, c, h, w) whatever the layout, as a view of the output. It reduces each map as soon as
+    it exists; what it returns is kept, the map is not. Inside the `with` block
     the network is in eval mode with its parameters frozen, so that autograd starts at the shallowest tap and records
     nothing before it; leaving the block, also by an error, removes every hook and restores both.
 
     With `gradients=False` there is no backward pass, and the network may return anything.
 
-    Raises UnsuitableLayer where a module does not give exactly one (n, c, h, w) tensor per pass, or does not
+    Raises UnsuitableLayer where a module does not give exactly one tensor of its layout per pass, or does not
     influence the logits.
     """
 
     def __init__(
-        self, net: nn.Module, modules: Sequence[str], read_map: Callable[[Tensor], M], *, gradients: bool = True
+        self,
+        net: nn.Module,
+        layers: Mapping[str, Layout] | Sequence[str],
+        read_map: Callable[[Tensor], M],
+        *,
+        gradients: bool = True,
     ) -> None:
-        known = dict(net.named_modules())
-        for name in modules:
-            if name not in known:
-                raise PurityError(f"{type(net).__name__} has no module {name!r}.{did_you_mean(name, known)}")
+        modules = dict(net.named_modules())
+        for name in layers:
+            if name not in modules:
+                raise PurityError(f"{type(net).__name__} has no module {name!r}.{did_you_mean(name, modules)}")
         self.net = net
-        self.modules = {name: known[name] for name in modules}
+        self.layouts = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, FIRST)
+        self.modules = {name: modules[name] for name in self.layouts}
         self._entered = False
         self.read_map, self.backward = read_map, gradients
         self._shapes: dict[str, tuple[int, int, int]] = {}
@@ -69,7 +79,7 @@ class Taps(Generic[M]):
             for parameter in self.net.parameters():
                 stack.callback(parameter.requires_grad_, parameter.requires_grad)
             self.net.eval().requires_grad_(False)
-            stack.enter_context(kept())
+            stack.enter_context(without_activation_checkpointing())
             for name, module in self.modules.items():
                 handle = module.register_forward_hook(self._hook(name))
                 stack.callback(handle.remove)
@@ -89,26 +99,28 @@ class Taps(Generic[M]):
             if not self.backward:
                 with torch.no_grad():
                     return TapOutput(self._forward(images), self._maps, {})
-            with torch.enable_grad(), _FrozenBatchNorm():
-                logits = self._forward(images)
-            # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
-            scale = 1024.0 if logits.dtype == torch.float16 else 1.0
-            scores = logits.gather(1, logits.argmax(1, keepdim=True)).sum(dtype=torch.float32) * scale
-            probes = list(self._probes.values())
-            found = (
-                torch.autograd.grad(scores, probes, allow_unused=True) if scores.requires_grad else [None] * len(probes)
-            )
-            gradients = dict(zip(self._probes, found, strict=True))
-            deaf = [name for name in self.modules if gradients.get(name) is None]
-            if deaf:
-                raise UnsuitableLayer(
-                    f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
-                    "another layer."
-                )
-            sums = {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
-            return TapOutput(logits.detach(), self._maps, sums)
+            # What is made in inference mode can enter no backward pass.
+            with torch.inference_mode(False), torch.enable_grad():
+                with _FrozenBatchNorm():
+                    logits = self._forward(images)
+                return TapOutput(logits.detach(), self._maps, self._gradients(logits))
         finally:
             self._forget()
+
+    def _gradients(self, logits: Tensor) -> dict[str, Tensor]:
+        # |beta| cancels in M, so half precision may scale the scores to keep small gradients from underflowing.
+        scale = 1024.0 if logits.dtype == torch.float16 else 1.0
+        scores = logits.gather(1, logits.argmax(1, keepdim=True)).sum(dtype=torch.float32) * scale
+        probes = list(self._probes.values())
+        found = torch.autograd.grad(scores, probes, allow_unused=True) if scores.requires_grad else [None] * len(probes)
+        gradients = dict(zip(self._probes, found, strict=True))
+        deaf = [name for name in self.modules if gradients.get(name) is None]
+        if deaf:
+            raise UnsuitableLayer(
+                f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
+                "another layer."
+            )
+        return {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
 
     def shapes(self, images: Tensor) -> dict[str, tuple[int, int, int]]:
         """(c, h, w) of every tap, by a pass without gradients."""
@@ -124,31 +136,37 @@ class Taps(Generic[M]):
 
     def _forward(self, images: Tensor) -> Any:
         self._forget()
-        logits = self.net(images)
+        logits = self.net(images.detach().clone())
         silent = [name for name in self.modules if name not in self._shapes]
         if silent:
-            raise UnsuitableLayer(f"{', '.join(silent)} did not run in the forward pass: choose another layer.")
+            raise UnsuitableLayer(
+                f"No call of {', '.join(silent)} was seen in the forward pass, so it cannot be read: choose another "
+                "layer, or call the module itself where the network calls its forward()."
+            )
         if self.backward and (not isinstance(logits, Tensor) or logits.ndim != 2):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise PurityError(f"The network must return logits (n, classes), but it returned {got}: tap a classifier.")
         return logits
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        layout = self.layouts[name]
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
             if name in self._shapes:
                 raise UnsuitableLayer(f"{name} runs more than once per image: tap a module that runs once.")
-            if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
+            if not isinstance(output, Tensor) or not layout.fits(output.shape) or not output.is_floating_point():
                 got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-                raise UnsuitableLayer(f"{name} gives no (n, c, h, w) feature map but {got}: tap a convolutional layer.")
-            channels, height, width = output.shape[1:]
+                raise UnsuitableLayer(f"{name} gives no feature map ({layout}) but {got}: choose another layer.")
+            maps = layout.maps(output.detach())
+            channels, height, width = maps.shape[1:]
             self._shapes[name] = (channels, height, width)
             if not torch.is_grad_enabled():
                 if not self.backward:
-                    self._maps[name] = self.read_map(output)
+                    self._maps[name] = self.read_map(maps)
                 return None
-            self._maps[name] = self.read_map(output.detach())
-            self._probes[name] = output.new_zeros(*output.shape[:2], 1, 1).requires_grad_()
-            return output + self._probes[name]
+            self._maps[name] = self.read_map(maps)
+            handed_on, self._probes[name] = layout.add_probe(output)
+            return handed_on
 
         return hook
 

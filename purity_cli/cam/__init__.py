@@ -140,7 +140,7 @@ def look(plan: Resolved, images: Sequence[int], read: Read = grad_cam) -> list[I
     """
     network, device = plan.network.module.to(plan.device), plan.device
     views = []
-    with Taps(network, [tap.module for tap in plan.taps], lambda b: b) as taps:
+    with Taps(network, {tap.module: tap.layout for tap in plan.taps}, lambda b: b) as taps:
         for i in images:
             image = _load(plan, i)
             pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).to(device)

@@ -25,7 +25,7 @@ from purity_cli.models.base import Network, check_finite, freeze, is_lazy, outpu
 from purity_cli.models.from_file import USUAL_SIZES
 from purity_cli.models.identity import digest_of_outputs
 from purity_cli.plan import Size
-from purity_cli.recomputing import kept
+from purity_cli.recomputing import without_activation_checkpointing
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
 PASSES = 30
@@ -41,7 +41,7 @@ def tried(
     Where it is to be `scored`, an image's values must be its own: PurityError where they depend on the batch, unless
     `batch_size` is 1, on chance, or can have no gradient. PurityError for all that keeps it from running.
     """
-    with seeded(seed), kept():
+    with seeded(seed), without_activation_checkpointing():
         try:
             return _try(network, _images(3, 3, size), batch_size, scored)
         except PurityError:

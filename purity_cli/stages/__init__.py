@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
+from purity_cli.layouts import FIRST, Layout
 from purity_cli.naming import ACTIVATION, row_name
 from purity_cli.stages.families import FAMILIES, find
 from purity_cli.stages.probe import LayerInfo, Size, probe
@@ -32,6 +33,8 @@ class Tap:
     """`C3` if the module is one of the network's stages, or a reading of one."""
     reading: str | None = None
     """Which reading of `stage` it is: `activation` or a key of `readings.FINDERS`; None where `stage` is."""
+    layout: Layout = FIRST
+    """Where in its output the channels and the places are."""
 
     @property
     def name(self) -> str:

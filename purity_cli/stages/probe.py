@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from purity_cli.errors import PurityError, first_line, no_memory
-from purity_cli.recomputing import kept
+from purity_cli.recomputing import without_activation_checkpointing
 
 Size = tuple[int, int]
 """(height, width) of the network's input in pixels."""
@@ -70,7 +70,7 @@ def probe(net: nn.Module, input_size: Size) -> dict[str, LayerInfo]:
             if name:
                 trace.follow(name, module, stack)
         net.eval()
-        stack.enter_context(kept())
+        stack.enter_context(without_activation_checkpointing())
         try:
             net(_random_image(net, input_size))
         except Exception as error:  # whatever a network's own code may raise

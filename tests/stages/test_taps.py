@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
+import torch.utils.checkpoint
 import torchvision
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from purity_cli.engine import Engine
 from purity_cli.errors import PurityError, UnsuitableLayer
+from purity_cli.recomputing import without_activation_checkpointing
 from purity_cli.taps import Taps
 from tests.core import oracle
 
@@ -224,7 +227,7 @@ def test_nothing_before_the_shallowest_tap_is_recorded() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "complaint"),
-    [("fc", r"gives no \(n, c, h, w\) feature map"), ("aside", "does not influence the logits")],
+    [("fc", "gives no feature map"), ("aside", "does not influence the logits")],
 )
 def test_unsuitable_layers_are_named(layer: str, complaint: str) -> None:
     with pytest.raises(UnsuitableLayer, match=f"{layer} {complaint}"):
@@ -249,7 +252,7 @@ def test_a_module_that_runs_twice_or_never_is_named() -> None:
         read(twice, "act")
     never = Small()
     never.spare = nn.Conv2d(3, 3, 1)
-    with pytest.raises(UnsuitableLayer, match="spare did not run"):
+    with pytest.raises(UnsuitableLayer, match="No call of spare was seen"):
         read(never, "spare")
 
 
@@ -257,3 +260,66 @@ def test_a_network_that_gives_no_logits_is_named() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(PurityError, match=r"must return logits \(n, classes\), but it returned shape"):
         read(net, "0")
+
+
+def test_images_are_the_networks_own() -> None:
+    """A network that normalises its input in place changes neither the caller's images nor what is scored."""
+    torch.manual_seed(0)
+    net, plain, images = Small(), Small(), torch.rand(2, 3, 8, 8)
+    plain.load_state_dict(net.state_dict())
+    net.register_forward_pre_hook(lambda module, inputs: (inputs[0].sub_(0.5).mul_(3),))
+    before = images.clone()
+    with Taps(net, ["conv"], lambda b: b.clone()) as taps:
+        assert taps.shapes(images[:1]) == {"conv": (4, 6, 6)}
+        found = taps(images).maps["conv"]
+    assert torch.equal(images, before)
+    assert torch.equal(found, read(plain, "conv", images=(before - 0.5) * 3)["conv"])
+
+
+def test_images_of_inference_mode() -> None:
+    torch.manual_seed(0)
+    net, images = Small(), torch.rand(2, 3, 8, 8)
+    with torch.inference_mode():
+        again = images.clone()
+        with Taps(net, ["conv"], lambda b: b.clone()) as taps:
+            inside = taps(again)
+    with Taps(net, ["conv"], lambda b: b.clone()) as taps:
+        outside = taps(images)
+        assert torch.equal(outside.gradients["conv"], taps(again).gradients["conv"])
+    assert torch.equal(outside.gradients["conv"], inside.gradients["conv"])
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.3])
+def test_the_eps_of_a_batch_norm_counts(eps: float) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, eps=eps).eval()
+    norm.running_var = torch.full((4,), 0.1)
+    net = Small(norm)
+    images = torch.rand(2, 3, 8, 8)
+    with Taps(net, ["conv"], lambda b: b) as taps:
+        ours = taps(images).gradients["conv"]
+    with oracle.inputs_of(net, "conv") as seen:
+        net(images).amax(1).sum().backward()
+    assert seen[0].grad is not None
+    torch.testing.assert_close(ours, seen[0].grad.sum((2, 3)))
+
+
+def test_activation_checkpointing_is_back_when_the_last_thread_has_left() -> None:
+    def function() -> object:
+        return vars(torch.utils.checkpoint)["CheckpointFunction"]
+
+    before, inside, leave = function(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with without_activation_checkpointing():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=work)
+    with without_activation_checkpointing():
+        other.start()
+        assert inside.wait(10)
+    assert function() is not before
+    leave.set()
+    other.join()
+    assert function() is before
