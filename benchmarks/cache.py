@@ -82,7 +82,7 @@ def reading(images: str, limit: int | None) -> None:
         what, size = (source, selection, PAPER["imagenet"]), 32
         with counted() as loads, clock() as seconds:
             if root:
-                pixels: Pixels = CachedPixels(*what, root=root, warn=print, batch_size=size, workers=WORKERS)
+                pixels: Pixels = CachedPixels(*what, root=root, batch_size=size, workers=WORKERS)
             else:
                 pixels = Pixels(*what, batch_size=size, workers=WORKERS)
             n = sum(len(block.positions) for block in pixels.blocks())
@@ -152,7 +152,7 @@ def suite(images: str, limit: int | None, rounds: int) -> None:
         beside = Beside(blocks, first=i % 2 == 0)
         with tempfile.TemporaryDirectory() as folder, counted() as loads, clock() as whole:
             Bench(
-                chosen, Path(folder, "out"), workers=WORKERS, cache=Path(folder, "cache"), warn=print, watch=beside
+                chosen, Path(folder, "out"), workers=WORKERS, cache=Path(folder, "cache"), watch=beside
             ).run()  # fmt: skip
         whole.wall -= beside.aside.wall
         whole.cpu -= beside.aside.cpu

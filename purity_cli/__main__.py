@@ -10,7 +10,7 @@ from purity_cli import process
 
 def main() -> NoReturn:
     """Run the command line; exits 0 done, 1 PurityError, 2 usage, 3 from `bench`, 4 from `diff`, 130 interrupted."""
-    process.run(_work, _say)
+    process.run(_work)
 
 
 def _work() -> int:
@@ -18,12 +18,6 @@ def _work() -> int:
     from purity_cli.cli import run
 
     return run(sys.argv[1:])
-
-
-def _say(sentence: str) -> None:
-    from purity_cli.cli.progress import note
-
-    note(sentence)
 
 
 if __name__ == "__main__":

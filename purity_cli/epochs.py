@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from purity_cli import models
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, gathered, log
 from purity_cli.files import epochs_of, expanded, natural
 from purity_cli.models.checkpoints import SUFFIXES
 from purity_cli.plan import Job
 from purity_cli.results import Result
-from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task, bench
 
 RECORDED = ("test_top1", "test_fingerprint", "test_images")
@@ -56,7 +55,7 @@ def find(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[CheckpointFile]:
+def number(paths: Sequence[Path]) -> list[CheckpointFile]:
     """Checkpoints in the order of their epochs: from the JSON beside them, else from their names, else as given.
 
     PurityError where two JSONs name the same epoch, or different networks.
@@ -68,7 +67,7 @@ def number(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Checkpoin
         doubt = doubt if told else "Neither JSON files nor file names say the epochs: they are numbered as given."
         epochs = told or list(range(1, len(paths) + 1))
         if doubt:
-            warn(doubt)
+            log.warning(doubt)
     found = [CheckpointFile(*each) for each in zip(paths, epochs, abouts, strict=True)]
     seen: dict[int, CheckpointFile] = {}
     for one in found:
@@ -113,26 +112,21 @@ class _Suite:
 
 
 class _Watch(bench.Unwatched):
-    """Tells the images done at all checkpoints, and warns of the first alone: the others are of the same images."""
+    """Tells the images done at all checkpoints."""
 
-    def __init__(self, progress: Callable[[int, int], None], warn: Warn) -> None:
-        self.progress, self.warn_first = progress, warn
-        self.before = self.total = self.begun = self.last = 0
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self.progress = progress
+        self.before = self.total = self.last = 0
 
     def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
         self.total = sum(images for _, images, _ in tasks)
 
     def begins(self, task: Task) -> None:
-        self.begun += 1
         self.before, self.last = self.before + self.last, 0
 
     def images(self, done: int, total: int) -> None:
         self.last = total
         self.progress(self.before + done, self.total)
-
-    def warn(self, sentence: str) -> None:
-        if self.begun < 2:
-            self.warn_first(sentence.partition(": ")[2])
 
 
 def score(
@@ -142,7 +136,6 @@ def score(
     *,
     threshold: float = 0.5,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Warn = lambda _: None,
     **options: Any,
 ) -> list[Result]:
     """Score `job` with the weights of every checkpoint, each into its folder in `folder`.
@@ -151,9 +144,9 @@ def score(
     `progress` is called with the images done at all checkpoints and their number in all. PurityError names the
     checkpoint that failed, once the others are done.
     """
-    watch = _Watch(progress, warn)
     suite = _Suite(checkpoints, job, threshold)
-    runs = bench.Bench(suite, folder, watch=watch, warn=watch.warn, name="purity epochs", **options).run()
+    with gathered(len(checkpoints)):
+        runs = bench.Bench(suite, folder, watch=_Watch(progress), name="purity epochs", **options).run()
     for one, outcome in zip(checkpoints, runs, strict=True):
         if outcome.result is None:
             raise PurityError(f"{one.path}: {outcome.error}")

@@ -1,19 +1,65 @@
-"""The one error that users see, and how it finds near misses."""
+"""The one error that users see, the messages that are no errors, and near misses of names."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
-
-log = logging.getLogger("purity")
-"""Warnings are for what changes how far a number can be trusted; the command line shows them on stderr."""
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 NO_MEMORY = (
     *("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc"),
     *("failed to map segment", "can't start new thread"),
 )
 """In the words of PyTorch, CUDA, the loader and C++, none of which raises MemoryError."""
+
+log = logging.getLogger("purity")
+"""All messages: a warning is what changes how far a number can be trusted, an info is anything else. One sentence."""
+
+_about: ContextVar[str] = ContextVar("about", default="")
+_gathered: ContextVar[dict[str, list[str]] | None] = ContextVar("gathered", default=None)
+
+
+def _prefix_or_hold(record: logging.LogRecord) -> bool:
+    """A filter of `log`: what `about` and `gathered` promise."""
+    subject, held = _about.get(), _gathered.get()
+    if held is not None and record.levelno == logging.WARNING:
+        held.setdefault(record.getMessage(), []).append(subject)
+        return False
+    if subject:
+        record.msg, record.args = f"{subject}: {record.getMessage()}", ()
+    return True
+
+
+log.addFilter(_prefix_or_hold)
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """While this is entered, every message of this thread begins with `subject: `."""
+    token = _about.set(subject)
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+@contextmanager
+def gathered(subjects: int) -> Iterator[None]:
+    """Hold the warnings of this thread back, and give each of them once at the end, with all that it is `about`.
+
+    A warning about all of so many `subjects` names none.
+    """
+    held: dict[str, list[str]] = {}
+    token = _gathered.set(held)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+        for sentence, names in held.items():
+            named = [name for name in dict.fromkeys(names) if name]
+            log.warning(f"{', '.join(named)}: {sentence}" if 0 < len(named) < subjects else sentence)
 
 
 class PurityError(Exception):

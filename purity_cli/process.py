@@ -16,6 +16,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from purity_cli.errors import log
 from purity_cli.machine import keep_freed_memory
 
 INTERRUPTED = 130
@@ -50,7 +51,7 @@ class Signals:
     """SIGINT and SIGTERM raise KeyboardInterrupt, and end the process where that has not ended it within `DEADLINE`.
 
     It may not: a library may catch it, one operation of PyTorch may take a minute, and Python waits for threads at its
-    end. `say` is told at once where the end of a block is waited for. A thread sees the signal, as the main one sees
+    end. It is said at once where the end of a block is waited for. A thread sees the signal, as the main one sees
     it only between two operations.
     """
 
@@ -59,8 +60,7 @@ class Signals:
     raises = True
     """Whether the next one raises: not the second, nor one that comes when all is done. Those end the process."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         for number in numbers:
             signal.signal(number, self._raise)
@@ -87,20 +87,20 @@ class Signals:
         if interrupts and interrupts.waiting():
             # In a thread of its own, since a terminal may be stopped.
             text = "Interrupted: stopping after this batch."
-            threading.Thread(target=self._say, args=(text,), daemon=True).start()
+            threading.Thread(target=log.info, args=(text,), daemon=True).start()
         time.sleep(max(0.0, DEADLINE - (time.monotonic() - began)))
         saved = interrupts is not None and interrupts.last_word()
         leave("Interrupted. The same command goes on where this stopped." if saved else "Interrupted.")
 
 
-def run(work: Callable[[], int], say: Callable[[str], None]) -> NoReturn:
+def run(work: Callable[[], int]) -> NoReturn:
     """Do `work`, and end the process with the exit code that it returns.
 
     1 stands for 0 where not all of stdout could be written, unless nobody reads it: a closed one, or a pipe to `head`.
     """
     stdout = streams()
     try:
-        Signals(say)
+        Signals()
         keep_freed_memory()
         # It finds a place for its files where there is no home folder, and would say so at length.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)

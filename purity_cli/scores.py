@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -101,8 +100,8 @@ def score(
     pixels are prepared, as timm's do in their `pretrained_cfg`, needs `resize`, `crop`, `mean` and `std`.
 
     `workers` threads decode, and `progress` is called with the images done and the images in all. What changes how far
-    a number can be trusted is a Python warning. Counts are kept at 0.05, 0.10, ... 0.95 and at `threshold`. Raises
-    PurityError.
+    a number can be trusted is a warning of the logger `purity`. Counts are kept at 0.05, 0.10, ... 0.95 and at
+    `threshold`. Raises PurityError.
 
     >>> from purity_cli import score
     >>> scores = score(layers=["C3", "C4"], per_class=5)
@@ -130,10 +129,6 @@ def score(
     }
     grid = check_thresholds([*settings.pop("thresholds", DEFAULT_GRID), threshold])
     job = Job.of(**{name: value for name, value in named.items() if value is not None}, **settings, thresholds=grid)
-    plan = run.resolve(job, module=module, download=download, warn=_warn)
+    plan = run.resolve(job, module=module, download=download)
     told = progress or (lambda done, total: None)
-    return Scores(run.score(plan, workers=workers, warn=_warn, progress=told), threshold)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    return Scores(run.score(plan, workers=workers, progress=told), threshold)

@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.files import finite
 from purity_cli.locks import prepare
 from purity_cli.plan import Job
@@ -136,7 +136,7 @@ class Unfinished:
         self.blocks = 0
         """How many blocks this process has saved."""
 
-    def restore(self, empty: States, warn: Callable[[str], None]) -> States:
+    def restore(self, empty: States) -> States:
         """What earlier runs left, of one process or of several, in one file; `empty` if nothing. For rank 0 alone.
 
         A run over other images counts as far as its blocks are among this one's. Files that cannot be read are removed,
@@ -146,7 +146,7 @@ class Unfinished:
             return empty
         found, others = list[States](), dict[str, str]()
         for path in sorted(self.folder.glob(PARTIAL)):
-            states, why = self._read(path, warn)
+            states, why = self._read(path)
             if states:
                 found.append(states)
             elif why:
@@ -165,7 +165,7 @@ class Unfinished:
         if others and not total.blocks:
             name, why = next(iter(others.items()))
             more = f", and {len(others) - 1} more," if len(others) > 1 else ""
-            warn(f"{self.folder / name}{more} stays as it is, for it is of another run ({why}); this one starts anew.")
+            log.warning(f"{self.folder / name}{more} is of another run ({why}) and stays; this one starts anew.")
         return total
 
     def due(self) -> bool:
@@ -185,7 +185,7 @@ class Unfinished:
         for path in self.folder.glob(f"{self.stem}*.safetensors") if self.folder else ():
             path.unlink(missing_ok=True)
 
-    def _read(self, path: Path, warn: Callable[[str], None]) -> tuple[States | None, str | None]:
+    def _read(self, path: Path) -> tuple[States | None, str | None]:
         try:
             about = describe(path)
             why = unlike({**about["identity"], "selection": 0}, {**self.identity, "selection": 0})
@@ -195,7 +195,7 @@ class Unfinished:
             return (None, why) if why else (unpack(path)[0], None)
         except (Unusable, FileNotFoundError, KeyError, TypeError, ValueError) as error:
             path.unlink(missing_ok=True)
-            warn(f"{path} is removed, for {error if isinstance(error, Unusable) else 'it is damaged'}.")
+            log.warning(f"{path} is removed, for {error if isinstance(error, Unusable) else 'it is damaged'}.")
             return None, None
 
 

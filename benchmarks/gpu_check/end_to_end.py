@@ -112,7 +112,7 @@ class EndToEnd:
     def blocks(self, plan: run.Resolved, what: str) -> Iterator[Block]:
         """From files, or from the cache, which must be full but where it is filled."""
         cache = self.cache if "JPEG" not in what or "into" in what else None
-        pixels = run.pixels_of(plan, workers=self.settings.workers, cache=cache, warn=print)
+        pixels = run.pixels_of(plan, workers=self.settings.workers, cache=cache)
         if cache and "into" not in what:
             absent = pixels.cache.missing((1,)) if isinstance(pixels, CachedPixels) else len(plan.selection)
             if absent:

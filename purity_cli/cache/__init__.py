@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,15 +23,13 @@ from numpy.typing import NDArray
 
 from purity_cli.cache.shelf import Rows, Shape, create, identify, key, open_rows
 from purity_cli.datasets import ImageDataset, UnreadableImage
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.files import expanded, shown
 from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Preprocessing
 
 LEFT_FREE = 2**28
 """Bytes of a disk that caches leave to others: the results are often on the same one."""
-
-Say = Callable[[str], None]
 
 NOWHERE = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
 """Why there is no default place."""
@@ -55,8 +53,8 @@ def chosen_root(given: Path | None) -> Path:
 class Cache:
     """The cached pixels of one data set after one resize and crop, in a folder of `root`.
 
-    The folder is made for the first row that is put, and `say` told how much `selection` will add. Whatever goes
-    wrong is told to `warn` in one sentence, and then nothing more is put; what can be read is used all the same. Any
+    The folder is made for the first row that is put, and it is said how much `selection` will add. Whatever goes
+    wrong is warned of in one sentence, and then nothing more is put; what can be read is used all the same. Any
     number of threads may use this.
     """
 
@@ -66,11 +64,8 @@ class Cache:
         source: ImageDataset,
         preprocessing: Preprocessing,
         selection: Sequence[int],
-        *,
-        warn: Say,
-        say: Say = lambda _: None,
     ) -> None:
-        self.root, self.source, self.selection, self.warn, self.say = root, source, selection, warn, say
+        self.root, self.source, self.selection = root, source, selection
         self.identity = identify(source, preprocessing)
         self._lock = Lock()
         self.filling = True
@@ -78,7 +73,7 @@ class Cache:
         self._announced = False
         self._rows: Rows | None = None
         try:
-            self._rows = open_rows(root, self.identity, warn)
+            self._rows = open_rows(root, self.identity)
         except OSError as error:
             self._stop(error)
 
@@ -107,7 +102,7 @@ class Cache:
         try:
             with self._lock:
                 if self._rows is None:
-                    self._rows = create(self.root, self.identity, self.source.name, pixels.shape, self.warn)
+                    self._rows = create(self.root, self.identity, self.source.name, pixels.shape)
                 rows = self._rows
                 if not self._announced:
                     self._announce(rows)
@@ -127,13 +122,13 @@ class Cache:
         need, free = self.missing(rows.shape), shutil.disk_usage(self.root).free
         if need and need + LEFT_FREE > free:
             self.filling = False
-            self.warn(
+            log.warning(
                 f"The pixels of {self.source.name} are not cached, for they take {size_text(need)}, {self.root} has "
                 f"{size_text(free)} free, and {size_text(LEFT_FREE)} are left to other files: give --cache another "
                 "folder, or none."
             )
         elif need:
-            self.say(f"Caching {self.source.name} in {rows.folder}: {size_text(need)}, with {size_text(free)} free.")
+            log.info(f"Caching {self.source.name} in {rows.folder}: {size_text(need)}, with {size_text(free)} free.")
 
     def _stop(self, error: OSError) -> None:
         with self._lock:
@@ -143,7 +138,7 @@ class Cache:
             what, why = (
                 ("that are new are not", "only be read") if read_only else ("are no longer", "no longer be used")
             )
-            self.warn(
+            log.warning(
                 f"The pixels of {self.source.name} {what} cached, for {shown(str(self.root))} can {why} "
                 f"({error.strerror or error}); the run goes on without: give --cache another folder, or none."
             )
@@ -159,12 +154,10 @@ class CachedPixels(Pixels):
         preprocessing: Preprocessing,
         *,
         root: Path,
-        warn: Say,
-        say: Say = lambda _: None,
         **options: Any,
     ) -> None:
         super().__init__(source, selection, preprocessing, **options)
-        self.cache = Cache(root, source, preprocessing, selection, warn=warn, say=say)
+        self.cache = Cache(root, source, preprocessing, selection)
 
     def _load(self, position: int) -> NDArray[np.uint8] | UnreadableImage:
         i = self.selection[position]
@@ -179,7 +172,7 @@ class CachedPixels(Pixels):
 
 def estimate(root: Path, source: ImageDataset, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
     """Bytes that a run over these images would add to the cache; decodes an image where only that tells its size."""
-    here = Cache(root, source, preprocessing, selection, warn=lambda _: None)
+    here = Cache(root, source, preprocessing, selection)
     return here.missing(here.shape or (*(size_of(source, selection, preprocessing) or (0, 0)), 3))
 
 

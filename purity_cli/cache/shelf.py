@@ -14,7 +14,7 @@ import sys
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 from purity_cli.datasets import ImageDataset
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.plan import Preprocessing
 
 FORMAT = 1
@@ -124,7 +124,7 @@ def identify(source: ImageDataset, preprocessing: Preprocessing) -> dict[str, An
     }
 
 
-def open_rows(root: Path, identity: dict[str, Any], warn: Callable[[str], None]) -> Rows | None:
+def open_rows(root: Path, identity: dict[str, Any]) -> Rows | None:
     """The rows in `root`, None where there are none; what is damaged or something else is taken away."""
     folder = root / key(identity)
     if not os.path.lexists(folder):
@@ -134,12 +134,12 @@ def open_rows(root: Path, identity: dict[str, Any], warn: Callable[[str], None])
         with suppress(OSError):  # it may only be read
             os.utime(folder / ABOUT)
         return Rows(folder, identity["images"], tuple(about["shape"]))
-    warn(f"{folder} is damaged, or no cache of this tool, and is made anew.")
+    log.warning(f"{folder} is damaged, or no cache of this tool, and is made anew.")
     remove(folder)
     return None
 
 
-def create(root: Path, identity: dict[str, Any], dataset: str, shape: Shape, warn: Callable[[str], None]) -> Rows:
+def create(root: Path, identity: dict[str, Any], dataset: str, shape: Shape) -> Rows:
     """Empty rows, or those that another process was quicker to make; the folder appears whole or not at all."""
     root.mkdir(parents=True, exist_ok=True)
     folder = root / key(identity)
@@ -159,7 +159,7 @@ def create(root: Path, identity: dict[str, Any], dataset: str, shape: Shape, war
                 raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    rows = open_rows(root, identity, warn)
+    rows = open_rows(root, identity)
     if rows is None:
         raise FileNotFoundError(errno.ENOENT, "its folder has gone")
     return rows

@@ -14,7 +14,7 @@ import click
 
 from purity_cli import __version__
 from purity_cli.cli import progress
-from purity_cli.errors import PurityError, did_you_mean, first_line, no_memory
+from purity_cli.errors import PurityError, did_you_mean, first_line, log, no_memory
 from purity_cli.process import INTERRUPTED, Signals
 
 COMMANDS = {
@@ -118,12 +118,13 @@ def run(arguments: list[str]) -> int:
 
         return shell_complete(cli, {}, "purity", COMPLETE, os.environ[COMPLETE])
     context = None
-    try:
-        with cli.make_context("purity", list(arguments)) as context:
-            context.obj = shlex.join(["purity", *arguments])
-            cli.invoke(context)
-    except BaseException as error:  # a user's network may raise anything
-        return _answer(error, context is not None and DEBUG in context.meta)
+    with progress.messages():
+        try:
+            with cli.make_context("purity", list(arguments)) as context:
+                context.obj = shlex.join(["purity", *arguments])
+                cli.invoke(context)
+        except BaseException as error:  # a user's network may raise anything
+            return _answer(error, context is not None and DEBUG in context.meta)
     return 0
 
 
@@ -136,11 +137,11 @@ def _answer(error: BaseException, debug: bool) -> int:
         return error.exit_code
     # After a signal, anything: libraries turn KeyboardInterrupt into errors of their own.
     if isinstance(error, (click.Abort, KeyboardInterrupt)) or Signals.asked:
-        progress.note("Interrupted.")
+        log.info("Interrupted.")
         return INTERRUPTED
     if debug:
         raise error
-    progress.note(f"Error: {sentence(error)}")
+    log.error(sentence(error))
     return 1
 
 

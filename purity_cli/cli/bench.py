@@ -10,6 +10,7 @@ import click
 
 from purity_cli.cli import console, options, progress
 from purity_cli.cli.watch import ConsoleWatch, rate
+from purity_cli.errors import log
 from purity_cli.report import duration
 
 if TYPE_CHECKING:
@@ -104,13 +105,13 @@ def _expanded(suite: Suite, workers: int) -> tuple[Suite, Left | None]:
 
         def show(done: int, total: int) -> None:
             if done == 1:
-                progress.note(f"{total} networks are looked at, a second or so each; what is found is kept.")
+                log.info(f"{total} networks are looked at, a second or so each; what is found is kept.")
             if bar and task is not None:
                 bar.update(task, completed=done, total=total)
 
         chosen, left = survey.expanded(suite, workers, show)
     for sentence in survey.sentences(left):
-        progress.note(f"Left out: {sentence}")
+        log.info(f"Left out: {sentence}")
     return chosen, left
 
 
@@ -141,9 +142,9 @@ def _run(
 
     name = click.get_current_context().find_root().obj
     if shard is None and (shard := bench.shard_of_this_task()) and ranks.first:
-        progress.note(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
+        log.info(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
     if ranks.first:
-        progress.note(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
+        log.info(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     outcomes: list[JobOutcome] = []
     views: dict[str, Report] = {}
 
@@ -159,20 +160,20 @@ def _run(
         with ConsoleWatch() as watch:
             runs = bench.Bench(
                 suite, folder, workers=workers, cache=cache, fresh=fresh, shard=shard, ranks=ranks, watch=watch,
-                warn=progress.warn, say=progress.note, command=name,
+                command=name,
             )  # fmt: skip
             outcomes += runs.run()
         ranks.together(finish)
     except KeyboardInterrupt:
         if ranks.first:
             again = "without --fresh " if fresh else ""
-            progress.note(f"Interrupted. The same command {again}goes on where this stopped.")
+            log.info(f"Interrupted. The same command {again}goes on where this stopped.")
         return INTERRUPTED
     if ranks.first:
         console.show(ran(outcomes))
         for report in views.values():
             console.show(report)
-        progress.note(f"Wrote {folder}")
+        log.info(f"Wrote {folder}")
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purity_cli.cli import console, options, progress
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,14 +61,12 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
     from purity_cli.plan import DEFAULT_GRID
 
     for job in options.make_jobs(models, settings, DEFAULT_GRID):
-        plan = run.resolve(job, download=download, warn=progress.warn)
+        plan = run.resolve(job, download=download)
         pixels = CachedPixels(
             plan.source,
             plan.selection,
             plan.preprocessing,
             root=chosen_root(root),
-            warn=progress.warn,
-            say=progress.note,
             batch_size=plan.batch_size,
             workers=workers,
             on_bad_image=job.on_bad_image,
@@ -83,8 +82,8 @@ def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, wor
                 show(done + len(skipped), len(plan.selection))
         if skipped:
             path, reason = skipped[0]
-            progress.warn(f"{len(skipped)} images could not be read, the first {path} ({reason}).")
-        progress.note(f"{done:,} images of {plan.source.name} are cached in {pixels.cache.folder}.")
+            log.warning(f"{len(skipped)} images could not be read, the first {path} ({reason}).")
+        log.info(f"{done:,} images of {plan.source.name} are cached in {pixels.cache.folder}.")
 
 
 @command.command()
@@ -106,7 +105,7 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
             click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
     shelf.clear(root, entries)
     total = size_text(sum(entry.bytes for entry in entries))
-    progress.note(f"{total} deleted." if entries else f"Nothing is cached in {root}.")
+    log.info(f"{total} deleted." if entries else f"Nothing is cached in {root}.")
 
 
 def _choose(entries: Sequence[CacheEntry], names: Sequence[str], root: Path) -> list[CacheEntry]:

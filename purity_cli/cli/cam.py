@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purity_cli.cli import options, progress, stored
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from purity_cli.cam import Chosen
@@ -117,7 +119,7 @@ def command(
     caption = f"{shown.what}; {scale}; F at t = {threshold:g}{where}"
     figure = panels.panel(shown.headings, shown.rows, caption, colours, alpha)
     for path in drawing.save(figure, output, dpi):
-        progress.note(f"Wrote {path}")
+        log.info(f"Wrote {path}")
 
 
 def _pairs(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, str]]:
@@ -174,20 +176,23 @@ def _plans(
     columns = 0
     for model, weights in pairs:
         (job,) = options.make_jobs([model], {**settings, "weights": weights}, (threshold,))
-        plan = run.resolve(job, source=source, warn=_warn)
+        log.addFilter(_not_of_accuracy)
+        try:
+            plan = run.resolve(job, source=source)
+        finally:
+            log.removeFilter(_not_of_accuracy)
         columns += len(plan.taps)
         _check(max(columns, len(plan.taps) * len(pairs)), COLUMNS, "columns")
         yield plan
 
 
-def _warn(sentence: str) -> None:
-    # A panel shows no accuracy.
-    if not sentence.startswith("No accuracy"):
-        progress.warn(sentence)
+def _not_of_accuracy(record: logging.LogRecord) -> bool:
+    """A filter of messages: a panel shows no accuracy."""
+    return not record.getMessage().startswith("No accuracy")
 
 
 def _score(plan: Resolved, workers: int) -> Result:
     from purity_cli import run
 
     with progress.images(plan.network.name) as show:
-        return run.score(plan, workers=workers, progress=show, warn=progress.warn)
+        return run.score(plan, workers=workers, progress=show)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from purity_cli.cli import progress
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from purity_cli.report import Report
@@ -51,4 +51,4 @@ def show(report: Report, layout: str = "table") -> None:
 
     click.echo(FORMATS[layout](report), nl=False, color=True)
     for note in report.sentences if layout in WITHOUT_NOTES else ():
-        progress.note(note)
+        log.info(note)

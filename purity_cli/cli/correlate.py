@@ -74,7 +74,7 @@ def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:
     for result in results:
         job = result.job.model_copy(update={"weights": "none"})
         if job.key() not in done:
-            plan = run.resolve(job, warn=progress.warn)
+            plan = run.resolve(job)
             if plan.network.weights != "none":
                 raise PurityError(
                     f"{result.model} comes {plan.network.weights}, not with random weights: leave out --baseline."
@@ -85,6 +85,6 @@ def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:
                     "again, or leave out --baseline."
                 )
             with progress.images(f"{plan.network.name}, random") as show:
-                done[job.key()] = run.score(plan, workers=workers, progress=show, warn=progress.warn)
+                done[job.key()] = run.score(plan, workers=workers, progress=show)
         twins.append(done[job.key()])
     return twins

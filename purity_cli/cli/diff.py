@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from purity_cli.cli import console, options, progress, stored
+from purity_cli.cli import console, options, stored
+from purity_cli.errors import log
 
 FOLDER = click.Path(path_type=Path)
 REGRESSION = 4
@@ -49,9 +50,9 @@ def command(
         old, new = stored.nights(nightly)
         if old is None:
             stored.find(new)
-            progress.note(f"{new} is the first night with results: there is nothing to compare it with.")
+            log.info(f"{new} is the first night with results: there is nothing to compare it with.")
             return
-        progress.note(f"{old} -> {new}")
+        log.info(f"{old} -> {new}")
     assert old is not None
     assert new is not None
     before, after = stored.find(old), stored.find(new)

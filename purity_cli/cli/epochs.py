@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from purity_cli.cli import console, options, progress
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from purity_cli.epochs import CheckpointFile
@@ -58,7 +59,7 @@ def command(
     from purity_cli.suite import slug
     from purity_cli.views import epochs as view
 
-    checkpoints = epochs.number(epochs.find(given or _trained()), progress.warn)
+    checkpoints = epochs.number(epochs.find(given or _trained()))
     model = _defaults(checkpoints, models, settings)
     (job,) = options.make_jobs([model], settings, tuple(sorted({*DEFAULT_GRID, threshold})))
     folder = output or Path("results", f"{slug(job)}_epochs")
@@ -73,8 +74,6 @@ def command(
             fresh=fresh,
             cache=cache,
             progress=show,
-            warn=progress.warn,
-            say=progress.note,
             command=click.get_current_context().find_root().obj,
         )
     report = view.epochs(results, threshold, patience=patience)
@@ -121,4 +120,4 @@ def _write(results: list[Result], report: Report, threshold: float, folder: Path
     store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
     store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
     drawing.save(charts.training_curve(results, threshold, report), folder / "epochs")
-    progress.note(f"Wrote {folder}")
+    log.info(f"Wrote {folder}")

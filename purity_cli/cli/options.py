@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from purity_cli.cli import console
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -239,12 +240,11 @@ def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | Non
     if value == "none":
         return None
     from purity_cli.cache import NOWHERE, default_root
-    from purity_cli.cli import progress
     from purity_cli.files import expanded
 
     root = default_root() if value == "auto" else expanded(value)
     if value == "auto" and root is None:
-        progress.warn(f"No pixels are cached, for {NOWHERE}.")
+        log.warning(f"No pixels are cached, for {NOWHERE}.")
     return root
 
 

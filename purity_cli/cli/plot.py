@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from purity_cli.cli import console, options, progress, stored
+from purity_cli.cli import console, options, stored
+from purity_cli.errors import log
 
 
 @click.command("plot")
@@ -44,7 +45,7 @@ def command(
         except PurityError as error:
             if chosen:
                 raise
-            progress.note(str(error))
+            log.info(str(error))
             continue
         for path in drawing.save(figure, output / name):
             click.echo(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,17 +62,32 @@ def images(description: str, shown: bool = True) -> Iterator[Callable[[int, int]
         yield show
 
 
-def warn(sentence: str) -> None:
-    """One warning on stderr."""
-    note(f"Warning: {sentence}")
+class _OnStderr(logging.Handler):
+    """One sentence a message, in whole words on a terminal, and above the bars where there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sentence = record.getMessage()
+        if record.levelno > logging.INFO:
+            sentence = f"{record.levelname.capitalize()}: {sentence}"
+        if _live is not None:
+            _live.print(_in_words(sentence), markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(_in_words(sentence) if sys.stderr and sys.stderr.isatty() else sentence, err=True)
 
 
-def note(sentence: str) -> None:
-    """One sentence on stderr that is no warning, in whole words on a terminal. Any thread may call this."""
-    if _live is not None:
-        _live.print(_in_words(sentence), markup=False, highlight=False, soft_wrap=True)
-    else:
-        click.echo(_in_words(sentence) if sys.stderr and sys.stderr.isatty() else sentence, err=True)
+@contextmanager
+def messages() -> Iterator[None]:
+    """While this is entered, all that is logged is shown, once: users' code may set up logging of its own."""
+    handler, before = _OnStderr(), (log.level, log.propagate)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _in_words(sentence: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purity_cli.cli import console, options, progress
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from purity_cli.plan import Job
@@ -76,7 +77,7 @@ def score_all(
     results = []
     with joined() as crew:
         for job in jobs:
-            resolved = run.resolve_together(job, crew, download=download, warn=progress.warn)
+            resolved = run.resolve_together(job, crew, download=download)
             name = f"{resolved.network.name}_{resolved.source.name}"
             folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
             with (
@@ -86,17 +87,17 @@ def score_all(
                 try:
                     result, kept = run.score_into(
                         folder, resolved, ranks=crew, threshold=threshold, fresh=fresh,
-                        command=click.get_current_context().find_root().obj, warn=progress.warn, say=progress.note,
+                        command=click.get_current_context().find_root().obj,
                         workers=workers, cache=cache, progress=advance,
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     if crew.first and any(folder.glob(store.PARTIAL)):
-                        progress.note("The same command goes on where this stopped.")
+                        log.info("The same command goes on where this stopped.")
                     raise
             if result is not None:
                 results.append(result)
             if crew.first:
-                progress.note(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
+                log.info(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
@@ -111,5 +112,5 @@ def _scored_at_first(job: Job, output: Path | None, threshold: float) -> Result 
     if result:
         with locks.claim(folder, "purity score"):
             store.write_tables(result, folder, threshold)
-        progress.note(f"Kept {folder}{KEPT}")
+        log.info(f"Kept {folder}{KEPT}")
     return result

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 
 if TYPE_CHECKING:
     from purity_cli.results import Result
@@ -21,14 +21,14 @@ ENDINGS, LARGEST = (".png", ".jpg", ".jpeg"), 2 << 20
 WAY_OUT = "give a folder that `purity score` or `purity bench` has written"
 
 
-def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> list[Result]:
+def read(folders: Iterable[Path]) -> list[Result]:
     """The result in each folder, or those in all folders inside it; PurityError where there is none, or one twice.
 
-    Of several folders, as a pattern names them, those without results are left out, and named by `note`.
+    Of several folders, as a pattern names them, those without results are left out, and named.
     """
     from purity_cli.views.cells import identity
 
-    unique = _all(folders, note)
+    unique = _all(folders)
     seen: dict[tuple[str, ...], Path] = {}
     for one in unique:
         other = seen.setdefault(tuple(identity(one.result).values()), one.folder)
@@ -43,7 +43,6 @@ def read(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
 
 def newest(folders: Iterable[Path]) -> list[StoredResult]:
     """As `read`, with their folders; of the same thing scored twice the result that was begun last."""
-    from purity_cli.cli import progress
     from purity_cli.views.cells import identity
 
     unique = _all(folders)
@@ -53,13 +52,12 @@ def newest(folders: Iterable[Path]) -> list[StoredResult]:
     kept = [one for one in unique if one in latest.values()]
     older = [str(one.folder) for one in unique if one not in kept]
     if older:
-        progress.note(f"Older results of the same: {', '.join(older)}: left out.")
+        log.info(f"Older results of the same: {', '.join(older)}: left out.")
     return kept
 
 
-def _all(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> list[StoredResult]:
+def _all(folders: Iterable[Path]) -> list[StoredResult]:
     """What is found in the folders, each once; PurityError where there is nothing."""
-    from purity_cli.cli import progress
 
     folders = list(folders)
     found: list[StoredResult] = []
@@ -71,7 +69,7 @@ def _all(folders: Iterable[Path], note: Callable[[str], None] | None = None) -> 
     if empty and not found:
         find(empty[0])  # says what is wrong with it
     if empty:
-        (note or progress.note)(f"No results in {', '.join(map(str, empty))}: left out.")
+        log.info(f"No results in {', '.join(map(str, empty))}: left out.")
     return list({one.folder.resolve(): one for one in found}.values())
 
 
@@ -92,7 +90,6 @@ def expanded(folders: Iterable[Path]) -> list[Path]:
 
 def pictures(found: Iterable[StoredResult]) -> dict[int, list[tuple[str, bytes]]]:
     """The Grad-CAM panels in the folders of results, by the results' places, with what they show."""
-    from purity_cli.cli import progress
 
     shown: dict[int, list[tuple[str, bytes]]] = {}
     for place, one in enumerate(found):
@@ -100,7 +97,7 @@ def pictures(found: Iterable[StoredResult]) -> dict[int, list[tuple[str, bytes]]
             if path.suffix.lower() in ENDINGS and path.stat().st_size <= LARGEST:
                 shown.setdefault(place, []).append((f"Grad-CAM: {path.name}", path.read_bytes()))
             else:
-                progress.note(f"{path} is left out: a page takes {', '.join(ENDINGS)} of up to {LARGEST >> 20} MB.")
+                log.info(f"{path} is left out: a page takes {', '.join(ENDINGS)} of up to {LARGEST >> 20} MB.")
     return shown
 
 

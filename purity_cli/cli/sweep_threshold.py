@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from purity_cli.cli import console, options, progress, stored
+from purity_cli.cli import console, options, stored
+from purity_cli.errors import log
 
 
 def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -80,5 +81,5 @@ def command(
     # Before anything is printed: whoever reads that may stop reading.
     if plot:
         for path in drawing.save(charts.threshold_sweep(cells.frame(results)), plot):
-            progress.note(f"Wrote {path}")
+            log.info(f"Wrote {path}")
     console.show(report, layout)

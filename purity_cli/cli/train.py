@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purity_cli.cli import options, progress
+from purity_cli.errors import log
 
 if TYPE_CHECKING:
     from purity_cli.train import Epoch
@@ -75,7 +76,7 @@ def command(download: bool, workers: int, output: Path | None, **settings: Any) 
     """
     from purity_cli import train
 
-    course = train.resolve(train.Training.of(**settings), download=download, warn=progress.warn)
+    course = train.resolve(train.Training.of(**settings), download=download)
     folder = output or Path("checkpoints", f"{course.network.name}_{course.test.name}")
     start, first = time.monotonic(), 0
 
@@ -84,7 +85,7 @@ def command(download: bool, workers: int, output: Path | None, **settings: Any) 
         first = first or epoch.epoch
         left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (course.training.epochs - epoch.epoch)
         test = "" if epoch.test_top1 is None else f", test {epoch.test_top1:.2f} %"
-        progress.note(
+        log.info(
             f"epoch {epoch.epoch}/{course.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}"
             f", {epoch.seconds:.1f} s, {left / 60:.0f} min left"
         )

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from purity_cli.cli import progress
+from purity_cli.errors import log
 from purity_cli.report import duration
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ConsoleWatch:
         self._cost = costs(tasks)
         self._jobs = len(tasks)
         images = sum(self._left.values())
-        progress.note(f"{self._jobs} job{'' if self._jobs == 1 else 's'}, {images:,} images in all.")
+        log.info(f"{self._jobs} job{'' if self._jobs == 1 else 's'}, {images:,} images in all.")
         if self._bars:
             self._bars.add_task("jobs", total=self._jobs, note="")
             self._bars.add_task("", total=None, note="")
@@ -75,7 +76,7 @@ class ConsoleWatch:
         line = f"[{self._number}/{self._jobs}] {outcome.task.name}: {said(outcome)}{remain}"
         if self._bars:
             self._bars.advance(0)
-        progress.note(line)
+        log.info(line)
 
     def _time_left(self, before: str = "") -> str:
         """By what the images that are left cost their networks."""

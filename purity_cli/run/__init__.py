@@ -13,20 +13,16 @@ from uuid import uuid4
 from purity_cli import locks, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageDataset
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.pixels import Pixels
 from purity_cli.plan import Job
 from purity_cli.results import Result
 from purity_cli.run.outcome import result_of
 from purity_cli.run.ranks import Ranks
-from purity_cli.run.resolving import Resolved, Warn, resolve
+from purity_cli.run.resolving import Resolved, resolve
 from purity_cli.run.share import JobRunner, Progress
 
 __all__ = ["Resolved", "claimed", "pixels_of", "resolve", "resolve_together", "score", "score_into"]
-
-
-def silent(_: str) -> None:
-    """Say nothing."""
 
 
 def pixels_of(
@@ -35,8 +31,6 @@ def pixels_of(
     workers: int,
     pool: ThreadPoolExecutor | None = None,
     cache: Path | None = None,
-    warn: Warn = silent,
-    say: Warn = silent,
 ) -> Pixels:
     """The images of a resolved Job as blocks of pixels, decoded by `workers` threads, or by those of `pool`.
 
@@ -50,7 +44,7 @@ def pixels_of(
         "pin": job.device.type == "cuda",
         "pool": pool,
     }
-    return Pixels(*what, **how) if cache is None else CachedPixels(*what, root=cache, warn=warn, say=say, **how)
+    return Pixels(*what, **how) if cache is None else CachedPixels(*what, root=cache, **how)
 
 
 def resolve_together(
@@ -59,14 +53,12 @@ def resolve_together(
     *,
     download: bool = False,
     source: Callable[[], ImageDataset | None] = lambda: None,
-    warn: Warn = silent,
 ) -> Resolved:
     """`resolve` on every rank; PurityError where not all find the same. `source` opens the Job's data set."""
     found: list[Resolved] = []
 
     def mine() -> dict[str, Any]:
-        heard = warn if ranks.first else silent
-        found.append(resolve(job, download=download, source=source(), ranks=ranks, warn=heard))
+        found.append(resolve(job, download=download, source=source(), ranks=ranks))
         return {**found[0].identity, "batch_size": found[0].batch_size, "device": found[0].device.type}
 
     first, *others = ranks.together(mine)
@@ -134,8 +126,6 @@ def score_into(
     command: str | None,
     fresh: bool = False,
     about: Mapping[str, Any] | None = None,
-    warn: Warn = silent,
-    say: Warn = silent,
     **options: Any,
 ) -> tuple[Result | None, bool]:
     """The result that `folder` has of this very job, or else `score`'s, with its `options`; and whether it was kept.
@@ -150,7 +140,7 @@ def score_into(
         if ranks.first and not fresh:
             kept, why = store.kept(folder, job.identity)
             if why:
-                warn(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
+                log.warning(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
         if ranks.first and (kept or fresh):
             JobRunner(job, folder, 0, ranks).unfinished.clear()
         if kept:
@@ -160,8 +150,7 @@ def score_into(
 
     if ranks.together(look)[0]:
         return kept, True
-    heard = (warn, say) if ranks.first else (silent, silent)
-    result, share = _score(job, folder=folder, ranks=ranks, warn=heard[0], say=heard[1], **options)
+    result, share = _score(job, folder=folder, ranks=ranks, **options)
 
     def write() -> None:
         if ranks.first:
@@ -181,8 +170,7 @@ def score(job: Resolved, *, workers: int, **options: Any) -> Result:
     goes on; `score_into` removes that once the result is stored. Of several `ranks` each scores its share of the
     blocks, and all return the whole result.
 
-    `progress` is called with the images done and the images in all after every block; `warn` takes one sentence at a
-    time, and `say` what is no warning. Raises PurityError.
+    `progress` is called with the images done and the images in all after every block. Raises PurityError.
     """
     return _score(job, workers=workers, **options)[0]
 
@@ -197,13 +185,11 @@ def _score(
     every: float = 60.0,
     ranks: Ranks | None = None,
     progress: Progress = lambda done, total: None,
-    warn: Warn = silent,
-    say: Warn = silent,
 ) -> tuple[Result, JobRunner]:
     ranks = ranks or Ranks()
-    pixels = pixels_of(job, workers=workers, pool=pool, cache=cache, warn=warn, say=say)
+    pixels = pixels_of(job, workers=workers, pool=pool, cache=cache)
     share = JobRunner(job, folder, every, ranks)
-    before = ranks.together(lambda: share.restore(warn))[0]
+    before = ranks.together(share.restore)[0]
     mine = ranks.share([number for number in range(len(pixels)) if number not in before.blocks])
     with closing(pixels.blocks(mine)) as blocks:
         headings = ranks.together(lambda: share.count(blocks, before, progress))
@@ -215,10 +201,10 @@ def _score(
         )
     if total.left_out:
         path, reason = total.left_out[0]
-        warn(
+        log.warning(
             f"{len(total.left_out)} of {len(job.selection)} images could not be read and were left out, the first "
             f"{path} ({reason})."
         )
     if total.batch_size < job.batch_size:
-        warn(f"Out of memory at a batch of {job.batch_size}: the rest ran at {total.batch_size}.")
-    return result_of(job, total, warn), share
+        log.warning(f"Out of memory at a batch of {job.batch_size}: the rest ran at {total.batch_size}.")
+    return result_of(job, total), share

@@ -7,25 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from purity_cli import datasets, metrics
+from purity_cli.errors import log
 from purity_cli.machine import device_name, versions
 from purity_cli.results import Layer, Result
-from purity_cli.run.resolving import Resolved, Warn
+from purity_cli.run.resolving import Resolved
 from purity_cli.stages import Tap
 from purity_cli.states import States
 
 
-def result_of(job: Resolved, total: States, warn: Warn) -> Result:
-    """The Result of a job whose blocks are all in `total`; what weakens its numbers is told to `warn`."""
+def result_of(job: Resolved, total: States) -> Result:
+    """The Result of a job whose blocks are all in `total`; warns of what weakens its numbers."""
     n_images, labelled, hits1, hits5 = total.tally.tolist()
     known = labelled > 0 and job.label_note is None
     network, source = job.network, job.source
     classes = network.num_classes or 0
-    measured = _measures(job, total, warn)
+    measured = _measures(job, total)
     top1 = 100 * hits1 / labelled if known else None
     if top1 is not None and network.weights != "none":
         chance = datasets.chance_note(top1, labelled, classes, source.order)
         if chance:
-            warn(chance)
+            log.warning(chance)
     return Result(
         job=job.job,
         thresholds=job.job.thresholds,
@@ -82,7 +83,7 @@ def _images_by_group(total: States) -> tuple[int, ...]:
     return tuple(counted[0].tolist()) if counted else ()
 
 
-def _measures(job: Resolved, total: States, warn: Warn) -> dict[str, dict[str, float]]:
+def _measures(job: Resolved, total: States) -> dict[str, dict[str, float]]:
     """The columns of the measures asked for, by tapped module; NaN, and a sentence, where one cannot be had."""
     found: dict[str, dict[str, float]] = {module: {} for module in total.shapes}
     for measure, parameters in map(metrics.read, job.job.metrics):
@@ -100,9 +101,13 @@ def _measures(job: Resolved, total: States, warn: Warn) -> dict[str, dict[str, f
                 unknown.append(module)
             found[module] |= values
         if why:
-            warn(f"{measure.name} is left out: {why}.")
+            log.warning(f"{measure.name} is left out: {why}.")
         elif crowded:
-            warn(f"{measure.name} of {', '.join(crowded)} is left out, for which there is no room: tap fewer layers.")
+            log.warning(
+                f"{measure.name} of {', '.join(crowded)} is left out, for which there is no room: tap fewer layers."
+            )
         if unknown:
-            warn(f"{measure.columns[0]} of {', '.join(unknown)} is unknown: too few images or channels that vary.")
+            log.warning(
+                f"{measure.columns[0]} of {', '.join(unknown)} is unknown: too few images or channels that vary."
+            )
     return found

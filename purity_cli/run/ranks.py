@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from purity_cli.errors import PurityError, first_line
+from purity_cli.errors import PurityError, first_line, log
 from purity_cli.machine import environment_number
 
 if TYPE_CHECKING:
@@ -191,7 +192,13 @@ def joined() -> Iterator[Ranks]:
         ) from None
     if gpus:
         torch.cuda.set_device(local % torch.cuda.device_count())
-    yield Ranks(rank, size, local, store)
+    level = log.level
+    if rank:
+        log.setLevel(logging.ERROR)  # what the first process says holds for all
+    try:
+        yield Ranks(rank, size, local, store)
+    finally:
+        log.setLevel(level)
     # After an error the others may be gone already, and then this would wait for them.
     dist.destroy_process_group()
 

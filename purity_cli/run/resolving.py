@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageDataset, open_dataset, select
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.machine import fastest, resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
@@ -31,8 +31,6 @@ PAPER = {
 # A batch of this many pixels keeps both cores of a small machine busy and its maps within a few gigabytes.
 PIXELS_PER_BATCH = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 LARGEST_BATCH = 1024
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,6 @@ def resolve(
     module: nn.Module | None = None,
     source: ImageDataset | None = None,
     ranks: Ranks | None = None,
-    warn: Warn = lambda _: None,
 ) -> Resolved:
     """Resolve every name of a Job; PurityError for whatever is missing, misspelt or does not fit together.
 
@@ -85,7 +82,7 @@ def resolve(
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
     precision, because = (job.precision, "") if job.precision != "auto" else fastest(device)
     if because:
-        warn(f"--precision auto takes {precision}: {because}.")
+        log.warning(f"--precision auto takes {precision}: {because}.")
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
     headless = any(not read(text)[0].gradient for text in job.metrics)
     network = models.load(job.model if module is None else module, job.weights, headless=headless)
@@ -93,12 +90,12 @@ def resolve(
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
     if network.preprocessing_note and preprocessing == network.preprocessing:
-        warn(network.preprocessing_note)
+        log.warning(network.preprocessing_note)
     size = size_of(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
     network = models.tried(network, size, batch_size=batch_size)
     for sentence in network.notes:
-        warn(sentence)
+        log.warning(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     classifies = bool(network.num_classes)
     source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
@@ -138,13 +135,13 @@ def resolve(
             "need none, e.g. --metrics rankme."
         )
     if not classifies:
-        warn(
+        log.warning(
             f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
             f"{', '.join(resolved.metrics)}."
         )
     accuracy = f"No accuracy: {note}." if classifies and note else None
     for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
-        warn(sentence)
+        log.warning(sentence)
     return resolved
 
 

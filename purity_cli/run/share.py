@@ -22,7 +22,7 @@ from purity_cli.models import failed
 from purity_cli.pixels import Block, normalise
 from purity_cli.run.interrupts import PATIENCE, Interrupts
 from purity_cli.run.ranks import Ranks
-from purity_cli.run.resolving import Resolved, Warn
+from purity_cli.run.resolving import Resolved
 from purity_cli.states import States
 from purity_cli.store import Unfinished
 
@@ -44,10 +44,10 @@ class JobRunner:
         self._next = -math.inf
         """When that is to be taken again."""
 
-    def restore(self, warn: Warn) -> States:
+    def restore(self) -> States:
         """Begin with what earlier runs left, on rank 0; what there was, without its arrays."""
         if self.ranks.first:
-            self.states = self.unfinished.restore(self.states, warn)
+            self.states = self.unfinished.restore(self.states)
         return self.states.heading()
 
     def count(self, blocks: Iterable[Block], before: States, progress: Progress) -> States:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from purity_cli import locks, run, store
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, about, log
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
-from purity_cli.run.resolving import Warn
 from purity_cli.suite import Task
 from purity_cli.suite.outlook import Sources, grouped, kept_in
 
@@ -146,17 +145,13 @@ class Bench:
         shard: Shard | None = None,
         ranks: Ranks | None = None,
         watch: ProgressCallback | None = None,
-        warn: Warn = run.silent,
-        say: Warn = run.silent,
         command: str | None = None,
         name: str = "purity bench",
     ) -> None:
         self.suite, self.folder, self.workers, self.cache, self.fresh = suite, folder, workers, cache, fresh
         self.every, self.ranks, self.command, self.name = every, ranks or Ranks(), command, name
         self.shard = shard or WHOLE
-        heard = self.ranks.first
-        self.watch: ProgressCallback = watch if watch and heard else Unwatched()
-        self.warn, self.say = (warn, say) if heard else (run.silent, run.silent)
+        self.watch: ProgressCallback = watch if watch and self.ranks.first else Unwatched()
         self.sources = Sources(download)
 
     def run(self) -> list[JobOutcome]:
@@ -165,7 +160,7 @@ class Bench:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             tasks = self.ranks.together(self.suite.tasks)[0]
             if self.shard == WHOLE and not locks.there_are(self.folder):
-                self.warn(
+                log.warning(
                     f"The file system of {self.folder} has no locks: several processes would score the same jobs, "
                     "unless each is given its --shard."
                 )
@@ -220,7 +215,8 @@ class Bench:
         try:
             with run.claimed(folder, self.name, self.ranks):
                 self.watch.begins(task)
-                return self._run(task, folder, pool)
+                with about(task.name):
+                    return self._run(task, folder, pool)
         except (RankLost, KeyboardInterrupt):
             raise
         except locks.Held:
@@ -231,10 +227,7 @@ class Bench:
             return JobOutcome(task, "failed", folder, error=describe(error))
 
     def _run(self, task: Task, folder: Path, pool: ThreadPoolExecutor) -> JobOutcome:
-        def warn(sentence: str) -> None:
-            self.warn(f"{task.name}: {sentence}")
-
-        job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job), warn=warn)
+        job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job))
         look = self.ranks.first and not self.fresh and not (folder / store.STATES).exists()
         elsewhere = self.ranks.together(lambda: kept_in(self.folder, task, job) if look else None)[0]
         if elsewhere:
@@ -247,8 +240,6 @@ class Bench:
             command=self.command,
             fresh=self.fresh,
             about=task.about,
-            warn=warn,
-            say=self.say,
             workers=self.workers,
             pool=pool,
             cache=self.cache,
@@ -272,4 +263,4 @@ class Bench:
         try:
             store.write_text(locks.prepare(folder) / store.FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
-            self.warn(str(problem))
+            log.warning(str(problem))

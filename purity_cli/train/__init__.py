@@ -18,7 +18,7 @@ from torch import Tensor
 
 from purity_cli import locks, models, store
 from purity_cli.datasets import ImageDataset, NoSplit, open_dataset
-from purity_cli.errors import PurityError, no_memory
+from purity_cli.errors import PurityError, log, no_memory
 from purity_cli.machine import device_name, resolve_device, versions
 from purity_cli.models.base import output_shape
 from purity_cli.plan import Preprocessing, Size
@@ -91,9 +91,7 @@ class Epoch:
     seconds: float
 
 
-def resolve(
-    training: Training, *, download: bool = False, warn: Callable[[str], None] = lambda _: None
-) -> ResolvedTraining:
+def resolve(training: Training, *, download: bool = False) -> ResolvedTraining:
     """Resolve every name; PurityError for whatever is missing, misspelt or does not fit together."""
     device = resolve_device(training.device, training.precision)
     network = models.load(training.model, "none", seed=training.seed)
@@ -105,10 +103,10 @@ def resolve(
         if size != network.input_size and output_shape(network.module, size) is None:
             raise PurityError(f"{network.name} takes no images of {size[0]}x{size[1]}: give another --resize.")
     elif network.preprocessing_note:
-        warn(network.preprocessing_note)
+        log.warning(network.preprocessing_note)
     network = models.tried(network, size, scored=False, seed=training.seed)
     for note in network.notes:
-        warn(note)
+        log.warning(note)
     _check_classes(network, train, test)
     return ResolvedTraining(
         training=training,

@@ -21,7 +21,7 @@ import pytest
 
 from purity_cli import cli, machine
 from purity_cli.cli import datasets, options, progress
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, log
 from purity_cli.process import Stream
 from purity_cli.run import ranks
 
@@ -152,7 +152,7 @@ def test_a_stream_that_would_block_is_waited_for() -> None:
     import os, sys
     os.set_blocking(1, False)
     from purity_cli.process import run
-    run(lambda: print("x" * 300_000) or 0, print)
+    run(lambda: print("x" * 300_000) or 0)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, cwd=CHECKOUT) as ran:
         assert ran.stdout
@@ -209,7 +209,8 @@ def test_names_that_no_encoding_has_are_printed() -> None:
 
 # Without torch, which the package around it imports.
 LOAD = """
-import hashlib, importlib.util, signal, sys, time
+import hashlib, importlib.util, logging, signal, sys, time
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 from purity_cli import process
 spec = importlib.util.spec_from_file_location("purity_cli.run.interrupts", "purity_cli/run/interrupts.py")
 interrupts = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -284,7 +285,7 @@ WORK = {
 def test_a_signal_is_answered_within_two_seconds(work: str, number: signal.Signals) -> None:
     body, expected = WORK[work]
     body = textwrap.indent(textwrap.dedent(body), "    ")
-    program = f"{LOAD}\ndef work():\n    say('ready')\n{body}\nprocess.run(work, say)\n"
+    program = f"{LOAD}\ndef work():\n    say('ready')\n{body}\nprocess.run(work)\n"
     with subprocess.Popen([sys.executable, "-c", program], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr
         assert running.stderr.readline() == "ready\n"
@@ -348,7 +349,7 @@ def test_ctrl_c_within_a_long_block_keeps_the_blocks_before_it(
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
     """As under nohup, and in the background of a shell's script."""
-    program = f"{LOAD}\nprocess.run(lambda: signal.raise_signal(signal.SIGINT) or 0, say)\n"
+    program = f"{LOAD}\nprocess.run(lambda: signal.raise_signal(signal.SIGINT) or 0)\n"
     command = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", program]
     assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == 0
 
@@ -468,12 +469,13 @@ def test_the_tab_key_completes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_what_is_said_beside_a_bar_stands_on_a_line_of_its_own() -> None:
     program = """
     from purity_cli.cli import progress
+    from purity_cli.errors import log
     import time
-    with progress.images("net") as advance:
+    with progress.messages(), progress.images("net") as advance:
         for done in range(5):
             advance(done, 5)
             time.sleep(0.15)
-            progress.warn(f"number {done} [of] 5")
+            log.warning(f"number {done} [of] 5")
         print("result")
     """
     import pty
@@ -533,6 +535,7 @@ def test_a_suite_says_what_it_prepares_before_its_first_job(
 
 
 def test_sentences_go_to_stderr_where_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.warn("careful")
-    progress.note("by the way")
+    with progress.messages():
+        log.warning("careful")
+        log.info("by the way")
     assert capsys.readouterr() == ("", "Warning: careful\nby the way\n")

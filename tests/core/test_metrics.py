@@ -33,6 +33,7 @@ from purity_cli.results import Result
 from purity_cli.taps import Taps
 from purity_cli.views import cells
 from tests.core import test_engine
+from tests.logged import logged
 
 Floats = NDArray[np.float64]
 NET = {"model": "tiny_vgg_10", "dataset": "digits"}
@@ -278,9 +279,9 @@ def test_running_out_of_memory_adds_no_image_twice() -> None:
 def test_a_layer_without_room_is_left_out_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     room = SecondMoments.bytes(10, (), 1) + 8
     monkeypatch.setattr("purity_cli.engine.ROOM", room)
-    said: list[str] = []
     job = Job.of(**NET, limit=60, layers=("C1", "last"), metrics="rankme")
-    result = run.score(run.resolve(job), workers=1, warn=said.append)
+    with logged() as said:
+        result = run.score(run.resolve(job), workers=1)
     assert said == ["rankme of features.8 is left out, for which there is no room: tap fewer layers."]
     assert [math.isnan(layer.measures["rankme"]) for layer in result.layers] == [False, True]
     assert all(layer.counts is not None for layer in result.layers)
@@ -370,9 +371,9 @@ def test_the_record_names_the_convention(tmp_path: Path) -> None:
 
 
 def test_one_that_is_unknown_is_said_and_stored_as_such(tmp_path: Path) -> None:
-    said: list[str] = []
     job = Job.of(**NET, limit=3, layers=("last",), metrics="alpha-req")
-    result = run.score(run.resolve(job), workers=1, warn=said.append)
+    with logged() as said:
+        result = run.score(run.resolve(job), workers=1)
     assert said == ["alpha_req of features.8 is unknown: too few images or channels that vary."]
     store.write(result, tmp_path)
     assert math.isnan(store.read(tmp_path).layers[0].measures["alpha_req"])
@@ -541,9 +542,9 @@ def test_a_measure_is_added_by_its_entry_alone(
 
 @pytest.mark.usefixtures("peaked")
 def test_a_measure_of_labels_is_left_out_where_there_are_none() -> None:
-    said: list[str] = []
     job = Job.of(model="tiny_vgg_10", dataset="digits", limit=20, layers="last", metrics="peaks")
     resolved = replace(run.resolve(job), label_note="the images carry none")
-    result = run.score(resolved, workers=1, warn=said.append)
+    with logged() as said:
+        result = run.score(resolved, workers=1)
     assert said == ["peaks is left out: it needs labels, but the images carry none."]
     assert math.isnan(result.layers[0].measures["peaks"])

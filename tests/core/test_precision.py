@@ -15,6 +15,7 @@ from benchmarks import precision
 from purity_cli import machine, run, store
 from purity_cli.plan import Job
 from purity_cli.views import diff
+from tests.logged import logged
 
 CPU = torch.device("cpu")
 TABLE = Path(__file__).resolve().parents[2] / "results/benchmark/precision.csv"
@@ -51,8 +52,8 @@ def test_auto_takes_what_keeps_every_cell_and_says_why(
 ) -> None:
     monkeypatch.setattr(machine, "kind_of", lambda device: "CPU of tomorrow")
     monkeypatch.setattr(machine, "MEASURED", {("CPU of tomorrow", name): value for name, value in moved.items()})
-    heard = list[str]()
-    auto = run.resolve(Job(precision="auto", **FEW), warn=heard.append)
+    with logged() as heard:
+        auto = run.resolve(Job(precision="auto", **FEW))
     assert auto.precision == chosen
     assert any(f"auto takes {chosen}" in line and said in line for line in heard)
     # As if it had been asked for: it is kept for that, and for no other.

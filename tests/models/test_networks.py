@@ -22,6 +22,7 @@ from purity_cli.errors import PurityError
 from purity_cli.models import load, tried
 from purity_cli.plan import Job
 from purity_cli.results import Result
+from tests.logged import logged
 from tests.models.test_models import classes
 
 PLAIN = """
@@ -69,11 +70,11 @@ def scored(model: str, *, layers: str = "conv1,conv2", said: list[str] | None = 
         model=model, dataset="images", layers=tuple(layers.split(",")), resize="none", crop="none",
         **{"batch_size": 5, **settings},
     )  # fmt: skip
-    heard: list[str] = []
-    plan = run.resolve(job, warn=heard.append)
+    with logged() as heard:
+        plan = run.resolve(job)
     if said is not None:
         said += [sentence for sentence in heard if "guess" not in sentence and "No accuracy" not in sentence]
-    return run.score(plan, workers=1, warn=heard.append)
+    return run.score(plan, workers=1)
 
 
 def same_counts(one: Result, other: Result) -> bool:

@@ -31,6 +31,7 @@ from purity_cli.run.ranks import Ranks
 from purity_cli.run.share import JobRunner
 from purity_cli.states import States, unpack
 from purity_cli.store import Unfinished
+from tests.logged import logged
 
 IMAGES, BATCH = 60, 8
 BLOCKS = 8
@@ -164,14 +165,15 @@ def files(folder: Path) -> list[str]:
 def test_what_several_processes_left_becomes_one_part_in_one_file(
     tmp_path_factory: pytest.TempPathFactory, owners: list[int], seed: int
 ) -> None:
-    folder, rng, said = tmp_path_factory.mktemp("parts"), np.random.default_rng(seed), list[str]()
+    folder, rng = tmp_path_factory.mktemp("parts"), np.random.default_rng(seed)
     pieces = [part([n for n, owner in enumerate(owners) if owner == who], rng) for who in range(3)]
     for rank, piece in enumerate(pieces):
         if piece.blocks:
             unfinished(folder, rank).save(piece)
     expected = sum((piece for piece in pieces if piece.blocks), empty())
     for _ in range(2):
-        restored = unfinished(folder).restore(empty(), said.append)
+        with logged() as said:
+            restored = unfinished(folder).restore(empty())
         assert same(restored, expected)
         assert files(folder) == ([unfinished(folder).name] if restored.blocks else [])
     assert said == []
@@ -183,7 +185,7 @@ def test_a_part_whose_sum_was_already_written_is_not_added_again(tmp_path: Path)
     a, b = part([0, 2], rng), part([1], rng)
     unfinished(tmp_path).save(a + b)
     unfinished(tmp_path, 1).save(b)
-    assert same(unfinished(tmp_path).restore(empty(), print), empty() + a + b)
+    assert same(unfinished(tmp_path).restore(empty()), empty() + a + b)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,8 @@ def test_a_file_that_cannot_be_read_is_named_and_removed(
     path = tmp_path / unfinished(tmp_path).name
     unfinished(tmp_path).save(part([1], np.random.default_rng(0)))
     damage(path)
-    said: list[str] = []
-    assert same(unfinished(tmp_path).restore(empty(), said.append), empty())
+    with logged() as said:
+        assert same(unfinished(tmp_path).restore(empty()), empty())
     assert len(said) == 1
     assert f"{path} is removed, for {says}" in said[0]
     assert files(tmp_path) == []
@@ -214,26 +216,29 @@ def test_a_file_that_cannot_be_read_is_named_and_removed(
 
 def test_the_work_of_another_job_stays_and_is_named(tmp_path: Path) -> None:
     unfinished(tmp_path, limit=7).save(part([1], np.random.default_rng(0)))
-    said: list[str] = []
-    assert same(unfinished(tmp_path).restore(empty(), said.append), empty())
+    with logged() as said:
+        assert same(unfinished(tmp_path).restore(empty()), empty())
     (line,) = said
-    assert "stays as it is, for it is of another run (limit 7, now 9); this one starts anew" in line
+    assert "is of another run (limit 7, now 9) and stays; this one starts anew" in line
     unfinished(tmp_path).clear()
-    assert unfinished(tmp_path, limit=7).restore(empty(), said.append).blocks == {1}
+    with logged() as said:
+        assert unfinished(tmp_path, limit=7).restore(empty()).blocks == {1}
 
 
 def test_blocks_of_the_same_images_count_for_another_choice_of_images(tmp_path: Path) -> None:
-    rng, said = np.random.default_rng(0), list[str]()
+    rng = np.random.default_rng(0)
     few = part([0, 1], rng)
     Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few)
     many = Unfinished(tmp_path, {"selection": "many"}, IMAGES_OF)
-    assert same(many.restore(empty(), said.append), empty() + few)
+    with logged() as said:
+        assert same(many.restore(empty()), empty() + few)
     assert said == []
     # That of the first choice stays beside it, and where a block has other images nothing is taken.
     assert len(files(tmp_path)) == 2
     Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few + part([2], rng))
     (tmp_path / many.name).unlink()
-    assert same(many.restore(empty(), said.append), empty())
+    with logged() as said:
+        assert same(many.restore(empty()), empty())
     assert "(other images)" in said[0]
 
 
@@ -328,7 +333,7 @@ def test_a_block_that_was_counted_in_part_is_not_saved(
     with pytest.raises(Stop):
         run.score(plan, workers=1, folder=tmp_path, every=0.0)
     monkeypatch.undo()
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
     assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
 
@@ -338,10 +343,10 @@ def test_what_was_saved_does_not_give_way_to_what_there_was_before(plan: Resolve
     share._before = part([0], rng)
     share.unfinished.save(part([0, 1, 2], rng))
     assert share._save_before()
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
     share._before = part([0, 1, 2, 3], rng)
     assert share._save_before()
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2, 3}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2, 3}
     assert not JobRunner(plan, None, 60, Ranks())._save_before()
 
 
@@ -369,7 +374,7 @@ def test_an_image_that_must_not_count_is_not_saved(
     monkeypatch.setattr(Engine, "add", blindly)
     with pytest.raises(NonFinite, match=r"layer features.3 .* test/\d+"):
         run.score(plan, workers=1, folder=tmp_path, every=0.0)
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -381,7 +386,7 @@ def test_ranks_leave_parts_that_one_process_goes_on_from(
         share = JobRunner(plan, tmp_path, 0.0, Ranks(r, 2))
         blocks = run.pixels_of(plan, workers=1).blocks(range(r, BLOCKS, 2))
         with suppress(Stop):
-            share.count(blocks, share.restore(print), stop_at(17 if r == rank else 10 * IMAGES, Stop))
+            share.count(blocks, share.restore(), stop_at(17 if r == rank else 10 * IMAGES, Stop))
     assert len(list(tmp_path.iterdir())) == 2
     assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
@@ -401,8 +406,8 @@ def test_a_halved_batch_is_remembered(
     with pytest.raises(Stop):
         run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
     monkeypatch.undo()
-    said: list[str] = []
-    result = run.score(plan, workers=1, folder=tmp_path, warn=said.append)
+    with logged() as said:
+        result = run.score(plan, workers=1, folder=tmp_path)
     assert result.provenance["batch_size"] == BATCH // 2
     assert any(f"Out of memory at a batch of {BATCH}: the rest ran at {BATCH // 2}" in line for line in said)
     assert result.n_images == IMAGES
@@ -425,11 +430,11 @@ def test_another_job_does_not_go_on_from_this_one(plan: Resolved, tmp_path: Path
     expected = run.score(other, workers=1)
     with pytest.raises(Stop):
         run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
-    said: list[str] = []
-    assert_equal(run.score(other, workers=1, folder=tmp_path, warn=said.append), expected)
+    with logged() as said:
+        assert_equal(run.score(other, workers=1, folder=tmp_path), expected)
     assert sum("this one starts anew" in line for line in said) == 1
     # And what this one had is not lost.
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
 
 
 @pytest.mark.parametrize("limit", [40, 59, 61, 80])
@@ -444,22 +449,23 @@ def test_another_limit_goes_on_from_what_it_has_in_common(plan: Resolved, tmp_pa
         patch.setattr(other.source, "load", lambda i: (decoded.update([i]), load(i))[1])
         assert_equal(run.score(other, workers=1, folder=tmp_path), expected)
     assert sorted(decoded) == list(range(3 * BATCH, limit))
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
 
 
 def test_a_limit_that_ends_within_what_was_scored_starts_anew_and_loses_nothing(plan: Resolved, tmp_path: Path) -> None:
-    other, said = run.resolve(Job.of(**{**plan.job.model_dump(), "limit": 20})), list[str]()
+    other = run.resolve(Job.of(**{**plan.job.model_dump(), "limit": 20}))
     with pytest.raises(Stop):
         run.score(plan, workers=1, folder=tmp_path, progress=stop_at(33, Stop))
-    assert run.score(other, workers=1, folder=tmp_path, warn=said.append).n_images == 20
+    with logged() as said:
+        assert run.score(other, workers=1, folder=tmp_path).n_images == 20
     assert any("(other images)" in line for line in said)
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2, 3, 4}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2, 3, 4}
 
 
 def test_the_seconds_of_all_runs_count(plan: Resolved, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
-    kept = keeper(plan, tmp_path).restore(empty(), print)
+    kept = keeper(plan, tmp_path).restore(empty())
     assert kept.seconds > 0
     keeper(plan, tmp_path).save(replace(kept, seconds=5000.0))
     provenance = run.score(plan, workers=1, folder=tmp_path).provenance
@@ -494,7 +500,7 @@ def test_a_signal_waits_for_the_end_of_its_block(plan: Resolved, undisturbed: Re
     with pytest.raises(KeyboardInterrupt):
         run.score(plan, workers=1, folder=tmp_path)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert keeper(plan, tmp_path).restore(empty(), print).blocks == {0, 1, 2}
+    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
 
 
 def test_a_second_signal_does_not_wait() -> None:

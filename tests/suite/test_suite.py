@@ -31,6 +31,7 @@ from purity_cli.run.share import JobRunner
 from purity_cli.states import States
 from purity_cli.suite import Suite, Task, bench, read
 from purity_cli.suite.bench import Bench, JobOutcome
+from tests.logged import logged
 
 DIGITS = "defaults: {weights: none, dataset: digits, limit: 40, batch_size: 16}\n"
 
@@ -436,11 +437,12 @@ def test_random_weights_of_another_version_are_other_weights(monkeypatch: pytest
 def test_a_result_of_another_version_is_scored_again_and_that_is_said(
     library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, said = DIGITS + "models: [tiny_vgg_10]", list[str]()
+    text = DIGITS + "models: [tiny_vgg_10]"
     start(text)
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == library else version(name))
-    assert statuses(start(text, warn=said.append)) == ["scored"]
+    with logged() as said:
+        assert statuses(start(text)) == ["scored"]
     assert sum(f"holds another result, which this one replaces ({library} {version(library)}, now 0.0.1)" in line
                for line in said) == 1  # fmt: skip
     assert statuses(start(text)) == ["kept"]
@@ -449,7 +451,7 @@ def test_a_result_of_another_version_is_scored_again_and_that_is_said(
 
 
 def test_an_unfinished_job_of_another_version_is_begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    job, said = Job.of(weights="none", limit=40, batch_size=16), list[str]()
+    job = Job.of(weights="none", limit=40, batch_size=16)
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -459,11 +461,10 @@ def test_an_unfinished_job_of_another_version_is_begun_anew(monkeypatch: pytest.
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "torch" else version(name))
     told: list[int] = []
-    run.score(
-        run.resolve(job), workers=1, folder=tmp_path, warn=said.append, progress=lambda done, _: told.append(done)
-    )
+    with logged() as said:
+        run.score(run.resolve(job), workers=1, folder=tmp_path, progress=lambda done, _: told.append(done))
     assert told == [16, 32, 40]
-    assert any(f"(torch {version('torch')}, now 0.0.1); this one starts anew" in line for line in said)
+    assert any(f"(torch {version('torch')}, now 0.0.1) and stays; this one starts anew" in line for line in said)
 
 
 def test_the_versions_of_libraries_that_brought_the_network_count() -> None:
@@ -472,11 +473,11 @@ def test_the_versions_of_libraries_that_brought_the_network_count() -> None:
 
 
 def test_a_damaged_result_is_named_and_scored_again() -> None:
-    said: list[str] = []
     (outcome,) = start(DIGITS + "models: [tiny_vgg_10]")
     path = outcome.folder / store.STATES
     path.write_bytes(path.read_bytes()[:-9])
-    assert statuses(start(DIGITS + "models: [tiny_vgg_10]", warn=said.append)) == ["scored"]
+    with logged() as said:
+        assert statuses(start(DIGITS + "models: [tiny_vgg_10]")) == ["scored"]
     assert any("it is damaged" in line for line in said)
 
 

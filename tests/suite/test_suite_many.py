@@ -28,6 +28,7 @@ from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.suite import Suite, bench, costs, read, status, survey
 from purity_cli.suite.bench import Bench, Shard
+from tests.logged import logged
 
 FOUR = """
 defaults: {weights: none, dataset: digits, batch_size: 8}
@@ -134,13 +135,15 @@ def test_without_locks_it_is_said_that_shards_are_needed(monkeypatch: pytest.Mon
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    made, said = suite(FOUR), list[str]()
+    made = suite(FOUR)
     monkeypatch.setattr(fcntl, "flock", none)
-    outcomes = Bench(made, Path("out"), workers=1, warn=said.append).run()
+    with logged() as said:
+        outcomes = Bench(made, Path("out"), workers=1).run()
     assert [outcome.status for outcome in outcomes] == ["scored"] * 4
     assert "The file system of out has no locks: several processes would score the same jobs" in said[0]
     said.clear()
-    Bench(made, Path("out"), workers=1, warn=said.append, shard=Shard(1, 2)).run()
+    with logged() as said:
+        Bench(made, Path("out"), workers=1, shard=Shard(1, 2)).run()
     assert not any("locks" in sentence for sentence in said)
     assert "4 done" in status.report(made.tasks(), Path("out")).lead
 

@@ -31,12 +31,9 @@ from purity_cli.results import Result
 from purity_cli.views import cells, comparison
 from purity_cli.views import epochs as view
 from purity_cli.views.epochs import Trajectory
+from tests.logged import logged
 
 LIMIT = 40
-
-
-def silent(_: str) -> None:
-    return None
 
 
 def save(path: Path, seed: int, about: dict[str, Any] | None = None, model: str = "tiny_vgg_10") -> Path:
@@ -64,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     return epochs.score(
         found,
         Job(model="tiny_vgg_10", dataset="digits", limit=LIMIT, thresholds=(0.2, 0.5), metrics=("rankme",)),
@@ -84,7 +81,7 @@ def test_patterns_and_files_are_found_once(folder: Path) -> None:
 
 
 def test_epochs_come_from_the_json_beside(folder: Path) -> None:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     assert [one.epoch for one in found] == [3, 20, 100]
     assert [one.path.stem for one in found] == ["net_epoch3", "net_epoch20", "net_epoch100"]
 
@@ -99,8 +96,8 @@ def test_epochs_come_from_the_json_beside(folder: Path) -> None:
     ],
 )
 def test_else_from_their_names(names: list[str], expected: dict[str, int], tmp_path: Path) -> None:
-    said: list[str] = []
-    found = epochs.number([tmp_path / name for name in names], said.append)
+    with logged() as said:
+        found = epochs.number([tmp_path / name for name in names])
     assert {one.path.stem: one.epoch for one in found} == expected
     assert [one.epoch for one in found] == sorted(expected.values())
     assert said == []
@@ -116,8 +113,8 @@ def test_else_from_their_names(names: list[str], expected: dict[str, int], tmp_p
     ],
 )
 def test_else_from_the_order_given_and_that_is_said(names: list[str], tmp_path: Path) -> None:
-    said: list[str] = []
-    found = epochs.number([tmp_path / name for name in names], said.append)
+    with logged() as said:
+        found = epochs.number([tmp_path / name for name in names])
     assert [(one.epoch, one.path.name) for one in found] == list(enumerate(names, 1))
     assert len(said) == 1
     assert "numbered as given" in said[0]
@@ -128,13 +125,13 @@ def test_two_of_one_epoch_or_of_two_networks_are_refused(tmp_path: Path) -> None
     for path in paths:
         path.with_suffix(".json").write_text(json.dumps(about(7)))
     with pytest.raises(PurityError, match=r"a.pth and .*b.pth are both of epoch 7: give those of one training"):
-        epochs.number(paths, silent)
+        epochs.number(paths)
     paths[1].with_suffix(".json").write_text(json.dumps(about(8, model="tiny_vgg")))
     with pytest.raises(PurityError, match=r"a.pth is of tiny_vgg_10 and .*b.pth of tiny_vgg: give checkpoints of one"):
-        epochs.number(paths, silent)
+        epochs.number(paths)
     paths[1].with_suffix(".json").write_text("{")
     with pytest.raises(PurityError, match=r"b.json cannot be read as JSON: mend or remove it"):
-        epochs.number(paths, silent)
+        epochs.number(paths)
 
 
 def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result]) -> None:
@@ -159,7 +156,7 @@ def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ArraySource, "load", counted)
     told: list[tuple[int, int]] = []
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     epochs.score(
         found,
         Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4),
@@ -176,7 +173,7 @@ def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_course_that_was_ended_goes_on_where_it_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4, metrics=("rankme",))
 
     def stop(done: int, total: int) -> None:
@@ -344,7 +341,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accuracies_that_cannot_be_measured_come_from_the_training(
     folder: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]), silent)
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     scored = epochs.score(
         found,
         Job(model="tiny_vgg_10", dataset=str(unlabelled), thresholds=(0.2,)),
