@@ -2,8 +2,27 @@ PYTHON ?= python3
 BIN := .venv/bin
 TODAY := $(shell date +%F)
 FORMAT ?= table
+ARGS ?=
+# target -> what it runs as `python -m benchmarks.NAME $(ARGS)`
+attack := attack
+benchmark := speed
+benchmark-cache := cache
+benchmark-compile := compile
+benchmark-page := report_page
+benchmark-precision := precision
+benchmark-suites := suites
+benchmark-training := training
+breadth := breadth
+gpu-check := gpu_check
+kill-suite := kill_suite
+BENCHMARKS := attack benchmark benchmark-cache benchmark-compile benchmark-page benchmark-precision benchmark-suites \
+	benchmark-training breadth gpu-check kill-suite
 
-.PHONY: demo test attack lint docs benchmark tables-offline nightly gpu-check clean
+.PHONY: help demo test lint docs tables-offline nightly clean $(BENCHMARKS)
+
+help:  ## these targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | column -t -s '|'
+	@echo 'Benchmarks, with options in ARGS (make benchmark ARGS=--help): $(BENCHMARKS)'
 
 demo: .venv/demo  ## install, and score the bundled network on the bundled images
 	$(BIN)/purity score
@@ -12,10 +31,7 @@ demo: .venv/demo  ## install, and score the bundled network on the bundled image
 test: .venv/test  ## everything that tests need, and all of them, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
-attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; minutes, and exits with 1 where one fell
-	$(BIN)/python -m benchmarks.attack
-
-lint: .venv/test
+lint: .venv/test  ## ruff, mypy, and the contracts between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -32,11 +48,9 @@ nightly: .venv/test  ## tonight's suite, compared with the night before; exits w
 	if [ $$bench -ne 0 ] && [ $$bench -ne 3 ]; then exit $$bench; fi; \
 	$(BIN)/purity diff --nightly results/nightly --format $(FORMAT) && exit $$bench
 
-benchmark: .venv/test  ## ratios to the plain forward pass, captum and the released procedure; a quarter of an hour on two cores
-	$(BIN)/python -m benchmarks.speed
-
-gpu-check: .venv/test  ## the engine on a GPU, part by part: correctness, speed, ceilings, end to end
-	$(BIN)/python -m benchmarks.gpu_check $(PARTS)
+# Each says in its first lines what it measures and what it takes.
+$(BENCHMARKS): .venv/test
+	$(BIN)/python -m benchmarks.$($@) $(ARGS)
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -48,5 +62,5 @@ gpu-check: .venv/test  ## the engine on a GPU, part by part: correctness, speed,
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ .venv/demo
 
-clean:
+clean:  ## remove .venv
 	rm -rf .venv

@@ -1,7 +1,7 @@
 """Every family of networks against plain autograd: what the tool counts at every reading of every stage.
 
-    python -m benchmarks.breadth                                    # timm's families, torchvision, pretrainedmodels
-    python -m benchmarks.breadth 'timm:*resnet*' torchvision:vgg11  # these alone
+    make breadth                                            # timm's families, torchvision, pretrainedmodels; hours
+    make breadth ARGS="'timm:*resnet*' torchvision:vgg11"   # these alone
 
 Random weights in which everything lives: a residual branch whose last normalisation begins at zero has no gradient, and
 would agree whatever was computed. Counts at all thresholds are compared with those of the maps and gradients that hooks

@@ -1,6 +1,6 @@
 """What compiling a network's whole step would give: forward, backward and reductions in one graph, by torch.compile.
 
-    python -m benchmarks.compile resnet18 resnet50      # minutes each, for the compiler takes most of them
+    make benchmark-compile ARGS='resnet18 resnet50'   # minutes each, most of them the compiler's
 
 For each network and precision: the seconds that compiling takes, one batch as the engine runs it and compiled, and the
 number of images from which compiling pays, if it does. The taps are those of the engine: a zero probe (n, c, 1, 1) is

@@ -1,10 +1,10 @@
 """Killed again and again, a suite, a training and a cache being filled end as if they had not been:
-`python -m benchmarks.kill_suite [KILLS [SEED [WORK ...]]]`, some minutes for 100.
+`make kill-suite ARGS='[KILLS [SEED [WORK ...]]]'`, some minutes for 100.
 
 Each runs once undisturbed, and then again and again with SIGKILL at random instants (from a seed). Now and then it may
 come to its end, and once more when its share of the kills has struck: all its files but the lock must then be those of
-the undisturbed run, times aside, and nothing else may lie there. Most runs are forks of a process that has imported
-everything; every tenth is a process of its own.
+the undisturbed run, times aside, and nothing else may lie there. Runs are forks of a process that has imported
+everything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from safetensors import safe_open
 
 from benchmarks.attack.stage import Stage
 from benchmarks.attack.world import CLASSES, NET, PIXELS, picture
-from purity_cli import locks, machine, store
+from purity_cli import locks, store
 
 OWN = """
 
@@ -55,8 +54,6 @@ WORKS: dict[str, Sequence[str]] = {
 }  # fmt: skip
 """What is killed, by name."""
 TIMES = ("seconds", "images_per_second", "started")
-OF_ITS_OWN = 10
-"""Of so many runs one is a process of its own, as slow as that is to start."""
 TO_ITS_END = 0.2
 """How often a run is left alone between two kills."""
 
@@ -144,60 +141,40 @@ class Killed:
         self.rng = Random(f"{seed}/{name}")
         prepare(self.folder)
         self.stage = Stage(self.folder, self.folder, self.rng)
-        self.seconds = {alone: self._timed(alone) for alone in (True, False)}
+        began = time.monotonic()
+        assert self.run(None) == 0, f"undisturbed, {name} fails: {self.stage.fallen}"
+        self.seconds = time.monotonic() - began
         self.expected = contents(self.folder)
         self.tally = Counter[str]()
-        self.runs = 0
-
-    def _timed(self, alone: bool) -> float:
         self.clear()
-        began = time.monotonic()
-        code = self.run(alone, None)
-        assert code == 0, f"undisturbed, {self.name} ends with {code}: {self.stage.fallen}"
-        return time.monotonic() - began
 
     def clear(self) -> None:
         for place in ("out", "cache"):
             shutil.rmtree(self.folder / place, ignore_errors=True)
 
-    def run(self, alone: bool, after: float | None) -> int | None:
+    def run(self, after: float | None) -> int | None:
         """The exit code of a run, that of a kill where one struck it after so many seconds."""
-        if not alone:
-            return self.stage.run(*self.command, kill=None if after is None else (signal.SIGKILL, after)).code
-        environment = {**os.environ, "PYTHONPATH": str(self.folder.parent), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "purity_cli", *self.command], cwd=self.folder, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            return process.wait(after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
+        return self.stage.run(*self.command, kill=None if after is None else (signal.SIGKILL, after)).code
 
     def kill(self, times: int) -> None:
         """Have so many kills strike, and compare; AssertionError where anything differs."""
         struck, fresh = 0, True
         while struck < times:
-            self.runs += 1
-            alone = self.runs % OF_ITS_OWN == 0
-            after = None if self.rng.random() < TO_ITS_END else self.rng.uniform(0.2, 1.0) * self.seconds[alone]
+            after = None if self.rng.random() < TO_ITS_END else self.rng.uniform(0.2, 1.0) * self.seconds
             began = time.monotonic()
-            code = self.run(alone, after)
+            code = self.run(after)
             if code == -signal.SIGKILL:
                 struck, fresh = struck + 1, False
                 files = [path for place in ("out", "cache") for path in (self.folder / place).rglob("*")]
                 left = [path for path in files if path.is_file() and path.name != locks.LOCK]
                 self.tally["within" if left else "before anything was written"] += 1
-                self.tally["in a process of its own"] += alone
                 continue
             assert code == 0, f"{self.name} ends with {code} after {struck} kills: {self.stage.fallen}"
             if fresh:  # a machine that others use as well is not always as fast
-                self.seconds[alone] = time.monotonic() - began
+                self.seconds = time.monotonic() - began
             self.compare()
             fresh = True
-        code = self.run(False, None)
-        assert code == 0, f"{self.name} ends with {code}: {self.stage.fallen}"
+        assert self.run(None) == 0, f"{self.name} fails: {self.stage.fallen}"
         self.compare()
         assert not self.stage.fallen, self.stage.fallen
 
@@ -225,9 +202,6 @@ def main(kills: int = 100, seed: int = 0, *names: str) -> None:
     save_often()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        # A copy, so that nothing changes under processes of their own; it lies in no checkout, whose commit is noted.
-        shutil.copytree(Path(store.__file__).parent, Path(place, "purity_cli"))
-        machine.commit = lambda: None  # type: ignore[assignment]
         names = names or tuple(WORKS)
         for k, name in enumerate(names):
             work = Killed(name, Path(place), seed)

@@ -1,17 +1,16 @@
 """What a faster precision does to F: every layer and threshold against float32, on one device.
 
-    python -m benchmarks.precision                          # all that is at hand; ten minutes on two cores
-    python -m benchmarks.precision efficientnet_lite0 vgg16 # these alone
+    make benchmark-precision                                   # all that is at hand; ten minutes on two cores
+    make benchmark-precision ARGS='efficientnet_lite0 vgg16'   # these alone
 
 Real weights on real images, and the ten networks of the paper's Tables 1 and 2 with random weights on photographs. The
 tables go to `--out`: `precision.csv` holds every cell, `precision.md` the largest and typical difference of each
-network. `purity score --precision auto` goes by the largest ones, which stand in `purity_cli.machine.MEASURED`.
+network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,7 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.grad import conv2d_input
-from torch.overrides import TorchFunctionMode
 
 from purity_cli import run, store
 from purity_cli.engine import Engine
@@ -43,10 +38,6 @@ TABLES = (
     "alexnet", "vgg16", "resnet34", "resnet50", "densenet121", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet101",
     "timm:legacy_senet154",
 )  # fmt: skip
-BACKWARD = "fp32, backward bf16"
-"""What no option of the tool is: the maps in float32, and of the gradient, whose sign alone counts, the convolutions in
-bfloat16."""
-
 BY = ["kind", "precision", "weights", "network"]
 
 Counts = dict[str, NDArray[np.int64]]
@@ -73,39 +64,10 @@ def jobs(images: int, shared: Path = SHARED) -> Iterator[Job]:
         yield Job(model=name, weights="none", dataset=photographs, preprocess="paper", limit=max(1, images // 4))
 
 
-class HalfBackward(TorchFunctionMode):
-    """Convolutions whose backward pass is computed in bfloat16."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.conv2d:
-            return func(*args, **(kwargs or {}))
-        named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False))
-        given = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, **named, **(kwargs or {})}
-        order = ("bias", "stride", "padding", "dilation", "groups", "input", "weight")
-        if not given["input"].requires_grad:
-            return func(**given)
-        return _HalfConvolution.apply(*(given[name] for name in order))
-
-
-class _HalfConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, x: Tensor, weight: Tensor):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(weight)
-        ctx.how = (x.shape, stride, padding, dilation, groups)
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor):  # type: ignore[no-untyped-def]
-        (weight,), (shape, *how) = ctx.saved_tensors, ctx.how
-        half = conv2d_input(shape, weight.bfloat16(), gradient.bfloat16(), *how)
-        return None, None, None, None, None, half.float(), None
-
-
 def counts(
     job: Resolved, blocks: list[Block], precision: str, grid: tuple[float, ...] = GRID, groups: int = GROUPS
 ) -> tuple[Counts, NDArray[np.int64]]:
     """Firings of each tapped module, and the tally."""
-    split = precision == BACKWARD
     engine = Engine(
         job.network.module,
         {tap.module: tap.layout for tap in job.taps},
@@ -113,12 +75,11 @@ def counts(
         thresholds=grid,
         groups=groups,
         device=job.device,
-        precision="fp32" if split else precision,
+        precision=precision,
         batch_size=job.batch_size,
         memory_format=job.network.memory_format,
     )
-    around: AbstractContextManager[object] = HalfBackward() if split else nullcontext()
-    with engine, around:
+    with engine:
         engine.run(blocks)
     return {module: engine.counts(module).numpy() for module in engine.shapes}, engine.tally.cpu().numpy()
 
@@ -194,8 +155,7 @@ def page(cells: pd.DataFrame) -> str:
         f"`python -m benchmarks.precision`, torch {torch.__version__}.\n"
         "Against float32 on the same device and images: F "
         "at thresholds 0.1 to 0.9 of every layer; every cell is in `precision.csv`. *fed*: cells with at least "
-        f"{FED} firings per\nchannel; *se*: the jackknife's standard error of F in float32; {BACKWARD}: the maps in "
-        "float32, of the gradient,\nwhose sign alone counts, the convolutions in bfloat16.\n\n"
+        f"{FED} firings per\nchannel; *se*: the jackknife's standard error of F in float32.\n\n"
         + summary(cells).to_markdown(index=False, floatfmt=".2g")
         + "\n"
     )
@@ -218,7 +178,7 @@ def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device:
         if networks and name not in networks:
             continue
         job = job.model_copy(update={"device": device})
-        new = pd.DataFrame(measured(job, asked or (*precisions(where), BACKWARD)))
+        new = pd.DataFrame(measured(job, asked or precisions(where)))
         print(summary(new).to_string(index=False), flush=True)
         if len(before):
             which = ["kind", "network", "weights"]

@@ -1,6 +1,6 @@
 """How large the page of 300 results is, and how long it takes to make, to open and to sort.
 
-python -m benchmarks.report_page [N]   # minutes where N is large; needs chromium for the last two
+make benchmark-page ARGS=300   # minutes where N is large; needs chromium for the last two
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How much slower than a plain forward pass scoring is, and how much faster than the ways there were before.
 
-    make benchmark                      # everything; a quarter of an hour on two idle cores
-    python -m benchmarks.speed resnet50  # one network's rows
-    python -m benchmarks.speed --memory  # peak memory of each kind of data set; minutes
+    make benchmark                    # everything; a quarter of an hour on two idle cores
+    make benchmark ARGS=resnet50      # one network's rows
+    make benchmark ARGS=--memory      # peak memory of each kind of data set; minutes
 
 Every figure is a ratio within one process on the same images, since absolute times differ between machines and from
 minute to minute. Each round runs every contender once, in turn; the median over rounds counts, and the lowest and the
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import flop_registry
 from purity_cli import models, stages, store
 from purity_cli.datasets import open_dataset
 from purity_cli.engine import HALF, Engine
-from purity_cli.machine import fastest, keep_freed_memory, precisions
+from purity_cli.machine import keep_freed_memory, precisions
 from purity_cli.pixels import Pixels, normalise
 from purity_cli.plan import DEFAULT_GRID, Preprocessing
 from tests.conftest import SHARED
@@ -297,62 +297,6 @@ def end_to_end(n: int, precision: str) -> str:
     return f"end to end, {n} JPEGs of 500 x 375, resnet50 C1..C5, {precision}: {whole / alone:.2f} x the engine alone"
 
 
-WORKER = """
-import sys, torch
-from benchmarks.speed import *
-keep_freed_memory()
-network = models.load(sys.argv[1], "none")
-net = network.module.to(memory_format=torch.channels_last)
-engine, batch = make_engine(net, stage_modules(network), 8, sys.argv[2]), Batch(8)
-with engine:
-    engine.add(batch)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(clock(lambda: [engine.add(batch) for _ in range(6)]), flush=True)
-"""
-
-
-class Worker:
-    """A process that scores six batches of `name` whenever it is told to, and says how long that took."""
-
-    def __init__(self, name: str, precision: str, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, name, precision], env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.said()
-
-    def go(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-
-    def said(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline().strip()
-
-
-def scaling(name: str, precision: str, rounds: int) -> str:
-    """Images a second of one process with a thread to a core, and of a process to a core, beside one thread."""
-    cores = len(os.sched_getaffinity(0))
-    shapes = {"one thread": [1], f"{cores} threads": [cores], f"{cores} processes of a thread": [1] * cores}
-    workers = {label: [Worker(name, precision, threads) for threads in shape] for label, shape in shapes.items()}
-    speeds: dict[str, list[float]] = {label: [] for label in shapes}
-    for _ in range(rounds):
-        for label, group in workers.items():
-            for worker in group:
-                worker.go()
-            speeds[label].append(sum(1 / float(worker.said()) for worker in group))
-    for worker in (worker for group in workers.values() for worker in group):
-        worker.process.communicate()
-    first, *others = shapes
-    gains = {
-        label: statistics.median(many / one for many, one in zip(speeds[label], speeds[first], strict=True))
-        for label in others
-    }
-    said = ", ".join(f"{label} {gain:.2f} x" for label, gain in gains.items())
-    return f"images/s of {name} C1..C5, {precision}, of those of one thread: {said}"
-
-
 PEAK = """
 import atexit, runpy
 from pathlib import Path
@@ -414,9 +358,7 @@ def main(names: tuple[str, ...], rounds: int, images: int, only_memory: bool, ou
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     most = {precision: matrix_product(precision) for precision in ("fp32", *precisions(CPU))}
-    chosen, because = fastest(CPU)
     notes = [machine(), *(f"a matrix product reaches {rate:.0f} GFLOP/s in {name}" for name, rate in most.items())]
-    notes.append(f"--precision auto takes {chosen}: {because}")
     rows: list[dict[str, Any]] = []
 
     def write() -> None:
@@ -433,7 +375,6 @@ def main(names: tuple[str, ...], rounds: int, images: int, only_memory: bool, ou
     if not names:
         known = len(notes)
         notes += [end_to_end(images, precision) for precision in (*precisions(CPU), "fp32")]
-        notes += [scaling("resnet50", precision, rounds) for precision in (*precisions(CPU), "fp32")]
         notes.append(f"peak memory in MiB:\n\n{memory().to_markdown(floatfmt='.0f')}\n")
         start = [
             clock(

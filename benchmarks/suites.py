@@ -1,5 +1,5 @@
 """Four processes on one suite of twelve jobs, one killed on the way, beside one that does one job after another:
-`python -m benchmarks.suites [IMAGES] [PROCESSES] [SIDE]`, some five minutes on two free cores.
+`make benchmark-suites ARGS='[IMAGES] [PROCESSES] [SIDE]'`, some five minutes on two free cores.
 
 IMAGES of SIDE x SIDE are those of a job, enough that a job takes long beside the start of a process, some five
 seconds. On a machine with other work the seconds on the clock say little; those of the processors do, for they are what

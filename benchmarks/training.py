@@ -1,7 +1,7 @@
 """How much slower an epoch of `purity train` is than its bare steps on the same batches.
 
-    python -m benchmarks.training                        # tiny_vgg; some five minutes on two cores
-    python -m benchmarks.training --model tiny_vgg_10
+    make benchmark-training                             # tiny_vgg; some five minutes on two cores
+    make benchmark-training ARGS='--model tiny_vgg_10'
 
 Bare is: forward, loss, backward and step, on batches that are augmented and normalised beforehand. Both sides run in
 one process in turn, since absolute times differ between machines and from minute to minute; the medians count, of the
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,19 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.speed import seconds
 from purity_cli import models
 from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
 from purity_cli.train import Training, TrainingFolder
 from purity_cli.train.loop import Draws, Loop, TrainingImages, augment, numerics
 from purity_cli.train.settings import BATCH_SIZE
-
-
-def clock(work: Callable[[], object]) -> np.ndarray:
-    """Seconds on the wall, and of all threads together on their processors."""
-    start = time.perf_counter(), time.process_time()
-    work()
-    return np.array([time.perf_counter() - start[0], time.process_time() - start[1]])
 
 
 def bare(net: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -71,9 +63,9 @@ def main(model: str, batches: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name, numerics(cpu, "fp32"):
         folder = TrainingFolder(Path(name), network.name, {})
         for number in range(1, rounds + 2):
-            plain = clock(partial(bare, net, optimizer, ready))
-            epoch = clock(partial(loop.epoch, number, images, lambda done: None))
-            stored = clock(partial(folder.write_resume, number, loop.state()))
+            plain = seconds(partial(bare, net, optimizer, ready))
+            epoch = seconds(partial(loop.epoch, number, images, lambda done: None))
+            stored = seconds(partial(folder.write_resume, number, loop.state()))
             times.append([plain, epoch, stored])
             print(
                 f"round {number}: bare {plain[0]:.2f} s, epoch {epoch[0]:.2f} s, resume file {stored[0]:.2f} s",

@@ -22,8 +22,6 @@ from benchmarks.attack.planted import PLANTED
 from benchmarks.attack.stage import Stage
 from benchmarks.attack.world import World, build
 
-MOST = 40
-"""Inputs that a planted fault is looked for with."""
 SHOWN = 4
 """Examples of each way to fall."""
 
@@ -106,39 +104,6 @@ def all_of(
             yield verdict
 
 
-def find_planted(seed: int, place: Path, world: World) -> int:
-    """Plant every fault in a process of its own, and attack until it is found; the exit code."""
-    missed = 0
-    for name, fault in PLANTED.items():
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            found = False
-            try:
-                fault.plant()
-                found = _finds(name, fault.found_by, seed, place, world)
-            finally:
-                sys.stdout.flush()
-                os._exit(0 if found else 1)
-        missed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted faults found (seed {seed})")
-    return 1 if missed else 0
-
-
-def _finds(name: str, kinds: tuple[str, ...], seed: int, place: Path, world: World) -> bool:
-    own = place / name
-    own.mkdir()
-    for i in range(MOST):
-        kind, number = kinds[i % len(kinds)], i // len(kinds)
-        one(kind, number, seed, own, world)
-        verdict = json.loads((own / f"{kind}-{number}.json").read_text())
-        if verdict["fallen"]:
-            print(f"{name}: found by input {i + 1}, {kind}:{number}: {verdict['fallen'][0][:160]}")
-            return True
-    print(f"{name}: NOT FOUND by {MOST} inputs of {', '.join(kinds)}")
-    return False
-
-
 def alike(text: str) -> str:
     """A way to fall without its particulars, for grouping."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+|/\S+", "#", text)[:120]
@@ -152,7 +117,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the folders of what fell here")
     parser.add_argument("--plant", choices=PLANTED, metavar="FAULT", help=f"a fault to be found: {', '.join(PLANTED)}")
-    parser.add_argument("--planted", action="store_true", help="plant all of these, and see that each is found")
     given = parser.parse_args()
     only = [name for name in given.only.split(",") if name]
     unknown = [name for name in only if name.partition(":")[0] not in KINDS]
@@ -169,8 +133,6 @@ def main() -> int:
         world = build(place / "world")
         if given.plant:
             PLANTED[given.plant].plant()
-        if given.planted:
-            return find_planted(given.seed, place, world)
         verdicts = list(all_of(inputs, given.seed, place, world, given.workers))
         code = told(verdicts, given.seed, time.monotonic() - began)
         if given.keep:
@@ -201,16 +163,9 @@ def told(verdicts: list[dict[str, Any]], seed: int, seconds: float) -> int:
     for (kind, text), found in sorted(groups.items(), key=lambda group: -len(group[1])):
         print(f"\n{kind}: {len(found)} x {text}")
         for verdict in found[:SHOWN]:
-            print(
-                f"  --seed {seed} --only {kind}:{verdict['number']}: {'; '.join(verdict['tried'])[:400]}".encode(
-                    "ascii", "backslashreplace"
-                ).decode()
-            )
-            print(
-                f"    {next(t for t in verdict['fallen'] if alike(t) == text)[:300]}".encode(
-                    "ascii", "backslashreplace"
-                ).decode()
-            )
+            example = next(t for t in verdict["fallen"] if alike(t) == text)
+            print(ascii(f"--seed {seed} --only {kind}:{verdict['number']}: {'; '.join(verdict['tried'])[:400]}"))
+            print(ascii(f"  {example[:300]}"))
     total = sum(fell.values())
     print(f"\n{len(verdicts)} inputs in {seconds:.0f} s, {total} fell (seed {seed})")
     return 1 if total else 0

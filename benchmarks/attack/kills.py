@@ -1,4 +1,7 @@
-"""Kills and interruptions at random instants, and two at once: files whole, numbers those of an undisturbed run."""
+"""Kills at random instants, and two at once: files whole, numbers those of an undisturbed run.
+
+`make kill-suite` does the same to suites, trainings and caches, by the hundred.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +16,13 @@ from benchmarks.attack.world import World, score
 def kill_score(stage: Stage, world: World) -> None:
     """Signals at random instants of `score`, into a folder with an earlier result: in the end the right numbers."""
     stage.link("net.py", "photos", "w.safetensors", "w.pth")
-    _killed(stage, world, "score", score())
-    stage.same(stage.rows(), world.score)
-
-
-def kill_bench(stage: Stage, world: World) -> None:
-    """The same of a suite."""
-    stage.link("net.py", "photos", "w.safetensors", "w.pth", "suite.yaml")
-    _killed(stage, world, "bench", [*whole.SUITE_RUN])
-    found = whole.jobs(stage.folder / "out")
-    for job, expected in world.jobs.items():
-        stage.same(found.get(job, {}), expected)
-
-
-def kill_train(stage: Stage, world: World) -> None:
-    """The same of a training: weights to the bit."""
-    stage.link("net.py", "split")
-    _killed(stage, world, "train", [*whole.TRAIN])
-    if whole.checkpoints(stage.folder / "out") != world.weights:
-        stage.fell("weights differ from those of an undisturbed training")
-
-
-def kill_cache(stage: Stage, world: World) -> None:
-    """The same of a cache being filled: what is scored from it is right."""
-    stage.link("net.py", "photos", "w.safetensors")
-    _killed(stage, world, "cache", [*whole.CACHE])
-    stage.run(*score("--cache", "cache"), exits=(0,))
-    stage.same(stage.rows(), world.score)
-
-
-def _killed(stage: Stage, world: World, name: str, command: list[str]) -> None:
     for _ in range(stage.rng.choice([1, 2, 3])):
         number = stage.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-        after = stage.rng.uniform(0.05, 1.0) * world.seconds[name]
+        after = stage.rng.uniform(0.05, 1.0) * world.seconds["score"]
         stage.tried.append(f"{number.name} after {after:.2f} s")
-        stage.run(*command, kill=(number, after))
-    stage.run(*command, exits=(0,))
+        stage.run(*score(), kill=(number, after))
+    stage.run(*score(), exits=(0,))
+    stage.same(stage.rows(), world.score)
 
 
 def writers(stage: Stage, world: World) -> None:

@@ -10,35 +10,10 @@ from benchmarks.attack.stage import Stage
 from benchmarks.attack.world import World, score
 
 NAMES = (
-    *(
-        "plain",
-        "two words",
-        "été",
-        "日本",
-        "e\u0301",
-        "\udcff\udcfe",
-        "new\nline",
-        "tab\there",
-        "semi;colon",
-        "quo'te",
-        '"',
-    ),
-    *(
-        "-dash",
-        "#hash",
-        "100%",
-        "[brackets]",
-        "{braces}",
-        "a" * 200,
-        "..hidden",
-        "*",
-        "\\back",
-        "\x1b[31mred",
-        "CON",
-        "~",
-    ),
-    "$HOME",
-)
+    "plain", "two words", "été", "日本", "e\u0301", "\udcff\udcfe", "new\nline", "tab\there", "semi;colon", "quo'te",
+    '"', "-dash", "#hash", "100%", "[brackets]", "{braces}", "a" * 200, "..hidden", "*", "\\back", "\x1b[31mred", "CON",
+    "~", "$HOME",
+)  # fmt: skip
 
 
 def names(stage: Stage, world: World) -> None:
@@ -114,15 +89,9 @@ def environment(stage: Stage, world: World) -> None:
 
 
 PRINTING = (
-    *(
-        score(),
-        score("--format", "json"),
-        [*whole.SUITE_RUN],
-        ["diff", "score-out", "score-out"],
-        ["layers", "net.py:net"],
-    ),
-    *(["--help"], ["--version"], ["score", "--help"], ["datasets"], ["models", "tiny*"]),
-)
+    score(), score("--format", "json"), [*whole.SUITE_RUN], ["diff", "score-out", "score-out"],
+    ["layers", "net.py:net"], ["--help"], ["--version"], ["score", "--help"], ["datasets"], ["models", "tiny*"],
+)  # fmt: skip
 """Commands that print something to stdout and exit with 0."""
 
 
@@ -154,24 +123,9 @@ GIVEN = {
 }
 """What each command needs beside the odd options; nothing where it isn't named."""
 VALUES = (
-    *(
-        "nan",
-        "inf",
-        "-inf",
-        "0x0",
-        "1x",
-        "0,0,0",
-        "1,1",
-        "127,127,127",
-        "0.9:0.1:0.1",
-        "cuda:99",
-        "C9",
-        "*",
-        "C1..",
-        "last",
-    ),
-    *("\udcff\udcfe", "/dev/null", ".", "none", "a\nb", "x" * 5000),
-)
+    "nan", "inf", "-inf", "0x0", "1x", "0,0,0", "1,1", "127,127,127", "0.9:0.1:0.1", "cuda:99", "C9", "*", "C1..",
+    "last", "\udcff\udcfe", "/dev/null", ".", "none", "a\nb", "x" * 5000,
+)  # fmt: skip
 
 
 def options(stage: Stage, world: World) -> None:

@@ -71,27 +71,13 @@ class Own(Net):
 """Where a fault strikes, in code that stands behind `world.NET`."""
 
 FAULTS = (
-    "raise ValueError('seventeen')",
-    "raise KeyError('seventeen')",
-    "raise SystemExit(0)",
-    "raise SystemExit('seventeen')",
-    "raise MemoryError()",
-    "raise RecursionError('seventeen')",
-    "raise OSError(28, 'seventeen', '/x')",
-    "raise StopIteration",
-    "raise AssertionError",
-    "raise RuntimeError('seven\\nteen')",
-    "raise Weird()",
-    "raise Unprintable()",
-    "return None + 1",
-    "import not_there_at_all",
-    "raise NotImplementedError",
+    *(f"raise {name}('seventeen')" for name in ("ValueError", "KeyError", "AttributeError", "ImportError", "TypeError",
+                                                "SystemExit", "RecursionError")),
+    "raise SystemExit(0)", "raise MemoryError()", "raise OSError(28, 'seventeen', '/x')", "raise StopIteration",
+    "raise AssertionError", "raise RuntimeError('seven\\nteen')", "raise Weird()", "raise Unprintable()",
+    "return None + 1", "import not_there_at_all", "raise NotImplementedError", "raise GeneratorExit",
     "raise UnicodeDecodeError('utf-8', b'\\xff', 0, 1, 'seventeen')",
-    "raise AttributeError('seventeen')",
-    "raise ImportError('seventeen')",
-    "raise TypeError('seventeen')",
-    "raise GeneratorExit",
-)
+)  # fmt: skip
 HOSTILE = """
 
 class Weird(BaseException):

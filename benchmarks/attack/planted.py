@@ -1,12 +1,12 @@
 """Faults to be planted, each of another kind: an attack is worth what it finds of them.
 
-`--plant FAULT` attacks with one of them, and `--planted` tries them all, each with the kinds that should find it.
+`make attack ARGS='--plant FAULT --only KIND'` attacks with one of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,6 @@ def truncated_images_count() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
-def images_left_out_in_silence() -> None:
-    """What can't be read is left out of the record of what was left out."""
-    import purity_cli.run as runs
-
-    result = runs.result_of  # type: ignore[attr-defined]
-
-    def silent(*arguments: Any) -> Any:
-        made = result(*arguments)
-        made.provenance["images_skipped"] = []
-        return made
-
-    runs.result_of = silent  # type: ignore[assignment, attr-defined]
-
-
 def cache_believed() -> None:
     """A row of the cache is used without a look at its mark."""
     from purity_cli.cache.shelf import PIXELS, Rows
@@ -42,18 +28,6 @@ def cache_believed() -> None:
         return np.fromfile(self.folder / PIXELS, np.uint8).reshape(-1, height, width, 3)[i]
 
     Rows.get = believed  # type: ignore[method-assign]
-
-
-def unfinished_counted_twice() -> None:
-    """What an interrupted run left is added, and its images are scored again."""
-    from purity_cli import store
-
-    restore = store.Unfinished.restore
-
-    def forgetful(self: store.Unfinished, *arguments: Any) -> Any:
-        return replace(restore(self, *arguments), blocks=frozenset())
-
-    store.Unfinished.restore = forgetful  # type: ignore[assignment, method-assign]
 
 
 def no_boundary() -> None:
@@ -81,8 +55,6 @@ class Fault:
 
 PLANTED: dict[str, Fault] = {
     "truncated-images-count": Fault(truncated_images_count, ("image",)),
-    "images-left-out-in-silence": Fault(images_left_out_in_silence, ("image",)),
     "cache-believed": Fault(cache_believed, ("cache",)),
-    "unfinished-counted-twice": Fault(unfinished_counted_twice, ("partial", "kill-score")),
     "no-boundary": Fault(no_boundary, ("options", "user-file")),
 }

@@ -21,16 +21,10 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 HANG = 60.0
 """Seconds; the longest command here takes three on two busy cores."""
 
-LEFT_OUT = [
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PURITY_CACHE",
+LEFT_OUT = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PURITY_CACHE",
     "XDG_CACHE_HOME",
-]
+)  # fmt: skip
 FORBIDDEN = re.compile(
     r"Traceback \(most recent call last\)|Exception ignored in|Error: unexpected (\w+)", re.MULTILINE
 )

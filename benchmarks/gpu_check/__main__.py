@@ -1,10 +1,8 @@
-"""Measure the engine on a GPU: `python -m benchmarks.gpu_check [PART ...]`, from the checkout's folder.
+"""Measure the engine on a GPU: `make gpu-check ARGS='[PART ...]'`.
 
     ceilings      convolutions, matrix products and copies: what the device can do at most
     correctness   counts and F in every precision against the CPU's in fp32; batch sizes; two runs; memory that runs out
     speed         images/s of the ten networks of the paper's Tables 1 and 2: plain forward, C1..C5, C5, and FLOP/s
-    reductions    what one read of each map instead of several would give, by torch.compile
-    profile       where a batch's time goes, kernel by kernel
     end_to_end    50,000 JPEGs, and the same decoded before: images/s, how busy the GPU is, memory
 
 Each part ends within `--budget` seconds and what its last step takes; what did not fit is shown as not measured. Tables
@@ -34,8 +32,6 @@ PARTS = {
     "ceilings": parts.ceilings,
     "correctness": parts.correctness,
     "speed": speeds.speed,
-    "reductions": speeds.reductions,
-    "profile": speeds.profiles,
     "end_to_end": end_to_end.end_to_end,
 }
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -67,7 +63,7 @@ def chosen(what: str, asked: str | None, known: Sequence[str]) -> tuple[str, ...
 @click.option("--out", envvar="OUT", type=click.Path(path_type=Path), default=Path("results/gpu"), metavar="DIR",
               help="Of the tables.  [default: $OUT, else results/gpu]")  # fmt: skip
 def main(names: tuple[str, ...], small: bool, **options: Any) -> None:
-    """Measure PARTs of the engine: ceilings, correctness, speed, reductions, profile, end_to_end; all by default."""
+    """Measure PARTs of the engine: ceilings, correctness, speed, end_to_end; all by default."""
     keep_freed_memory()
     try:
         asked = chosen("part", ",".join(names), list(PARTS))

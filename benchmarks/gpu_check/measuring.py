@@ -22,9 +22,11 @@ import torch
 from purity_cli import machine, store
 from purity_cli.pixels import Block
 
-TABLE1 = ("vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet50", "resnet101")
-TABLE2 = ("alexnet", "vgg16", "densenet121", "timm:legacy_senet154")
-"""Less ResNet50, which Table 1 has. timm's SENet154 is pretrainedmodels', which need not be installed for it."""
+NETWORKS = (
+    "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet50", "resnet101", "alexnet", "vgg16", "densenet121",
+    "timm:legacy_senet154",
+)  # fmt: skip
+"""Of the paper's Tables 1 and 2. timm's SENet154 is pretrainedmodels', which need not be installed for it."""
 PRECISIONS = ("bf16", "tf32", "fp16", "fp32")
 """In the order in which they are measured: the slowest last, where time may run out."""
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -46,9 +48,7 @@ class Settings:
     shared: Path
     """Where real weights and images are, if at all."""
     workers: int
-    table1: tuple[str, ...] = TABLE1
-    table2: tuple[str, ...] = TABLE2
-    networks: tuple[str, ...] = TABLE1 + TABLE2
+    networks: tuple[str, ...] = NETWORKS
     precisions: tuple[str, ...] = PRECISIONS
     formats: tuple[str, ...] = tuple(FORMATS)
     seconds: float = 480.0
@@ -75,7 +75,6 @@ class Settings:
     """Seconds of one timing: below, the clock and the launches are what is measured."""
     main: str = "resnet50"
     """The network of the parts that take only one."""
-    compiler: str = "inductor"
     scale: int = 1
     """By which the ceilings' problems are smaller."""
 
@@ -83,9 +82,9 @@ class Settings:
 def tiny(settings: Settings) -> Settings:
     """Everything once, on next to nothing: figures of it say nothing but that the script runs."""
     return replace(
-        settings, table1=("tiny_vgg_10",), table2=("resnet18",), networks=("tiny_vgg_10", "resnet18"), side=32,
+        settings, networks=("tiny_vgg_10", "resnet18"), side=32,
         compared=6, wide=6, real=6, batch=2, batches=(2, 4), huge=4, images=12, pictures=4, rounds=1, at_least=0.0,
-        main="tiny_vgg_10", compiler="eager", scale=64,
+        main="tiny_vgg_10", scale=64,
     )  # fmt: skip
 
 
@@ -166,7 +165,7 @@ class Book:
     def show(self) -> None:
         """Print the tables, but for the long ones."""
         for name, rows in self.tables.items():
-            if not name.endswith(("_cells", "_kernels")):
+            if not name.endswith("_cells"):
                 text = pd.DataFrame([{key: _text(value) for key, value in row.items()} for row in rows]).fillna("-")
                 print(f"\n{name}")
                 print(text.to_string(index=False))
