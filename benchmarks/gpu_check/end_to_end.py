@@ -94,7 +94,8 @@ class EndToEnd:
 
     def score(self, precision: str, what: str) -> Cells:
         """A whole run; loading the network and the first batch, in which libraries load, are not in its time."""
-        plan, options = self.plan(precision), {"workers": self.settings.workers, "cache": self.root(what)}
+        plan = self.plan(precision)
+        options: dict[str, Any] = {"workers": self.settings.workers, "cache": self.root(what)}
         run.score(replace(plan, selection=plan.selection[: plan.batch_size]), **options)
         with Watcher(plan.device) as watcher:
             result = run.score(plan, progress=lambda done, total: self.book.check(), **options)

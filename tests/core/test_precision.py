@@ -24,7 +24,7 @@ FEW: dict[str, Any] = {"device": "cpu", "limit": 8, "layers": ("C1",)}
 
 def test_what_auto_goes_by_is_what_the_table_says() -> None:
     cells = pd.read_csv(TABLE)
-    cells = cells[cells["precision"] != precision.BACKWARD]
+    cells = cells[~cells["precision"].str.contains("backward")]
     largest = cells.groupby(["kind", "precision"])["difference"].max()
     assert set(largest.index) == set(machine.MEASURED)
     for key, known in machine.MEASURED.items():
@@ -88,15 +88,3 @@ def test_cells_are_compared_one_by_one() -> None:
     entropies = [1.0, -(4 * math.log2(4 / 8) + 3 * math.log2(3 / 8) + math.log2(1 / 8)) / 8]
     assert rows[0]["difference"] == pytest.approx((entropies[1] - entropies[0]) / 2)
     assert math.isnan(rows[1]["difference"])
-
-
-def test_the_half_backward_pass_is_the_gradient_nearly() -> None:
-    torch.manual_seed(0)
-    net, x = torch.nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), torch.randn(2, 4, 9, 9, requires_grad=True)
-    (expected,) = torch.autograd.grad(net(x).square().sum(), x)
-    with precision.HalfBackward():
-        y = net(x)
-    (found,) = torch.autograd.grad(y.square().sum(), x)
-    assert torch.equal(y, net(x))
-    assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
