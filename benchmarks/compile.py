@@ -17,10 +17,11 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.precision import precisions
 from benchmarks.speed import CPU, IMAGENET, Batch, machine, make_engine, seconds, stage_modules
 from purity_cli import models
 from purity_cli.engine import HALF
-from purity_cli.machine import keep_freed_memory, precisions
+from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
 from purity_cli.purity import MapStatistics
 from purity_cli.stages import probe

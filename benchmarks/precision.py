@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from purity_cli import run, store
 from purity_cli.engine import Engine
-from purity_cli.machine import keep_freed_memory, kind_of, precisions, resolve_device
+from purity_cli.machine import keep_freed_memory, resolve_device
 from purity_cli.pixels import Block, normalise
 from purity_cli.plan import Job
 from purity_cli.run.resolving import Resolved
@@ -40,8 +40,26 @@ TABLES = (
 )  # fmt: skip
 BY = ["kind", "precision", "weights", "network"]
 
+PLAIN_CPU = "CPU without bfloat16"
+
 Counts = dict[str, NDArray[np.int64]]
 """(G, T, c) by module."""
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that are faster than fp32 on a device, by instructions of its own; the fastest first."""
+    if device.type == "cuda":
+        return ("bf16", "fp16", "tf32")
+    return () if kind_of(device) == PLAIN_CPU else ("bf16",)
+
+
+def kind_of(device: torch.device) -> str:
+    """What kind of device it is, as far as its arithmetic goes: a GPU's own name, or what a CPU has for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if torch.cpu._is_amx_tile_supported():
+        return "CPU with AMX"
+    return "CPU with AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else PLAIN_CPU
 
 
 def jobs(images: int, shared: Path = SHARED) -> Iterator[Job]:
@@ -170,7 +188,7 @@ def page(cells: pd.DataFrame) -> str:
 def main(networks: tuple[str, ...], images: int, asked: tuple[str, ...], device: str, out: Path) -> None:
     """Measure NETWORKS, by default all; what the tables say of other networks and devices stays."""
     keep_freed_memory()
-    where = resolve_device(device, "auto")
+    where = resolve_device(device, "fp32")
     out.mkdir(parents=True, exist_ok=True)
     before = pd.read_csv(out / "precision.csv") if (out / "precision.csv").exists() else pd.DataFrame()
     for job in jobs(images):

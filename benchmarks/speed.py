@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.precision import precisions
 from purity_cli import models, stages, store
 from purity_cli.datasets import open_dataset
 from purity_cli.engine import HALF, Engine
-from purity_cli.machine import keep_freed_memory, precisions
+from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import Pixels, normalise
 from purity_cli.plan import DEFAULT_GRID, Preprocessing
 from tests.conftest import SHARED

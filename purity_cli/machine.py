@@ -1,35 +1,29 @@
-"""The machine and what is installed on it: devices, memory, versions, the environment. PyTorch is imported late."""
+"""The machine and what is installed on it: devices, versions, memory, the network. PyTorch is imported late."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from purity_cli import __version__
-from purity_cli.errors import PurityError
+from purity_cli.errors import PurityError, first_line
 
 if TYPE_CHECKING:
     import torch
 
 DEVICES = ("cpu", "cuda")
 LIBRARIES = ("torch", "torchvision", "timm", "pretrainedmodels", "pillow", "numpy")
-TOLERANCE = 0.002
-"""By which F may move for speed's sake, unasked: as near as two implementations have to come."""
-PLAIN_CPU = "CPU without bfloat16"
-MEASURED = {("CPU with AVX512-BF16", "bf16"): 0.25}
-"""The largest |F - F in fp32| of all cells of results/benchmark/precision.csv, by kind of device and precision."""
-PATIENCE_WITH_GIT = 2.0
-"""Seconds: a checkout may lie on a disk that doesn't answer, and its version is a detail."""
+SECONDS_TO_CONNECT = 15
 
 
 def resolve_device(name: str, precision: str) -> torch.device:
@@ -57,35 +51,13 @@ def resolve_device(name: str, precision: str) -> torch.device:
     return device
 
 
-def precisions(device: torch.device) -> tuple[str, ...]:
-    """Those that are faster than fp32 on a device, by instructions of its own; the fastest first."""
-    if device.type == "cuda":
-        return ("bf16", "fp16", "tf32")
-    return () if kind_of(device) == PLAIN_CPU else ("bf16",)
-
-
-def kind_of(device: torch.device) -> str:
-    """What kind of device it is, as far as its arithmetic goes: a GPU's own name, or what a CPU has for bfloat16."""
+def device_name(device: torch.device) -> str:
+    """`cpu, 2 threads` or the GPU's own name."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if torch.cpu._is_amx_tile_supported():
-        return "CPU with AMX"
-    return "CPU with AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else PLAIN_CPU
-
-
-def fastest(device: torch.device) -> tuple[str, str]:
-    """The fastest precision that was measured to keep every F within `TOLERANCE` of fp32's on this kind of device, and
-    why, in a clause."""
-    kind, moved = kind_of(device), list[str]()
-    for precision in precisions(device):
-        largest = MEASURED.get((kind, precision))
-        if largest is not None and largest <= TOLERANCE:
-            return precision, f"it moved F by {largest:g} at most on this kind of device ({kind})"
-        seen = "was not measured" if largest is None else f"moved F by up to {largest:g}"
-        moved.append(f"{precision} {seen}")
-    return "fp32", f"on this kind of device ({kind}) {', '.join(moved) or 'nothing else is faster'}"
+    return f"cpu, {torch.get_num_threads()} threads"
 
 
 @contextmanager
@@ -107,58 +79,50 @@ def float32_of(precision: str) -> Iterator[None]:
             backend.fp32_precision = value
 
 
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Undo what the caller's code has set around this call, because numbers must not depend on it.
+
+    Inside, gradients are recorded, autocast and inference mode are off, and new tensors are float32 on the CPU.
+    """
+    import torch
+
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, dtype)
+        yield
+
+
 def versions() -> dict[str, str | None]:
-    """The package's, its checkout's and its libraries' versions, for `run.json`."""
-    return {
-        "purity": __version__,
-        "git": commit(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-    }
+    """The package's, its checkout's and its libraries' versions, for `run.json`; None for what is not installed."""
+    installed: dict[str, str | None] = dict.fromkeys(LIBRARIES)
+    for library in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            installed[library] = metadata.version(library)
+    return {"purity": __version__, "git": commit(), "python": platform.python_version(), **installed}
 
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout that this package lies in, `-dirty` where it was changed.
-
-    None where it lies in none, and where git is missing, fails or takes too long.
-    """
+    """The commit of the checkout that this package lies in, `-dirty` where it was changed; None without one or git."""
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        git = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-    except OSError:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
-    with git:
-        try:
-            said, _ = git.communicate(timeout=PATIENCE_WITH_GIT)
-        except subprocess.TimeoutExpired:
-            # All that git started, for whatever of it lives on holds the pipe open, and that is waited for.
-            with suppress(OSError):
-                os.killpg(git.pid, signal.SIGKILL)
-            return None
-    return said.decode(errors="replace").strip() or None if git.returncode == 0 else None
-
-
-def _version(library: str) -> str | None:
-    """None where it is not installed: pretrainedmodels is needed for its own networks alone."""
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu, 2 threads` or the GPU's own name."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
+    return done.stdout.decode(errors="replace").strip() or None
 
 
 def environment_number(name: str, least: int = 0) -> int | None:
@@ -177,10 +141,9 @@ def environment_number(name: str, least: int = 0) -> int | None:
 def keep_freed_memory() -> None:
     """Have glibc keep freed buffers for the next batch instead of returning them to the system.
 
-    It holds for the whole process, and so only programs do this, the command line among them, never the library.
-
-    Feature maps are tens of megabytes each; getting such a block from the system anew, page by page, takes longer
-    than most operations on it. Elsewhere than on glibc this does nothing.
+    Feature maps are tens of megabytes each, and getting such a block anew takes longer than most operations on it. This
+    holds for the whole process, so the command line does it, and the library never does. Elsewhere than on glibc it
+    does nothing.
     """
     if sys.platform == "linux" and "MALLOC_MMAP_MAX_" not in os.environ:
         try:
@@ -190,3 +153,20 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Give up a download where a firewall swallows connections; urllib would wait for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(before or SECONDS_TO_CONNECT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def why_not(error: BaseException) -> str:
+    """The first line of why a download failed, to stand in brackets."""
+    reason = getattr(error, "reason", None)
+    return first_line(reason if isinstance(reason, BaseException) else error).rstrip(".:")[:160]

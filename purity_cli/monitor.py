@@ -57,7 +57,7 @@ class PurityMonitor:
         self.threshold = check_thresholds([threshold])[0]
         self.thresholds = check_thresholds([*DEFAULT_GRID, threshold])
         self.layers = tuple(map(str.strip, layers.split(","))) if isinstance(layers, str) else tuple(layers)
-        self.counts: dict[str, FiringCounts] = {}
+        self.metrics: dict[str, FiringCounts] = {}
         """By module path; empty before the first update. All images are in one group."""
         self._warned: set[str] = set()
         self._taps: Taps[MapStatistics] | None = None
@@ -92,10 +92,10 @@ class PurityMonitor:
                         "batch: check the images, the weights and the learning rate."
                     )
             for name, batch in batches.items():
-                if name not in self.counts:
+                if name not in self.metrics:
                     channels = batch.maps.max_positive.shape[1]
-                    self.counts[name] = FiringCounts(channels, self.thresholds, 1, images.device)
-                self.counts[name].add(self.counts[name].increments(batch))
+                    self.metrics[name] = FiringCounts(channels, self.thresholds, 1, images.device)
+                self.metrics[name].add(self.metrics[name].increments(batch))
 
     def compute(self) -> dict[str, float]:
         """`{"purity/<module>": F, "purity_rate/<module>": F_r}` of all images since the last reset.
@@ -120,7 +120,7 @@ class PurityMonitor:
 
     def _of_all_processes(self) -> dict[str, dict[str, NDArray[Any]]]:
         """The arrays of every layer that any process has seen, summed, in the same order everywhere."""
-        mine = {name: counts.arrays() for name, counts in self.counts.items()}
+        mine = {name: metric.arrays() for name, metric in self.metrics.items()}
         everybody = [mine]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             everybody *= dist.get_world_size()
@@ -134,4 +134,4 @@ class PurityMonitor:
 
     def reset(self) -> None:
         """Forget all images."""
-        self.counts = {}
+        self.metrics = {}

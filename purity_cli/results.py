@@ -69,6 +69,9 @@ class Result:
     """The sums that all this was computed from; None where a folder was read, for they may be large."""
 
     @property
-    def groups(self) -> int | tuple[int, ...]:
-        """The images as the functions of `stats` take them."""
-        return self.images_by_group or self.n_images
+    def images(self) -> tuple[int, ...] | NDArray[np.int64]:
+        """The images of each jackknife group, as the functions of `stats` take them."""
+        from purity_cli.stats import images_in_groups
+
+        counts = [layer.counts for layer in self.layers if layer.counts is not None]
+        return self.images_by_group or images_in_groups(self.n_images, counts)

@@ -27,7 +27,7 @@ def scored(job: Job, folder: Path) -> Result | None:
     default = Job()
     if (job.model, job.weights, job.dataset) != (default.model, default.weights, default.dataset) or job.data_dir:
         return None
-    if not (folder / store.STATES).is_file() or "RANK" in os.environ or job.precision == "auto":
+    if not (folder / store.STATES).is_file() or "RANK" in os.environ:
         return None
     known = {"purity": purity_cli.__version__, **{name: metadata.version(name) for name in ROUNDING}}
     weights = resources.files("purity_cli") / "assets" / f"{job.model}.safetensors"

@@ -1,7 +1,7 @@
 """Counts -> feature purity, purity at an equal rate, and their standard errors; numpy alone, so that it loads quickly.
 
-Shapes: G jackknife groups, T thresholds, c channels. `images` is the number of images in each group, int (G,), or of
-all images where image i is in group i mod G and none was left out.
+Shapes: G jackknife groups, T thresholds, c channels. `images` is the number of images in each group, int (G,). Results
+of version 0.1.0 have the number of all images alone: they are then taken to lie in the groups in which anything fired.
 """
 
 from __future__ import annotations
@@ -86,16 +86,21 @@ def purity_at_rate_of_mean(
         return np.array([np.mean([_at_rate(total, n, grid, rate)[0] for total in totals])])
 
     purity, se, _ = _delete_a_group(layers, images, mean)
-    n, totals = int(images_in_groups(images, len(layers[0])).sum()), [counts.sum(0) for counts in layers]
+    n, totals = int(np.sum(images)), [counts.sum(0) for counts in layers]
     threshold = _at_rate(totals[0], n, grid, rate)[1] if len(layers) == 1 else np.nan
     reasons = filter(None, (_why_no_rate(total, n, grid, rate) for total in totals))
     return RatePurity(float(purity[0]), float(se[0]), float(threshold), next(reasons, ""))
 
 
-def images_in_groups(images: ArrayLike, groups: int) -> Counts:
-    """The images of each group, int64 (G,); a number of images stands for that many without gaps."""
+def images_in_groups(images: ArrayLike, layers: Sequence[Counts]) -> Counts:
+    """The images of each group, int64 (G,), of counts (G, T, c) from the same images."""
     counted = np.asarray(images, dtype=np.int64)
-    return counted if counted.ndim else counted // groups + (np.arange(groups) < counted % groups)
+    if counted.ndim:
+        return counted
+    fired = np.flatnonzero(np.any([counts.any((1, 2)) for counts in layers], 0))
+    held = np.zeros(len(layers[0]), np.int64)
+    held[fired] = int(counted) // max(1, len(fired)) + (np.arange(len(fired)) < int(counted) % max(1, len(fired)))
+    return held
 
 
 def measure(arrays: Mapping[str, Counts]) -> dict[str, Floats]:
@@ -108,8 +113,8 @@ def _delete_a_group(
     layers: Sequence[Counts], images: ArrayLike, estimate: Callable[[Sequence[Counts], int], Floats]
 ) -> Jackknife:
     """The jackknife of what `estimate` makes of the layers' counts (T, c) from n images."""
-    held = images_in_groups(images, len(layers[0]))
-    n, totals = int(held.sum()), [counts.sum(0) for counts in layers]
+    held = images_in_groups(images, layers)
+    n, totals = int(np.sum(images)), [counts.sum(0) for counts in layers]
     whole, filled = estimate(totals, n), np.flatnonzero(held)
     g = len(filled)
     if g < 2:

@@ -253,7 +253,7 @@ def _result(states: States, about: dict[str, Any]) -> Result:
             "thresholds": tuple(described["thresholds"]),
             "images_by_group": tuple(described.get("images_by_group", ())),
         },
-        job=Job.of(**about["job"]),
+        job=Job.of(**{**about["job"], "precision": described["provenance"].get("precision", "fp32")}),
         layers=tuple(layers),
         identity=about["identity"],
     )

@@ -11,10 +11,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from purity_cli.connections import impatient, why_not
 from purity_cli.datasets.base import ArraySource, Family, ImageDataset, choose_split, decode, with_split
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded
+from purity_cli.machine import impatient, why_not
 
 SPLITS = ("test", "train")
 FOLDER = "cifar-10-batches-py"

@@ -98,6 +98,11 @@ class FiringCounts(Accumulator):
         self.add_sum("counts", groups, len(self.thresholds), channels, dtype=torch.int64)
         self.add_sum("images", groups, dtype=torch.int64)
 
+    @property
+    def images(self) -> int:
+        """How many images were counted."""
+        return int(self.states["images"].sum())
+
     def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
         assert batch.beta is not None
         fired = firings(activation(batch.maps, batch.beta), batch.positions, self._levels, self.groups)

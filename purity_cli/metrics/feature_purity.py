@@ -18,7 +18,7 @@ class FeaturePurity(Metric):
     """Feature purity of one layer of c channels, batch by batch; `compute` gives F at each threshold, float64 (T,).
 
     `update` takes M (n, c), the mean-to-peak ratios of `purity_cli.purity.activation`. F is NaN where nothing fired.
-    `counts` is int64 (G, T, c) and `images` int64 (G,), the firings and the images of each jackknife group, as
+    `counts` int64 (G, T, c) and `images_by_group` int64 (G,) are the firings and the images of each jackknife group, as
     `purity_cli.stats.jackknife` takes them. Raises PurityError for thresholds that do not increase or lie outside
     [0, 1), and for M of another shape.
 
@@ -33,7 +33,7 @@ class FeaturePurity(Metric):
     is_differentiable = False
     full_state_update = False
     counts: Tensor
-    images: Tensor
+    images_by_group: Tensor
     thresholds: Tensor
 
     def __init__(self, channels: int, thresholds: Sequence[float] = (0.5,), groups: int = 20, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class FeaturePurity(Metric):
         self.channels, self.groups = channels, groups
         counts = torch.zeros(groups, len(thresholds), channels, dtype=torch.int64)
         self.add_state("counts", counts, dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros(groups, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images_by_group", torch.zeros(groups, dtype=torch.int64), dist_reduce_fx="sum")
         # A state, so that a MetricCollection never takes metrics of other thresholds for one.
         self.add_state("thresholds", torch.tensor(thresholds, dtype=torch.float32), dist_reduce_fx="max")
 
@@ -56,15 +56,20 @@ class FeaturePurity(Metric):
             )
         positions = self._next(activations) if positions is None else positions
         self.counts = self.counts + firings(activations, positions, self.thresholds, self.groups)
-        self.images = self.images + images_by_group(positions, self.groups)
+        self.images_by_group = self.images_by_group + images_by_group(positions, self.groups)
 
     def forward(self, activations: Tensor, positions: Tensor | None = None) -> Any:
         """`update`, and F of this batch alone."""
         # Before torchmetrics sets the states aside: each batch would otherwise begin with group 0 again.
         return super().forward(activations, self._next(activations) if positions is None else positions)
 
+    @property
+    def images(self) -> Tensor:
+        """How many images were counted, int64 ()."""
+        return self.images_by_group.sum()
+
     def _next(self, activations: Tensor) -> Tensor:
-        return self.images.sum() + torch.arange(len(activations), device=self.device)
+        return self.images + torch.arange(len(activations), device=self.device)
 
     def compute(self) -> Tensor:
         """F at each threshold, float64 (T,)."""

@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from purity_cli.connections import SECONDS_TO_CONNECT, impatient, why_not
 from purity_cli.errors import PurityError
+from purity_cli.machine import SECONDS_TO_CONNECT, impatient, why_not
 
 
 class WeightFile(ABC):

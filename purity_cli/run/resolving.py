@@ -14,7 +14,7 @@ from torch import nn
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageDataset, open_dataset, select
 from purity_cli.errors import PurityError, log
-from purity_cli.machine import fastest, resolve_device
+from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
 from purity_cli.pixels import size_of
@@ -80,9 +80,6 @@ def resolve(
     `module` is the Job's model where that lives in memory, and `source` its data set where it is open already.
     """
     device = (ranks or Ranks()).device(resolve_device(job.device, job.precision))
-    precision, because = (job.precision, "") if job.precision != "auto" else fastest(device)
-    if because:
-        log.warning(f"--precision auto takes {precision}: {because}.")
     # Before the images, which can take long to list: what is wrong with the weights is said at once.
     headless = any(not read(text)[0].gradient for text in job.metrics)
     network = models.load(job.model if module is None else module, job.weights, headless=headless)
@@ -110,12 +107,12 @@ def resolve(
         preprocessing=preprocessing,
         device=device,
         batch_size=network.largest_batch or batch_size,
-        precision=precision,
+        precision=job.precision,
         label_note=note,
         classifies=classifies,
         identity={
             **job.direct(),
-            "precision": precision,
+            "precision": job.precision,
             "model": f"{network.source}:{network.name}",
             "weights": network.weights,
             "weights_sha256": network.weights_sha256,

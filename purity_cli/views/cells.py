@@ -86,7 +86,7 @@ def _cells(result: Result, layers: Sequence[Layer], places: Sequence[int]) -> li
     counts = [layer.counts[:, list(places)] for layer in layers if layer.counts is not None]
     if len(counts) < len(layers):
         return [NONE for _ in places]
-    values = [column.tolist() for column in jackknife_of_mean(counts, result.groups)]
+    values = [column.tolist() for column in jackknife_of_mean(counts, result.images)]
     totals = counts[0].sum(0)
     amounts = zip(totals.sum(1).tolist(), (totals > 0).sum(1).tolist(), strict=True)
     one = len(layers) == 1

@@ -87,11 +87,12 @@ def test_only_groups_that_hold_images_count_whichever_they_are() -> None:
     assert jackknife(silent, [2] * 13).se[0] != pytest.approx(jackknife(own, [2] * 12).se[0])
 
 
-def test_a_number_of_images_stands_for_groups_without_gaps() -> None:
-    counts = draw(np.random.default_rng(2), np.full(8, 1 / 8), 7, groups=20)
-    for got, expected in zip(jackknife(counts, 7), jackknife(counts[:7], [1] * 7), strict=True):
+def test_a_number_of_images_is_of_the_groups_in_which_anything_fired() -> None:
+    counts = np.zeros((20, 1, 8), np.int64)
+    counts[5:12] = draw(np.random.default_rng(2), np.full(8, 1 / 8), 7, groups=7)
+    for got, expected in zip(jackknife(counts, 7), jackknife(counts[5:12], [1] * 7), strict=True):
         np.testing.assert_allclose(got, expected)
-    alone = jackknife(counts[:1], 1)
+    alone = jackknife(counts[5:6], 1)
     assert alone.purity[0] == 0
     assert np.isnan([alone.se[0], alone.corrected[0]]).all()
 
