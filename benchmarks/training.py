@@ -23,12 +23,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.speed import seconds
-from purity_cli import models
 from purity_cli.machine import keep_freed_memory
 from purity_cli.pixels import normalise
-from purity_cli.train import Training, TrainingFolder
-from purity_cli.train.loop import Draws, Loop, TrainingImages, augment, numerics
-from purity_cli.train.settings import BATCH_SIZE
+from purity_cli.train import (
+    Training,
+    TrainingFolder,
+    TrainingImages,
+    augment,
+    draw,
+    repeatable,
+    resolve,
+    train_epoch,
+)
 
 
 def bare(net: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -45,27 +51,29 @@ def bare(net: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[T
 def main(model: str, batches: int, rounds: int) -> None:
     """Print the ratio of an epoch, and of an epoch with its resume file, to the bare steps."""
     keep_freed_memory()
-    cpu, size = torch.device("cpu"), BATCH_SIZE.get(model, 128)
-    network, training = models.load(model, "none"), Training(model=model, dataset="cifar10")
+    cpu, resolved = torch.device("cpu"), resolve(Training(model=model, device="cpu"))
+    network, size = resolved.network, resolved.batch_size
     n = size * batches
     pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     images = TrainingImages(pixels, torch.randint(0, 10, (n,)))
-    draws = Draws.of(n, training.augmentation())
+    draws = draw(n, False, cpu)
     ready = [
-        (normalise(augment(images, chosen, draws, 4), network.preprocessing), images.labels[chosen])
+        (normalise(augment(images.pixels, chosen, draws), network.preprocessing), images.labels[chosen])
         for chosen in draws.order.split(size)
     ]
     net = copy.deepcopy(network.module).requires_grad_(True).train()
     net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    loop = Loop(network.module, training, size, network.preprocessing, cpu)
+    trained = copy.deepcopy(net)
+    its_own = torch.optim.Adam(trained.parameters(), fused=True)
     times = []
-    with tempfile.TemporaryDirectory() as name, numerics(cpu, "fp32"):
+    with tempfile.TemporaryDirectory() as name, repeatable(cpu, "fp32"):
         folder = TrainingFolder(Path(name), network.name, {})
         for number in range(1, rounds + 2):
             plain = seconds(partial(bare, net, optimizer, ready))
-            epoch = seconds(partial(loop.epoch, number, images, lambda done: None))
-            stored = seconds(partial(folder.write_resume, number, loop.state()))
+            epoch = seconds(partial(train_epoch, resolved, trained, its_own, number, images, lambda done: None))
+            state = {"network": trained.state_dict(), "optimizer": its_own.state_dict()}
+            stored = seconds(partial(folder.write_resume, number, state))
             times.append([plain, epoch, stored])
             print(
                 f"round {number}: bare {plain[0]:.2f} s, epoch {epoch[0]:.2f} s, resume file {stored[0]:.2f} s",
