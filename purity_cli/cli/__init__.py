@@ -89,26 +89,34 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.find_root().meta[DEBUG] = True
 
 
-def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if not value or ctx.resilient_parsing:
-        return
+def _version(verbose: bool) -> None:
+    """Print the versions of purity, PyTorch and Python; `verbose`, also the plug-ins that are installed."""
     from purity_cli.machine import commit
+    from purity_cli.plugins import listed
 
     checkout = commit()
     git = f" (git {checkout})" if checkout else ""
     click.echo(f"purity {__version__}{git}, torch {metadata.version('torch')}, Python {platform.python_version()}")
-    ctx.exit()
+    if verbose:
+        click.echo("\n".join(["Plug-ins:", *(f"  {line}" for line in listed() or ["none"])]))
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG
-)
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
-    help="Show the versions of purity, PyTorch and Python.",
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG,
+    invoke_without_command=True, no_args_is_help=True,
 )  # fmt: skip
-def cli() -> None:
+@click.option("--version", is_flag=True, help="Show the versions of purity, PyTorch and Python.")
+@click.option("--verbose", is_flag=True, help="With --version: also the plug-ins that are installed.")
+@click.pass_context
+def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
     """What have the layers of a pretrained CNN learned? Feature purity answers without labels."""
+    if version:
+        _version(verbose)
+        ctx.exit()
+    if verbose:
+        raise click.UsageError("--verbose goes with --version.")
+    if ctx.invoked_subcommand is None:
+        raise click.UsageError("Missing command.")
 
 
 def run(arguments: list[str]) -> int:

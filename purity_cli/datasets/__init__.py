@@ -10,6 +10,7 @@ from purity_cli.datasets.base import Family, ImageDataset, NoSplit, UnreadableIm
 from purity_cli.datasets.classes import LabelMatch, chance_note, labels_fit, seen_note
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.files import shown
+from purity_cli.plugins import Registry
 
 __all__ = [
     "FAMILIES",
@@ -26,10 +27,8 @@ __all__ = [
     "select",
 ]  # fmt: skip
 
-FAMILIES: dict[str, Family] = {
-    family.name.partition(":")[0]: family
-    for family in (imagenet.FAMILY, *arrays.FAMILIES, shards.FAMILY, parquet.FAMILY, folder.FAMILY)
-}
+_OWN = (imagenet.FAMILY, *arrays.FAMILIES, shards.FAMILY, parquet.FAMILY, folder.FAMILY)
+FAMILIES = Registry("purity_cli.datasets", Family, {family.name.partition(":")[0]: family for family in _OWN})
 """Sets of images that can be named, and kinds of paths. A path is of the first kind that fits it, or of the one that
 stands before it, as in `folder:PATH`.
 """

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from purity_cli.errors import PurityError, did_you_mean
+from purity_cli.plugins import Registry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Measure:
 _SPECTRUM = "purity_cli.metrics.spectrum"
 _MOMENTS = _later("purity_cli.metrics.accumulators", "SecondMoments")
 
-METRICS: dict[str, Measure] = {
+_OWN = {
     measure.name: measure
     for measure in (
         Measure(
@@ -154,9 +155,11 @@ METRICS: dict[str, Measure] = {
         ),
     )
 }
+
+METRICS = Registry("purity_cli.metrics", Measure, _OWN)
 """Every measure, in the order of its columns."""
 
-PURITY = METRICS["purity"]
+PURITY = _OWN["purity"]
 
 
 def columns() -> list[str]:

@@ -31,6 +31,7 @@ from purity_cli.models.from_pretrainedmodels import Pretrainedmodels
 from purity_cli.models.from_timm import HuggingFace, LocalFolder, Timm
 from purity_cli.models.from_torchvision import Torchvision
 from purity_cli.models.trial import failed, tried
+from purity_cli.plugins import Registry
 
 __all__ = [
     "COUNTED",
@@ -49,10 +50,8 @@ __all__ = [
     "tried",
 ]  # fmt: skip
 
-SOURCES: dict[str, ModelLibrary] = {
-    source.name: source
-    for source in (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels(), HuggingFace(), LocalFolder())
-}
+_OWN = (UserFile(), Bundled(), Torchvision(), Timm(), Pretrainedmodels(), HuggingFace(), LocalFolder())
+SOURCES: Registry[ModelLibrary] = Registry("purity_cli.models", ModelLibrary, {one.name: one for one in _OWN})
 """Where names are looked up, in this order; a name may begin with one of these and a colon."""
 
 COUNTED = 50

@@ -1,7 +1,7 @@
 """What a command has found, before it has a form: titled tables of typed columns, and notes; `FORMATS` give it one.
 
 A value is None where there is no such cell, and NaN where there is one and nothing fired; no renderer may mix them up.
-Only the standard library is imported here, so that `--help` can name the formats.
+Little is imported here, so that `--help` can name the formats.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from purity_cli.files import finite
+from purity_cli.plugins import Registry
 
 Value = str | float | Sequence[str] | None
 """Of a cell; a bool and an int are numbers, too."""
@@ -259,12 +260,10 @@ def _html(report: Report) -> str:
     return render(report)
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {
-    "table": _table,
-    "csv": to_csv,
-    "md": markdown,
-    "json": to_json,
-    "html": _html,
-}
+FORMATS: Registry[Callable[[Report], str]] = Registry(
+    "purity_cli.formats",
+    None,
+    {"table": _table, "csv": to_csv, "md": markdown, "json": to_json, "html": _html},
+)
 """What `--format` offers. One that has no place for notes leaves them to whoever prints it: see `WITHOUT_NOTES`."""
 WITHOUT_NOTES = {"csv"}
