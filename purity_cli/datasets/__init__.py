@@ -27,8 +27,10 @@ __all__ = [
     "select",
 ]  # fmt: skip
 
-_OWN = (imagenet.FAMILY, *arrays.FAMILIES, shards.FAMILY, parquet.FAMILY, folder.FAMILY)
-FAMILIES = Registry("purity_cli.datasets", Family, {family.name.partition(":")[0]: family for family in _OWN})
+_OWN: tuple[Family, ...] = (imagenet.FAMILY, *arrays.FAMILIES, shards.FAMILY, parquet.FAMILY, folder.FAMILY)
+FAMILIES: Registry[Family] = Registry(
+    "purity_cli.datasets", Family, {family.name.partition(":")[0]: family for family in _OWN}
+)
 """Sets of images that can be named, and kinds of paths. A path is of the first kind that fits it, or of the one that
 stands before it, as in `folder:PATH`.
 """

@@ -111,7 +111,7 @@ def _asset(name: str, suffix: str, data_dir: str | None) -> BinaryIO:
     return io.BytesIO((resources.files("purity_cli") / "assets" / f"{name}{suffix}").read_bytes())
 
 
-FAMILIES = (
+FAMILIES: tuple[Family, ...] = (
     Family(
         name="cifar10",
         open=open_cifar10,

@@ -156,7 +156,7 @@ _OWN = {
     )
 }
 
-METRICS = Registry("purity_cli.metrics", Measure, _OWN)
+METRICS: Registry[Measure] = Registry("purity_cli.metrics", Measure, _OWN)
 """Every measure, in the order of its columns."""
 
 PURITY = _OWN["purity"]
