@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from purity_cli import run
 from purity_cli.pixels import normalise
-from purity_cli.plan import DEFAULT_GRID, Job, parse_thresholds
+from purity_cli.plan import STORED_GRID, Job, parse_thresholds
 from purity_cli.purity import activation, map_statistics
 from purity_cli.stats import feature_purity, purity_at_rate
 from purity_cli.taps import Taps
 from tests.conftest import SHARED
 
-GRIDS = {"19": parse_thresholds("0.05:0.95:0.05"), "stored": DEFAULT_GRID}
+GRIDS = {"19": parse_thresholds("0.05:0.95:0.05"), "stored": STORED_GRID}
 """By name: the grid of version 0.1.0, and that of this one."""
 RATES = (0.01, 0.05)
 

@@ -148,7 +148,7 @@ class Engine:
 
     def counts(self, module: str) -> Tensor:
         """Firings of one tapped layer on the host, int64 (G, T, c)."""
-        return self._accumulators[module, FiringCounts.name].states["counts"].cpu()
+        return torch.from_numpy(self._accumulators[module, FiringCounts.name].arrays()["counts"])
 
     def _score(self, pixels: Tensor, positions: Tensor, labels: Tensor) -> None:
         pixels, positions, labels = (x.to(self.device, non_blocking=True) for x in (pixels, positions, labels))

@@ -32,7 +32,7 @@ from purity_cli import stages
 from purity_cli.errors import PurityError, log
 from purity_cli.metrics.accumulators import FiringCounts, LayerBatch
 from purity_cli.models.from_file import bare
-from purity_cli.plan import DEFAULT_GRID, check_rate, check_thresholds
+from purity_cli.plan import STORED_GRID, check_rate, check_thresholds
 from purity_cli.purity import MapStatistics, map_statistics
 from purity_cli.stats import ENOUGH, RATE, feature_purity, purity_at_rate
 from purity_cli.taps import Taps
@@ -55,7 +55,7 @@ class PurityMonitor:
     ) -> None:
         self.net, self.rate = bare(net), check_rate(rate)
         self.threshold = check_thresholds([threshold])[0]
-        self.thresholds = check_thresholds([*DEFAULT_GRID, threshold])
+        self.thresholds = check_thresholds([*STORED_GRID, threshold])
         self.layers = tuple(map(str.strip, layers.split(","))) if isinstance(layers, str) else tuple(layers)
         self.metrics: dict[str, FiringCounts] = {}
         """By module path; empty before the first update. All images are in one group."""

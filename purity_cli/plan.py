@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -103,6 +103,12 @@ def check_rate(value: Any) -> float:
     return rate
 
 
+def table_thresholds(thresholds: Sequence[float]) -> list[float]:
+    """Those of a result's thresholds that tables show: all but what is stored for rates alone."""
+    hidden = {*STORED_GRID} - {*DEFAULT_GRID}
+    return [threshold for threshold in thresholds if threshold not in hidden]
+
+
 def _grid(value: Any) -> Any:
     try:
         return parse_thresholds(value) if isinstance(value, str) else check_thresholds(value)
@@ -153,6 +159,9 @@ def _count(value: Any) -> Any:
 
 
 DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
+"""The thresholds that tables and curves show where no others were asked for."""
+STORED_GRID = check_thresholds([*DEFAULT_GRID, *parse_thresholds("0.2:0.7:0.0125"), *parse_thresholds("0.975,0.99")])
+"""The thresholds at which counts are kept: fine where 1 % to 5 % of all pairs fire (benchmarks/grid.py)."""
 Grid = Annotated[tuple[float, ...], BeforeValidator(_grid)]
 
 
@@ -258,7 +267,7 @@ class Job(Frozen):
     on_bad_image: Annotated[Literal["skip", "fail"], Option("Leave unreadable images out and name them, or stop.")] = (
         "skip"
     )
-    thresholds: Grid = DEFAULT_GRID
+    thresholds: Grid = STORED_GRID
     groups: Annotated[int, Field(ge=2)] = 20
     metrics: Annotated[tuple[str, ...], BeforeValidator(_metrics), Option(_metrics_help, "NAME,...")] = ()
 

@@ -15,7 +15,7 @@ from torch import nn
 from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.models import called
-from purity_cli.plan import DEFAULT_GRID, Job, check_thresholds
+from purity_cli.plan import STORED_GRID, Job, check_thresholds
 from purity_cli.results import Result
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def score(
         "model": model if module is None else f"memory:{called(module)}",
         "dataset": fspath(dataset) if isinstance(dataset, PathLike) else dataset,
     }
-    grid = check_thresholds([*settings.pop("thresholds", DEFAULT_GRID), threshold])
+    grid = check_thresholds([*settings.pop("thresholds", STORED_GRID), threshold])
     job = Job.of(**{name: value for name, value in named.items() if value is not None}, **settings, thresholds=grid)
     plan = run.resolve(job, module=module, download=download)
     told = progress or (lambda done, total: None)

@@ -55,13 +55,13 @@ def command(
     points of accuracy that costs.
     """
     from purity_cli import epochs
-    from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.plan import STORED_GRID
     from purity_cli.suite import slug
     from purity_cli.views import epochs as view
 
     checkpoints = epochs.number(epochs.find(given or _trained()))
     model = _defaults(checkpoints, models, settings)
-    (job,) = options.make_jobs([model], settings, tuple(sorted({*DEFAULT_GRID, threshold})))
+    (job,) = options.make_jobs([model], settings, tuple(sorted({*STORED_GRID, threshold})))
     folder = output or Path("results", f"{slug(job)}_epochs")
     with progress.images(model) as show:
         results = epochs.score(

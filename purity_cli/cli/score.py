@@ -65,9 +65,9 @@ def score_all(
     `cache` is the folder in which decoded pixels are kept, None for none. Of several processes under torchrun only the
     first returns.
     """
-    from purity_cli.plan import DEFAULT_GRID
+    from purity_cli.plan import STORED_GRID
 
-    jobs = options.make_jobs(models, settings, tuple(sorted({*DEFAULT_GRID, *thresholds})))
+    jobs = options.make_jobs(models, settings, tuple(sorted({*STORED_GRID, *thresholds})))
     if len(jobs) == 1 and not fresh and (result := _scored_at_first(jobs[0], output, threshold)):
         return [result]
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from purity_cli.purity import MapStatistics, activation, firings, images_by_group
+from purity_cli.purity import MapStatistics, activation, at_least, images_by_group, levels_passed
 
 
 class LayerBatch(NamedTuple):
@@ -79,9 +79,10 @@ class Accumulator:
 
 
 class FiringCounts(Accumulator):
-    """`counts` int64 (G, T, c): on how many images of each group a channel fires at each threshold.
+    """On how many images a channel fires: `counts` int64 (G, T, c) by group and threshold, `images` int64 (G,).
 
-    `images` int64 (G,) is the number of images of each group that were counted.
+    `images` is the number of images of each group that were counted. While batches come, a histogram is kept instead of
+    the counts, so that the time for a batch does not depend on the number of thresholds.
     """
 
     name = "purity"
@@ -95,18 +96,22 @@ class FiringCounts(Accumulator):
     ) -> None:
         super().__init__(channels, thresholds, groups, device)
         self._levels = torch.tensor(self.thresholds, dtype=torch.float32, device=device)
-        self.add_sum("counts", groups, len(self.thresholds), channels, dtype=torch.int64)
+        self.add_sum("histogram", groups, len(self.thresholds) + 1, channels, dtype=torch.int32)
         self.add_sum("images", groups, dtype=torch.int64)
-
-    @property
-    def images(self) -> int:
-        """How many images were counted."""
-        return int(self.states["images"].sum())
 
     def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
         assert batch.beta is not None
-        fired = firings(activation(batch.maps, batch.beta), batch.positions, self._levels, self.groups)
-        return {"counts": fired, "images": images_by_group(batch.positions, self.groups)}
+        cells = levels_passed(activation(batch.maps, batch.beta), batch.positions, self._levels, self.groups)
+        images = images_by_group(batch.positions, self.groups)
+        return {"cells": cells, "ones": torch.ones_like(cells, dtype=torch.int32), "images": images}
+
+    def add(self, increments: Mapping[str, Any]) -> None:
+        self.states["histogram"].view(-1).scatter_add_(0, increments["cells"], increments["ones"])
+        self.states["images"] += increments["images"]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        counts = at_least(self.states["histogram"].cpu().long())
+        return {"counts": counts.numpy(), "images": self.states["images"].cpu().numpy()}
 
 
 class SecondMoments(Accumulator):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from purity_cli.errors import PurityError
 from purity_cli.files import epochs_of, expanded
 from purity_cli.naming import ACTIVATION, READINGS, label
-from purity_cli.plan import Job
+from purity_cli.plan import Job, table_thresholds
 from purity_cli.results import Layer, Result
 from purity_cli.stats import ENOUGH, jackknife_of_mean
 
@@ -194,14 +194,15 @@ def _name(of: Mapping[str, str], fields: Sequence[str]) -> str:
 
 
 def rows(results: Sequence[Result], threshold: float | None = None) -> list[dict[str, Any]]:
-    """A tidy row per result, layer and threshold, or at one threshold: `COLUMNS` and the other measures.
+    """A tidy row per result, layer and threshold of tables, or at one threshold: `COLUMNS` and the other measures.
 
     Beside them stand `result` (its place), `name`, `label`, `deepest` and `starved`. None is what there is not: of a
     network without a classifier, a layer has one row, without a threshold.
     """
     found = []
     for place, (name, result) in enumerate(zip(names(results), results, strict=True)):
-        places = list(range(len(result.thresholds))) if threshold is None else [index(result, threshold)]
+        shown = table_thresholds(result.thresholds) if threshold is None else [threshold]
+        places = [index(result, one) for one in shown]
         means = {
             reading: [one.purity for one in _cells(result, layers, places)]
             for reading, layers in stages_of(result).items()

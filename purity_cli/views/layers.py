@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from purity_cli.naming import READINGS
+from purity_cli.plan import table_thresholds
 from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
 from purity_cli.stats import ENOUGH
@@ -149,9 +150,11 @@ def worth(result: Result, threshold: float) -> Caveats:
     place = cells.index(result, threshold)
     dead = tuple(name for name, (fired, _) in amounts.items() if not any(fired))
     speaking = {name: amount for name, amount in amounts.items() if name not in dead}
+    shown = table_thresholds(result.thresholds)
     fed = [
         t
         for i, t in enumerate(result.thresholds)
+        if t in shown
         if speaking and all(fired[i] >= least for fired, least in speaking.values())
     ]
     silent = tuple(name for name, (fired, _) in speaking.items() if not fired[place])

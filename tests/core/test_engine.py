@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
-from purity_cli.purity import MapStatistics, firings, map_statistics
+from purity_cli.purity import MapStatistics, levels_passed, map_statistics
 from tests.core import oracle
 
 GRID = (0.1, 0.3, 0.5)
@@ -128,9 +128,9 @@ def test_memory_that_runs_out_while_counting_counts_nothing_twice(monkeypatch: p
         calls.append(arguments)
         if len(calls) == 4:
             raise torch.OutOfMemoryError("out of memory")
-        return firings(*arguments)
+        return levels_passed(*arguments)
 
-    monkeypatch.setattr("purity_cli.metrics.accumulators.firings", scarce)
+    monkeypatch.setattr("purity_cli.metrics.accumulators.levels_passed", scarce)
     with engine(make_net(), 10) as run:
         run.run(blocks(batch, 10))
     assert run.batch_size == 5
