@@ -14,6 +14,7 @@ from torch import nn
 
 from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
+from purity_cli.machine import usual_torch
 from purity_cli.models import called
 from purity_cli.plan import STORED_GRID, Job, check_thresholds
 from purity_cli.results import Result
@@ -100,8 +101,8 @@ def score(
     pixels are prepared, as timm's do in their `pretrained_cfg`, needs `resize`, `crop`, `mean` and `std`.
 
     `workers` threads decode, and `progress` is called with the images done and the images in all. What changes how far
-    a number can be trusted is a warning of the logger `purity`. Counts are kept at 0.05, 0.10, ... 0.95 and at
-    `threshold`. Raises PurityError.
+    a number can be trusted is a warning of the logger `purity`. Counts are kept at 51 thresholds, those that
+    tables show (0.05, 0.10, ... 0.95) among them, and at `threshold`. Raises PurityError.
 
     >>> from purity_cli import score
     >>> scores = score(layers=["C3", "C4"], per_class=5)
@@ -129,6 +130,7 @@ def score(
     }
     grid = check_thresholds([*settings.pop("thresholds", STORED_GRID), threshold])
     job = Job.of(**{name: value for name, value in named.items() if value is not None}, **settings, thresholds=grid)
-    plan = run.resolve(job, module=module, download=download)
-    told = progress or (lambda done, total: None)
-    return Scores(run.score(plan, workers=workers, progress=told), threshold)
+    with usual_torch():
+        plan = run.resolve(job, module=module, download=download)
+        result = run.score(plan, workers=workers, progress=progress or (lambda done, total: None))
+    return Scores(result, threshold)
