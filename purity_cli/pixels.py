@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
-from torchvision.transforms.functional import pil_modes_mapping
 
 from purity_cli.datasets import UnreadableImage
 from purity_cli.errors import PurityError
@@ -29,10 +26,12 @@ AHEAD = 2
 """Blocks that are decoded while the engine works on one."""
 
 LARGEST = 2**26
-"""Pixels of a resized image beyond which only the part that the crop keeps is made. No image comes near that whose
-longer side is less than a thousand times the shorter one, for the usual sizes."""
+"""Pixels of a resized image beyond which it is left out. No image comes near that whose longer side is less than a
+thousand times the shorter one, for the usual sizes."""
 
 _ALONE = Lock()
+
+T = TypeVar("T")
 
 
 class ImageReader(Protocol):
@@ -42,7 +41,18 @@ class ImageReader(Protocol):
     def paths(self) -> Sequence[str]: ...
     @property
     def labels(self) -> Sequence[int] | None: ...
-    def load(self, i: int, /) -> Image.Image: ...
+    def read(self, i: int, /) -> bytes: ...
+    def decode(self, i: int, data: bytes, /) -> Image.Image: ...
+    def stamp(self, i: int, /) -> str: ...
+
+
+class Decoded(NamedTuple):
+    """One image as the network sees it, before normalisation."""
+
+    pixels: NDArray[np.uint8] | UnreadableImage
+    """(h, w, 3)."""
+    digest: str
+    """SHA-256, in hex, of the bytes that it was decoded from; empty where these could not be read."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,9 @@ class Block:
     """int64 (n,), -1 where unknown."""
     skipped: tuple[tuple[str, str], ...]
     """(path, reason) of each image that could not be read."""
+    digest: str = ""
+    """SHA-256, in hex, over the label of each image and the bytes that it was decoded from, in order; also of the
+    images that could not be decoded."""
 
 
 class Pixels:
@@ -91,7 +104,7 @@ class Pixels:
     def blocks(self, numbers: Sequence[int] | None = None) -> Generator[Block]:
         """The blocks with these numbers, in this order; all of them by default. Close it where it is left early."""
         waiting = deque(range(len(self)) if numbers is None else numbers)
-        ready: deque[tuple[int, list[Future[NDArray[np.uint8] | UnreadableImage]]]] = deque()
+        ready: deque[tuple[int, list[Future[Decoded]]]] = deque()
         pool = self.pool or ThreadPoolExecutor(max(1, self.workers), thread_name_prefix="decode")
         try:
             while waiting or ready:
@@ -115,21 +128,50 @@ class Pixels:
         start = number * self.batch_size
         return range(start, min(start + self.batch_size, len(self.selection)))
 
-    def _load(self, position: int) -> NDArray[np.uint8] | UnreadableImage:
-        i = self.selection[position]
+    def stamp(self, number: int) -> str:
+        """Of the places, sizes and times of a block's images, and of their labels. It is cheap, and equal stamps mean
+        equal images; unequal ones mean that `digest` has to be compared.
+        """
+        return self._over(number, (self.source.stamp(self.selection[k]) for k in self._positions(number)))
+
+    def digest(self, number: int) -> str:
+        """As `Block.digest`: reads the images of a block, but decodes none."""
+        return self._over(number, (self._read(self.selection[k])[1] for k in self._positions(number)))
+
+    def _over(self, number: int, texts: Iterable[str]) -> str:
+        """SHA-256, in hex, over a text for each image of a block, and its label."""
+        labels = (self._label(k) for k in self._positions(number))
+        lines = (f"{label} {text}\n" for label, text in zip(labels, texts, strict=True))
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+    def _label(self, position: int) -> int:
+        return self.source.labels[self.selection[position]] if self.source.labels else -1
+
+    def _read(self, i: int) -> tuple[bytes | UnreadableImage, str]:
+        """Image i's bytes, or why there are none; and their digest."""
         try:
-            return np.asarray(prepare(self.source, i, self.preprocessing))
+            data = _with_memory(lambda: self.source.read(i))
+        except UnreadableImage as error:
+            return error, ""
+        return data, hashlib.sha256(data).hexdigest()
+
+    def _load(self, position: int) -> Decoded:
+        i = self.selection[position]
+        data, digest = self._read(i)
+        try:
+            if isinstance(data, UnreadableImage):
+                raise data
+            return Decoded(np.asarray(prepare(self.source, i, self.preprocessing, data)), digest)
         except UnreadableImage as error:
             if self.on_bad_image == "fail":
                 raise PurityError(
                     f"{self.source.paths[i]} cannot be read ({error}): mend or remove it, or use --on-bad-image skip."
                 ) from None
-            return error
+            return Decoded(error, digest)
 
-    def _assemble(self, number: int, images: Sequence[NDArray[np.uint8] | UnreadableImage]) -> Block:
-        places = self._positions(number)
-        read = [(k, image) for k, image in zip(places, images, strict=True) if isinstance(image, np.ndarray)]
-        paths, labels = self.source.paths, self.source.labels
+    def _assemble(self, number: int, images: Sequence[Decoded]) -> Block:
+        places, paths = self._positions(number), self.source.paths
+        read = [(k, image) for k, (image, _) in zip(places, images, strict=True) if isinstance(image, np.ndarray)]
         shape = read[0][1].shape if read else (0, 0, 3)
         pixels = torch.empty((len(read), *shape), dtype=torch.uint8, pin_memory=self.pin)
         for row, (k, image) in zip(pixels.numpy(), read, strict=True):
@@ -143,12 +185,13 @@ class Pixels:
             number=number,
             pixels=pixels.permute(0, 3, 1, 2),
             positions=self._integers([k for k, _ in read]),
-            labels=self._integers([labels[self.selection[k]] if labels else -1 for k, _ in read]),
+            labels=self._integers([self._label(k) for k, _ in read]),
             skipped=tuple(
                 (paths[self.selection[k]], str(image))
-                for k, image in zip(places, images, strict=True)
+                for k, (image, _) in zip(places, images, strict=True)
                 if isinstance(image, UnreadableImage)
             ),
+            digest=self._over(number, (digest for _, digest in images)),
         )
 
     def _integers(self, values: Sequence[int]) -> Tensor:
@@ -156,18 +199,29 @@ class Pixels:
         return torch.tensor(values, dtype=torch.int64, pin_memory=self.pin)
 
 
-def prepare(source: ImageReader, i: int, preprocessing: Preprocessing) -> Image.Image:
-    """Image i (RGB) as the network sees it, before normalisation; UnreadableImage where it cannot be decoded, or takes
-    more memory than there is.
+def prepare(source: ImageReader, i: int, preprocessing: Preprocessing, data: bytes | None = None) -> Image.Image:
+    """Image i (RGB) as the network sees it, before normalisation, from its bytes if these were read already.
+
+    Raises UnreadableImage where it cannot be decoded, or takes more memory than there is.
     """
+
+    def make() -> Image.Image:
+        image = source.decode(i, source.read(i) if data is None else data)
+        return resize_and_crop(image, preprocessing, source.paths[i])
+
+    return _with_memory(make)
+
+
+def _with_memory(make: Callable[[], T]) -> T:
+    """What `make` gives; UnreadableImage where that takes more memory than there is."""
     try:
-        return resize_and_crop(source.load(i), preprocessing, source.paths[i])
+        return make()
     except MemoryError:
         pass
     # It may be that others took it: once more, with no other image that needs as much.
     with _ALONE:
         try:
-            return resize_and_crop(source.load(i), preprocessing, source.paths[i])
+            return make()
         except MemoryError:
             raise UnreadableImage("it takes more memory than there is") from None
 
@@ -185,53 +239,35 @@ def size_of(source: ImageReader, selection: Sequence[int], preprocessing: Prepro
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
-    """The image (RGB) as the network sees it, before normalisation; `path` is for messages."""
+    """The image (RGB) as the network sees it, before normalisation; `path` is for messages.
+
+    The pixels are those of `resize` and `center_crop` in torchvision.transforms.functional, which rounds as here.
+    """
     if size := preprocessing.resize:
-        short, long = sorted(image.size)
-        if isinstance(size, int) and size * int(size * long / short) > LARGEST:  # as torchvision rounds it
-            return _resize_what_is_kept(image, preprocessing, path)
-        mode = InterpolationMode(preprocessing.interpolation)
-        image = F.resize(image, [size] if isinstance(size, int) else list(size), mode)
-    if preprocessing.crop:
-        _check_crop(preprocessing.crop, image.height, image.width, path)
-        image = F.center_crop(image, list(preprocessing.crop))
+        width, height = _resized(image, size)
+        if width * height > LARGEST:
+            raise UnreadableImage(
+                f"its {image.width}x{image.height} pixels would become {width}x{height} as its short side is resized "
+                f"to {size}"
+            )
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling[preprocessing.interpolation.upper()])
+    if crop := preprocessing.crop:
+        if image.height < crop[0] or image.width < crop[1]:
+            raise PurityError(
+                f"{path} is {image.height}x{image.width}, too small for a crop of {crop[0]}x{crop[1]}: give --resize."
+            )
+        left, top = round((image.width - crop[1]) / 2), round((image.height - crop[0]) / 2)
+        image = image.crop((left, top, left + crop[1], top + crop[0]))
     return image
 
 
-def _check_crop(crop: tuple[int, int], height: int, width: int, path: str) -> None:
-    if height < crop[0] or width < crop[1]:
-        raise PurityError(f"{path} is {height}x{width}, too small for a crop of {crop[0]}x{crop[1]}: give --resize.")
-
-
-def _resize_what_is_kept(image: Image.Image, preprocessing: Preprocessing, path: str) -> Image.Image:
-    """As resizing all of a very long image and cropping it then, but only what is kept is made.
-
-    The pixels are the same but for what PIL rounds, as it takes the place of a part as float32: on noise that is
-    enlarged, values differed by 2 of 255 at most with the filters that are continuous (bilinear, bicubic, lanczos,
-    hamming). Where the short side shrinks as well, PIL may resize down before across, and rounds otherwise in between.
-    """
-    size = preprocessing.resize
-    assert isinstance(size, int)
-    whole = [size if side == min(image.size) else int(size * max(image.size) / min(image.size)) for side in image.size]
-    if preprocessing.crop is None:
-        raise UnreadableImage(f"resized to a short side of {size} it is {whole[1]}x{whole[0]}: give --crop")
-    _check_crop(preprocessing.crop, whole[1], whole[0], path)
-    part, resample = image, pil_modes_mapping[InterpolationMode(preprocessing.interpolation)]
-    # Across and then down, as PIL does it where it enlarges.
-    for axis, (side, resized, kept) in enumerate(zip(image.size, whole, reversed(preprocessing.crop), strict=True)):
-        first = round((resized - kept) / 2.0)  # as torchvision's center_crop
-        start, stop = first * side / resized, (first + kept) * side / resized
-        # What the filters reach beyond it, of which the widest takes three pixels to either side.
-        reach = math.ceil(3 * max(1.0, side / resized)) + 1
-        begin, end = max(0, math.floor(start) - reach), min(side, math.ceil(stop) + reach)
-        # PIL takes places as float32: the smaller they are, the more exactly.
-        if axis == 0:
-            part = part.crop((begin, 0, end, part.height))
-            part = part.resize((kept, part.height), resample, box=(start - begin, 0, stop - begin, part.height))
-        else:
-            part = part.crop((0, begin, part.width, end))
-            part = part.resize((part.width, kept), resample, box=(0, start - begin, part.width, stop - begin))
-    return part
+def _resized(image: Image.Image, size: int | Size) -> tuple[int, int]:
+    """The width and height that an image gets."""
+    if isinstance(size, tuple):
+        return size[1], size[0]
+    short, long = min(image.size), int(size * max(image.size) / min(image.size))
+    return (size if image.width == short else long), (size if image.height == short else long)
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -20,14 +20,15 @@ def truncated_images_count() -> None:
 
 
 def cache_believed() -> None:
-    """A row of the cache is used without a look at its mark."""
-    from purity_cli.cache.shelf import PIXELS, Rows
+    """A row of the cache is used without a look at its record."""
+    from purity_cli.cache import PIXELS, CacheFiles
+    from purity_cli.pixels import Decoded
 
-    def believed(self: Rows, i: int, changed: int) -> Any:
+    def believed(self: CacheFiles, i: int, stamp: bytes) -> Any:
         height, width, _ = self.shape
-        return np.fromfile(self.folder / PIXELS, np.uint8).reshape(-1, height, width, 3)[i]
+        return Decoded(np.fromfile(self.folder / PIXELS, np.uint8).reshape(-1, height, width, 3)[i], "")
 
-    Rows.get = believed  # type: ignore[method-assign]
+    CacheFiles.get = believed  # type: ignore[method-assign]
 
 
 def no_boundary() -> None:

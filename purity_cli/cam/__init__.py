@@ -46,14 +46,19 @@ class ImageFiles(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        contents = (hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.paths)
-        return fingerprint(self.paths, contents, None)
+        return fingerprint(self.paths, map(self.stamp, range(len(self))), None)
 
-    def load(self, i: int, /) -> Image.Image:
+    def read(self, i: int, /) -> bytes:
         try:
-            return decode(Path(self.paths[i]).read_bytes())
+            return Path(self.paths[i]).read_bytes()
         except OSError as error:
             raise UnreadableImage(error.strerror or "unreadable") from None
+
+    def decode(self, i: int, data: bytes, /) -> Image.Image:
+        return decode(data)
+
+    def stamp(self, i: int, /) -> str:
+        return hashlib.sha256(self.read(i)).hexdigest()
 
 
 def find_class(source: ImageDataset, text: str) -> int:

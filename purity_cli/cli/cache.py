@@ -17,7 +17,7 @@ from purity_cli.errors import log
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from purity_cli.cache.shelf import CacheEntry
+    from purity_cli.cache import CacheEntry
     from purity_cli.report import Report
 
 _ROOT = click.option(
@@ -39,10 +39,10 @@ def command() -> None:
 @options.format_option()
 def list_(root: Path | None, layout: str) -> None:
     """List what is cached, what was used last first."""
-    from purity_cli.cache import chosen_root, shelf
+    from purity_cli import cache
 
-    root = chosen_root(root)
-    entries = shelf.entries(root)
+    root = cache.chosen_root(root)
+    entries = cache.entries(root)
     console.show(_report(entries, [] if entries else [f"Nothing is cached in {root}."]), layout)
 
 
@@ -95,16 +95,16 @@ def clear(names: tuple[str, ...], root: Path | None, yes: bool) -> None:
 
     A run that is using it goes on unharmed.
     """
-    from purity_cli.cache import chosen_root, shelf, size_text
+    from purity_cli import cache
 
-    root = chosen_root(root)
-    entries = _choose(shelf.entries(root), names, root)
+    root = cache.chosen_root(root)
+    entries = _choose(cache.entries(root), names, root)
     if entries:
         console.show(_report(entries))
         if not yes:
             click.confirm(f"Delete {'it' if len(entries) == 1 else f'these {len(entries)}'}?", abort=True)
-    shelf.clear(root, entries)
-    total = size_text(sum(entry.bytes for entry in entries))
+    cache.clear(root, entries)
+    total = cache.size_text(sum(entry.bytes for entry in entries))
     log.info(f"{total} deleted." if entries else f"Nothing is cached in {root}.")
 
 

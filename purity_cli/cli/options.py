@@ -244,7 +244,7 @@ def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | Non
 
     root = default_root() if value == "auto" else expanded(value)
     if value == "auto" and root is None:
-        log.warning(f"No pixels are cached, for {NOWHERE}.")
+        log.warning(f"No pixels are cached, because {NOWHERE}.")
     return root
 
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,6 @@ from PIL import Image, UnidentifiedImageError
 
 from purity_cli.datasets.endings import FORMATS
 from purity_cli.errors import PurityError, did_you_mean
-
-# PIL says on stderr that an image is large from 89 million pixels on; those that are too large are refused by name.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 SPLITS = ("test", "val", "validation", "valid", "train")
 """What splits are called, the one taken by default first; train never is."""
@@ -72,10 +68,6 @@ class ImageDataset(ABC):
     def fingerprint(self) -> str:
         """SHA-256, in hex, over everything that decides which images and labels these are; see each source."""
 
-    def changed(self, i: int, /) -> int:
-        """Differs where image i's content may have changed under the same fingerprint."""
-        return 0
-
     def relabelled(self, labels: Sequence[int], class_names: Sequence[str]) -> Self:
         """The same images with labels that count the classes of something else, a network. The fingerprint stays."""
         other = copy.copy(self)
@@ -84,8 +76,20 @@ class ImageDataset(ABC):
         return other
 
     @abstractmethod
+    def read(self, i: int, /) -> bytes:
+        """All bytes that decide image i; UnreadableImage where they cannot be read. Threads may call this at once."""
+
+    @abstractmethod
+    def decode(self, i: int, data: bytes, /) -> Image.Image:
+        """Image i, RGB, decoded to its last pixel from what `read` gave; UnreadableImage otherwise."""
+
+    @abstractmethod
+    def stamp(self, i: int, /) -> str:
+        """What is known of image i without reading it: its place, size and time. Equal stamps mean equal bytes."""
+
     def load(self, i: int, /) -> Image.Image:
-        """Image i, RGB, decoded to its last pixel; UnreadableImage otherwise. Any number of threads may call this."""
+        """Image i, RGB; UnreadableImage where it cannot be read or decoded. Threads may call this at once."""
+        return self.decode(i, self.read(i))
 
 
 @dataclass(eq=False)
@@ -97,11 +101,17 @@ class ArraySource(ImageDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        contents = (hashlib.sha256(image.tobytes()).hexdigest() for image in self.pixels)
-        return fingerprint(self.paths, contents, self.labels)
+        return fingerprint(self.paths, map(self.stamp, range(len(self))), self.labels)
 
-    def load(self, i: int, /) -> Image.Image:
-        return Image.fromarray(self.pixels[i])
+    def read(self, i: int, /) -> bytes:
+        return bytes(self.pixels[i])
+
+    def decode(self, i: int, data: bytes, /) -> Image.Image:
+        height, width, _ = self.pixels[i].shape
+        return Image.frombytes("RGB", (width, height), data)
+
+    def stamp(self, i: int, /) -> str:
+        return hashlib.sha256(self.pixels[i].tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -173,9 +183,8 @@ def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise UnreadableImage(f"not an image of a known kind ({', '.join(FORMATS)}), or damaged at its start") from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UnreadableImage(f"more than {limit} million pixels, as a decompression bomb has") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImage("so many pixels that PIL takes it for a decompression bomb") from None
     except Exception as error:  # PIL's decoders raise anything on damaged files: OSError, SyntaxError, struct.error
         text = str(error).strip()
         reason = "truncated" if "truncated" in text.lower() else f"damaged ({text[:80] or type(error).__name__})"

@@ -169,6 +169,7 @@ def open_parquet(path: str | None, split: str | None, _: bool) -> ImageDataset:
         tree=Tables(columns, places),
         files=files,
         base="",
+        place=os.path.realpath(pieces.root),
         footers=footers,
     )
 

@@ -103,6 +103,7 @@ def open_shards(path: str | None, split: str | None, _: bool) -> ImageDataset:
         tree=Shards(places),
         files=files,
         base="",
+        place=os.path.realpath(pieces.root),
     )
 
 

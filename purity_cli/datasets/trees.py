@@ -184,6 +184,8 @@ class FileSource(ImageDataset):
     files: Sequence[File]
     base: str
     """The folder of the images, relative to the tree's root."""
+    place: str
+    """The whole path of that root."""
 
     @classmethod
     def of(
@@ -215,6 +217,7 @@ class FileSource(ImageDataset):
             tree=tree,
             files=files,
             base=base,
+            place=os.path.realpath(expanded(tree.path)),
         )
 
     @cached_property
@@ -222,11 +225,15 @@ class FileSource(ImageDataset):
         below = (file.path.removeprefix(f"{self.base}/") for file in self.files)
         return fingerprint(below, (file.size for file in self.files), self.labels)
 
-    def changed(self, i: int, /) -> int:
-        return self.files[i].changed
+    def stamp(self, i: int, /) -> str:
+        file = self.files[i]
+        return f"{self.place}/{file.path} {file.size} {file.changed}"
 
-    def load(self, i: int, /) -> Image.Image:
+    def read(self, i: int, /) -> bytes:
         file = self.files[i]
         if file.problem:
             raise UnreadableImage(file.problem)
-        return decode(self.tree.read(file), formats(file.path))
+        return self.tree.read(file)
+
+    def decode(self, i: int, data: bytes, /) -> Image.Image:
+        return decode(data, formats(self.files[i].path))

@@ -33,11 +33,11 @@ from PIL import Image
 
 from purity_cli import cache as caching
 from purity_cli import cli
-from purity_cli.cache import Cache, CachedPixels, default_root, estimate, shelf
+from purity_cli.cache import Cache, CachedPixels, default_root, estimate
 from purity_cli.datasets import ImageDataset, open_dataset
 from purity_cli.datasets.base import ArraySource
 from purity_cli.errors import PurityError
-from purity_cli.pixels import Block, Pixels
+from purity_cli.pixels import Block, Decoded, Pixels
 from purity_cli.plan import Preprocessing
 from tests.datasets.test_datasets import pack
 from tests.datasets.test_datasets_named import batches  # noqa: F401
@@ -82,14 +82,14 @@ def noise(n: int, size: tuple[int, int] = (12, 10)) -> ArraySource:
 def count_loads(source: ImageDataset) -> Counter[int]:
     """What is decoded from now on."""
     loads: Counter[int] = Counter()
-    load, lock = source.load, threading.Lock()
+    decode, lock = source.decode, threading.Lock()
 
-    def counted(i: int) -> Image.Image:
+    def counted(i: int, data: bytes) -> Image.Image:
         with lock:
             loads[i] += 1
-        return load(i)
+        return decode(i, data)
 
-    source.load = counted  # type: ignore[method-assign]
+    source.decode = counted  # type: ignore[method-assign]
     return loads
 
 
@@ -116,7 +116,7 @@ def read(
 
 def assert_same(got: Sequence[Block], expected: Sequence[Block]) -> None:
     for one, other in zip(got, expected, strict=True):
-        assert (one.number, one.skipped) == (other.number, other.skipped)
+        assert (one.number, one.skipped, one.digest) == (other.number, other.skipped, other.digest)
         for name in ("pixels", "positions", "labels"):
             assert torch.equal(getattr(one, name), getattr(other, name))
         assert one.pixels.stride() == other.pixels.stride()
@@ -225,12 +225,12 @@ def test_another_decoder_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.M
     source = noise(4)
     read(source, tmp_path)
     monkeypatch.setattr(PIL, "__version__", "99.0")
-    shelf.decoder.cache_clear()
+    caching.decoder.cache_clear()
     loads = count_loads(source)
     read(source, tmp_path)
     assert sum(loads.values()) == 4
-    assert [entry.usable for entry in shelf.entries(tmp_path)] == [True, False]
-    shelf.decoder.cache_clear()
+    assert [entry.usable for entry in caching.entries(tmp_path)] == [True, False]
+    caching.decoder.cache_clear()
 
 
 # Files that changed, were damaged, or are something else
@@ -264,16 +264,16 @@ def test_a_replaced_image_of_the_same_size_and_date_is_decoded_again(kind: str, 
 
 
 def damage(folder: Path, how: str) -> None:
-    pixels, marks, about = folder / shelf.PIXELS, folder / shelf.MARKS, folder / shelf.ABOUT
+    pixels, records, about = folder / caching.PIXELS, folder / caching.RECORDS, folder / caching.ABOUT
     match how:
         case "pixels truncated":
             os.truncate(pixels, pixels.stat().st_size - 1)
         case "pixels empty":
             pixels.write_bytes(b"")
-        case "marks truncated":
-            os.truncate(marks, marks.stat().st_size - 4)
-        case "no marks":
-            marks.unlink()
+        case "records truncated":
+            os.truncate(records, records.stat().st_size - 4)
+        case "no records":
+            records.unlink()
         case "no description":
             about.unlink()
         case "a description cut short":
@@ -294,14 +294,14 @@ def damage(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["pixels truncated", "pixels empty", "marks truncated", "no marks", "no description", "a description cut short",
+    ["pixels truncated", "pixels empty", "records truncated", "no records", "no description", "a description cut short",
      "a description that is none", "the cache of something else", "a file of that name", "an empty folder"],
 )  # fmt: skip
 def test_a_damaged_cache_is_made_anew(how: str, tmp_path: Path) -> None:
     source = noise(7)
     expected = read(source, tmp_path)
     damage(only_folder(tmp_path), how)
-    assert how == "the cache of something else" or shelf.entries(tmp_path)[0].pixels == "damaged"
+    assert how == "the cache of something else" or caching.entries(tmp_path)[0].pixels == "damaged"
     loads, says = count_loads(source), Says()
     assert_same(read(source, tmp_path, says=says), expected)
     assert len(says) == 1
@@ -312,7 +312,7 @@ def test_a_damaged_cache_is_made_anew(how: str, tmp_path: Path) -> None:
     only_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", [shelf.PIXELS, shelf.MARKS])
+@pytest.mark.parametrize("name", [caching.PIXELS, caching.RECORDS])
 def test_rows_that_hold_something_else_are_decoded_again(name: str, tmp_path: Path) -> None:
     """As after a power cut that lost what was in memory, or where another program wrote into the file."""
     source = noise(8)
@@ -333,7 +333,7 @@ def test_rows_that_hold_something_else_are_decoded_again(name: str, tmp_path: Pa
 def test_a_row_in_the_place_of_another_is_not_taken(tmp_path: Path) -> None:
     source = noise(4)
     expected = read(source, tmp_path)
-    for name in (shelf.PIXELS, shelf.MARKS):
+    for name in (caching.PIXELS, caching.RECORDS):
         path = only_folder(tmp_path) / name
         content = path.read_bytes()
         half = len(content) // 2
@@ -341,7 +341,7 @@ def test_a_row_in_the_place_of_another_is_not_taken(tmp_path: Path) -> None:
     assert_same(read(source, tmp_path), expected)
 
 
-@pytest.mark.parametrize("name", [shelf.PIXELS, shelf.MARKS])
+@pytest.mark.parametrize("name", [caching.PIXELS, caching.RECORDS])
 def test_a_file_that_is_cut_short_in_use_is_done_without(name: str, tmp_path: Path) -> None:
     source, folder = noise(8), tmp_path / "cache"
     expected = read(source, folder)
@@ -349,7 +349,7 @@ def test_a_file_that_is_cut_short_in_use_is_done_without(name: str, tmp_path: Pa
     pixels = CachedPixels(source, range(8), CROPPED, root=folder, batch_size=5, workers=1)
     path = only_folder(folder) / name
     os.truncate(path, path.stat().st_size // 2)
-    assert pixels.cache.missing((1, 1, 1)) == (4 if name == shelf.MARKS else 0)
+    assert pixels.cache.missing((1, 1, 1)) == (4 if name == caching.RECORDS else 0)
     assert_same(list(pixels.blocks()), expected)
     assert set(loads) == {4, 5, 6, 7}
 
@@ -379,7 +379,7 @@ def read():
                           batch_size=2, workers=1)
     return sum(len(block.positions) for block in pixels.blocks())
 filled, before = read(), peak()
-source.load = None
+source.decode = None
 print(filled, read(), peak() - before)
 """
 
@@ -415,10 +415,10 @@ def fill(root: Path, started: Any = None) -> None:
     while True:
         here = Cache(root, source, PLAIN, range(200))
         for i in range(200):
-            here.put(i, source.pixels[i])
+            here.put(i, Decoded(source.pixels[i], source.stamp(i)))  # its stamp is the digest of its bytes
             if started is not None:
                 started.set()
-        shelf.remove(here.folder)
+        caching.remove(here.folder)
 
 
 def test_a_kill_leaves_nothing_that_is_taken_for_pixels(tmp_path: Path) -> None:
@@ -435,9 +435,9 @@ def test_a_kill_leaves_nothing_that_is_taken_for_pixels(tmp_path: Path) -> None:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        found.add(sum(entry.present for entry in shelf.entries(tmp_path)))
+        found.add(sum(entry.present for entry in caching.entries(tmp_path)))
         assert_same(read(source, tmp_path, PLAIN, size=50), expected)
-        shelf.clear(tmp_path, shelf.entries(tmp_path))
+        caching.clear(tmp_path, caching.entries(tmp_path))
     assert len(found) > 2, "the kills all came at the same instant"
 
 
@@ -476,7 +476,7 @@ def test_clearing_harms_no_run_that_uses_the_cache(tmp_path: Path) -> None:
     stream = CachedPixels(source, range(9), CROPPED, root=tmp_path, batch_size=1, workers=1).blocks()
     with logged() as says:
         got = [next(stream)]
-        shelf.clear(tmp_path, shelf.entries(tmp_path))
+        caching.clear(tmp_path, caching.entries(tmp_path))
         got += stream
     assert torch.equal(torch.cat([b.pixels for b in got]), torch.cat([b.pixels for b in expected]))
     assert not says
@@ -531,10 +531,10 @@ def test_without_room_the_run_goes_on_uncached(tmp_path: Path, monkeypatch: pyte
         assert_same(read(source, tmp_path, says=says), expected)
         assert len(says) == wanted
         assert not wanted or says[0].startswith(
-            f"The pixels of noise are not cached, for they take 30.7 KB, {tmp_path} has 35.7 KB free, and 5 KB are "
+            f"The pixels of noise are not cached, because they take 30.7 KB, {tmp_path} has 35.7 KB free, and 5 KB are "
             "left to other files: give --cache another folder, or none."
         )
-        assert shelf.entries(tmp_path)[0].present == (0 if wanted else 10)
+        assert caching.entries(tmp_path)[0].present == (0 if wanted else 10)
 
 
 @pytest.mark.parametrize("fault", ["no room", "half a row"])
@@ -556,7 +556,7 @@ def test_a_disk_that_fills_up_ends_the_cache_and_not_the_run(
     monkeypatch.setattr(os, "pwrite", full)
     assert_same(read(source, tmp_path, says=says), expected)
     assert len(says) == 1
-    assert "are no longer cached" in says[0]
+    assert "The pixels of noise are not cached" in says[0] or "New pixels of noise are not cached" in says[0]
     assert "(No space left on device); the run goes on without" in says[0]
     monkeypatch.setattr(os, "pwrite", pwrite)
     loads = count_loads(source)
@@ -575,7 +575,7 @@ def test_the_last_megabytes_of_a_disk_are_left_to_the_results(tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**63))
     assert_same(read(source, tmp_path, says=says), read(source, None))
     assert len(says) == 1
-    assert shelf.entries(tmp_path)[0].present == 0
+    assert caching.entries(tmp_path)[0].present == 0
 
 
 @pytest.mark.parametrize("name", ["open", "mkdir", "rename", "write_text"])
@@ -623,7 +623,7 @@ def test_a_cache_that_can_only_be_read_is_read(refusal: int, tmp_path: Path, mon
         assert_same(read(source, tmp_path, says=says), expected)
     assert set(loads) == {6, 7, 8, 9}
     assert len(says) == 1
-    assert f"The pixels of noise that are new are not cached, for {tmp_path} can only be read" in says[0]
+    assert f"New pixels of noise are not cached, because {tmp_path} can only be read" in says[0]
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -633,7 +633,7 @@ def test_a_file_where_the_cache_should_be(tmp_path: Path) -> None:
     assert_same(read(noise(4), tmp_path / "cache", says=says), read(noise(4), None))
     assert len(says) == 1
     with pytest.raises(PurityError, match="Cannot look through"):
-        shelf.entries(tmp_path / "cache")
+        caching.entries(tmp_path / "cache")
 
 
 # The command
@@ -678,7 +678,7 @@ def test_build_list_clear(
     assert [entry["dataset"] for entry in json.loads(purity("list", "--format", "json")[1])["caches"]] == ["digits"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert purity("clear")[0] == 130
-    assert len(shelf.entries(tmp_path / "cache")) == 1
+    assert len(caching.entries(tmp_path / "cache")) == 1
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert purity("clear")[0] == 0
     assert list((tmp_path / "cache").iterdir()) == []
@@ -710,7 +710,7 @@ def test_score_keeps_pixels_only_if_asked(
         assert ("Caching photos in" in err) is (len(printed) == 2)
         assert (tmp_path / "cache").exists() is (len(printed) > 1)
     assert len(set(printed)) == 1
-    assert shelf.entries(tmp_path / "cache")[0].present == 11
+    assert caching.entries(tmp_path / "cache")[0].present == 11
 
 
 def test_a_build_that_does_not_fit_fails(
@@ -719,7 +719,7 @@ def test_a_build_that_does_not_fit_fails(
     monkeypatch.setattr(caching, "LEFT_FREE", 2**62)
     code, _, err = purity("build", "--dataset", "digits", "--weights", "none", "--limit", "9", "--cache", str(tmp_path))
     assert code == 1
-    assert "Warning: The pixels of digits are not cached, for they take 27.6 KB" in err
+    assert "Warning: The pixels of digits are not cached, because they take 27.6 KB" in err
     assert "Error: The pixels of digits are not all cached." in err
 
 
@@ -748,7 +748,7 @@ def test_a_user_without_a_home(
     said = "there is no home folder to keep it in: set PURITY_CACHE or give --cache DIR"
     for command in (["list"], ["clear", "--yes"], ["build", "--limit", "3"]):
         code, _, err = purity(*command)
-        assert (code, err.splitlines()[-1]) == (1, f"Error: There is no cache, for {said}.")
+        assert (code, err.splitlines()[-1]) == (1, f"Error: There is no cache, because {said}.")
     assert purity("list", "--cache", "here")[0] == 0
     for where in ("auto", "~/x"):
         assert cli.run(["score", "--device", "cpu", "--limit", "20", "--cache", where, "-o", where[-1]]) == 0

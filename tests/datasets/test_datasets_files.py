@@ -132,7 +132,7 @@ UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "grey tiff of 32 bits": (lambda: saved(Image.new("I", SIZE, 70000), "tiff"), r"\(mode I\), which 8 bits would"),
     "tiff of floats": (lambda: saved(Image.new("F", SIZE, 0.5), "tiff"), r"\(mode F\)"),
     "pgm of 16 bits": (lambda: b"P5 2 2 65535\n" + bytes(8), r"\(mode I"),
-    "bomb": (lambda: b"P6 20000 20000 255\n" + bytes(8), "more than 178 million pixels"),
+    "bomb": (lambda: b"P6 20000 20000 255\n" + bytes(8), "decompression bomb"),
 }
 
 
