@@ -18,7 +18,7 @@ import csv
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +44,9 @@ class Logger(Protocol):
 class TensorBoard:
     """A folder of event files, `runs` where none is named; each run is a folder inside it."""
 
-    def __init__(self, place: str, run: str) -> None:
-        library = _library("torch.utils.tensorboard", "--log tensorboard", "'purity-cli[tensorboard]'")
+    needs = "torch.utils.tensorboard"
+
+    def __init__(self, library: Any, place: str, run: str) -> None:
         self._writer = library.SummaryWriter(str(Path(place or "runs", run)))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -62,8 +63,9 @@ class WandB:
     Nothing leaves this machine unless WANDB_MODE=online asks for it: `wandb sync` sends a run later.
     """
 
-    def __init__(self, place: str, run: str) -> None:
-        library = _library("wandb", "--log wandb", "'purity-cli[wandb]'")
+    needs = "wandb"
+
+    def __init__(self, library: Any, place: str, run: str) -> None:
         project, mode = place or os.environ.get("WANDB_PROJECT", "purity"), os.environ.get("WANDB_MODE", "offline")
         self._run = library.init(project=project, name=run, mode=mode, reinit="create_new")
 
@@ -80,8 +82,9 @@ class MLflow:
     Its experiment is MLFLOW_EXPERIMENT_NAME, else `purity`.
     """
 
-    def __init__(self, place: str, run: str) -> None:
-        library = _library("mlflow.tracking", "--log mlflow", "'purity-cli[mlflow]'")
+    needs = "mlflow.tracking"
+
+    def __init__(self, library: Any, place: str, run: str) -> None:
         self._client = library.MlflowClient(place or None)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "purity")
         there = self._client.get_experiment_by_name(name)
@@ -96,16 +99,22 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-LOGGERS: dict[str, Callable[[str, str], Logger]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+LOGGERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 """What `--log` takes before the colon -> the writer, which is given what stands behind it and the run's name."""
 
 
-def open_logger(target: str, run: str) -> Logger:
-    """Begin a run at `target`, e.g. `tensorboard:runs`; PurityError where there is no such tracker or library."""
+def check(target: str) -> tuple[type[TensorBoard | WandB | MLflow], Any, str]:
+    """The writer, library and place of `tensorboard:runs`; PurityError where there is no such tracker or library."""
     name, _, place = target.partition(":")
     if name not in LOGGERS:
         raise PurityError(f"There is no tracker {name!r}: take {', '.join(LOGGERS)}.{did_you_mean(name, LOGGERS)}")
-    return LOGGERS[name](place, run)
+    return LOGGERS[name], _library(LOGGERS[name].needs, f"The tracker {name}", f"'purity-cli[{name}]'"), place
+
+
+def open_logger(target: str, run: str) -> Logger:
+    """Begin a run in a tracker, e.g. in `tensorboard:runs`; PurityErrors are those of `check`."""
+    writer, library, place = check(target)
+    return writer(library, place, run)
 
 
 def log_results(targets: Sequence[str], run: str, results: Mapping[int, Path], threshold: float) -> None:

@@ -38,6 +38,7 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 )
 @options.workers_option
 @options.cache_option("auto")
+@options.log_option
 def command(
     suite: Path,
     output: Path | None,
@@ -48,6 +49,7 @@ def command(
     shard: str | None,
     workers: int,
     cache: Path | None,
+    trackers: tuple[str, ...],
 ) -> None:
     """Score the models of a suite, and write their table beside the paper's, and the page of `purity report`.
 
@@ -85,7 +87,7 @@ def command(
         if status:
             _status(chosen, folder, ranks)
         elif not dry_run:
-            code = _run(chosen, folder, fresh, share, workers, cache, ranks)
+            code = _run(chosen, folder, fresh, share, workers, cache, ranks, trackers)
         elif ranks.first:
             code = _forecast(chosen, folder, cache) if left is None else _survey(chosen, folder, cache)
     if code:
@@ -137,7 +139,9 @@ def _run(
     workers: int,
     cache: Path | None,
     ranks: Ranks,
+    trackers: tuple[str, ...],
 ) -> int:
+    from purity_cli import loggers
     from purity_cli.suite import bench
 
     name = click.get_current_context().find_root().obj
@@ -155,6 +159,9 @@ def _run(
                 views.update(reports(suite, outcomes))
                 write(views, folder)
                 write_page(suite, outcomes, folder)
+                for one in outcomes if trackers else ():
+                    if one.result:
+                        loggers.log_results(trackers, one.task.name, {0: one.folder}, suite.threshold)
 
     try:
         with ConsoleWatch() as watch:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @options.threshold_option("A channel fires where its mean-to-peak ratio exceeds this; every threshold is stored.")
 @options.fresh_option
 @options.cache_option("auto")
+@options.log_option
 @click.option(
     "--patience", type=click.IntRange(1), default=3, show_default=True, metavar="N",
     help="Early stopping ends after N checkpoints in a row without a higher value.",
@@ -42,6 +43,7 @@ def command(
     threshold: float,
     fresh: bool,
     cache: Path | None,
+    trackers: tuple[str, ...],
     patience: int,
     output: Path | None,
     layout: str,
@@ -78,6 +80,11 @@ def command(
         )
     report = view.epochs(results, threshold, patience=patience)
     _write(results, report, threshold, folder)
+    if trackers:
+        from purity_cli import loggers
+
+        steps = {one.epoch: folder / f"epoch{one.epoch:03}" for one in checkpoints}
+        loggers.log_results(trackers, folder.name, steps, threshold)
     console.show(report, layout)
 
 
