@@ -99,11 +99,11 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-LOGGERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+LOGGERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 """What `--log` takes before the colon -> the writer, which is given what stands behind it and the run's name."""
 
 
-def check(target: str) -> tuple[type[TensorBoard | WandB | MLflow], Any, str]:
+def check(target: str) -> tuple[Any, Any, str]:
     """The writer, library and place of `tensorboard:runs`; PurityError where there is no such tracker or library."""
     name, _, place = target.partition(":")
     if name not in LOGGERS:
@@ -114,7 +114,8 @@ def check(target: str) -> tuple[type[TensorBoard | WandB | MLflow], Any, str]:
 def open_logger(target: str, run: str) -> Logger:
     """Begin a run in a tracker, e.g. in `tensorboard:runs`; PurityErrors are those of `check`."""
     writer, library, place = check(target)
-    return writer(library, place, run)
+    opened: Logger = writer(library, place, run)
+    return opened
 
 
 def log_results(targets: Sequence[str], run: str, results: Mapping[int, Path], threshold: float) -> None:
