@@ -3,26 +3,11 @@ BIN := .venv/bin
 TODAY := $(shell date +%F)
 FORMAT ?= table
 ARGS ?=
-# target -> what it runs as `python -m benchmarks.NAME $(ARGS)`
-attack := attack
-benchmark := speed
-benchmark-cache := cache
-benchmark-compile := compile
-benchmark-page := report_page
-benchmark-precision := precision
-benchmark-suites := suites
-benchmark-training := training
-breadth := breadth
-gpu-check := gpu_check
-kill-suite := kill_suite
-BENCHMARKS := attack benchmark benchmark-cache benchmark-compile benchmark-page benchmark-precision benchmark-suites \
-	benchmark-training breadth gpu-check kill-suite
+.PHONY: help demo test lint docs tables-offline nightly attack benchmark benchmark-cache benchmark-compile benchmark-page \
+	benchmark-precision benchmark-suites benchmark-training breadth gpu-check kill-suite clean
 
-.PHONY: help demo test lint docs tables-offline nightly clean $(BENCHMARKS)
-
-help:  ## these targets
+help:  ## these targets; a benchmark takes options in ARGS: make benchmark ARGS=resnet50
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | column -t -s '|'
-	@echo 'Benchmarks, with options in ARGS (make benchmark ARGS=--help): $(BENCHMARKS)'
 
 demo: .venv/demo  ## install, and score the bundled network on the bundled images
 	$(BIN)/purity score
@@ -48,9 +33,38 @@ nightly: .venv/test  ## tonight's suite, compared with the night before; exits w
 	if [ $$bench -ne 0 ] && [ $$bench -ne 3 ]; then exit $$bench; fi; \
 	$(BIN)/purity diff --nightly results/nightly --format $(FORMAT) && exit $$bench
 
-# Each says in its first lines what it measures and what it takes.
-$(BENCHMARKS): .venv/test
-	$(BIN)/python -m benchmarks.$($@) $(ARGS)
+attack: .venv/test  ## a thousand damaged, hostile and unlucky inputs; exits with 1 where one fell; minutes
+	$(BIN)/python -m benchmarks.attack $(ARGS)
+
+kill-suite: .venv/test  ## suites, trainings and caches, killed a hundred times; minutes
+	$(BIN)/python -m benchmarks.kill_suite $(ARGS)
+
+breadth: .venv/test  ## counts of every family of networks against plain autograd; hours
+	$(BIN)/python -m benchmarks.breadth $(ARGS)
+
+benchmark: .venv/test  ## scoring beside the plain forward pass, captum and the released procedure; a quarter of an hour
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+benchmark-precision: .venv/test  ## what a faster precision does to F; ten minutes
+	$(BIN)/python -m benchmarks.precision $(ARGS)
+
+benchmark-cache: .venv/test  ## reading and a suite, with and without the cache of pixels; minutes
+	$(BIN)/python -m benchmarks.cache $(ARGS)
+
+benchmark-suites: .venv/test  ## four processes on one suite, one of them killed; five minutes
+	$(BIN)/python -m benchmarks.suites $(ARGS)
+
+benchmark-training: .venv/test  ## an epoch of `purity train` beside its bare steps; five minutes
+	$(BIN)/python -m benchmarks.training $(ARGS)
+
+benchmark-compile: .venv/test  ## what torch.compile would give, of the networks in ARGS; minutes each
+	$(BIN)/python -m benchmarks.compile $(ARGS)
+
+benchmark-page: .venv/test  ## size and speed of the page of 300 results; minutes, and chromium
+	$(BIN)/python -m benchmarks.report_page $(ARGS)
+
+gpu-check: .venv/test  ## the engine on a GPU, part by part: ceilings, correctness, speed, end to end
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -68,12 +68,15 @@ def command(
       - resnet18
       - {model: net.py:make_net, weights: w.pth, mean: [.5, .5, .5], std: [.2, .2, .2]}
     """
+    from purity_cli import loggers
     from purity_cli.run import ranks as several
     from purity_cli.suite import bench, read
     from purity_cli.views import comparison
 
     if shard and (dry_run or status):
         raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
+    for target in trackers:
+        loggers.check(target)
     share = bench.parse_shard(shard) if shard else None
     chosen = read(suite)
     if data_dir is not None:
@@ -141,7 +144,7 @@ def _run(
     ranks: Ranks,
     trackers: tuple[str, ...],
 ) -> int:
-    from purity_cli import loggers
+    from purity_cli.loggers import log_results
     from purity_cli.suite import bench
 
     name = click.get_current_context().find_root().obj
@@ -161,7 +164,7 @@ def _run(
                 write_page(suite, outcomes, folder)
                 for one in outcomes if trackers else ():
                     if one.result:
-                        loggers.log_results(trackers, one.task.name, {0: one.folder}, suite.threshold)
+                        log_results(trackers, one.task.name, {0: one.folder}, suite.threshold)
 
     try:
         with ConsoleWatch() as watch:

@@ -56,11 +56,13 @@ def command(
     else epochs come from the files' names. Purity without labels chooses a checkpoint, and the regret says how many
     points of accuracy that costs.
     """
-    from purity_cli import epochs
+    from purity_cli import epochs, loggers
     from purity_cli.plan import STORED_GRID
     from purity_cli.suite import slug
     from purity_cli.views import epochs as view
 
+    for target in trackers:
+        loggers.check(target)  # says now what is missing
     checkpoints = epochs.number(epochs.find(given or _trained()))
     model = _defaults(checkpoints, models, settings)
     (job,) = options.make_jobs([model], settings, tuple(sorted({*STORED_GRID, threshold})))
@@ -81,8 +83,6 @@ def command(
     report = view.epochs(results, threshold, patience=patience)
     _write(results, report, threshold, folder)
     if trackers:
-        from purity_cli import loggers
-
         steps = {one.epoch: folder / f"epoch{one.epoch:03}" for one in checkpoints}
         loggers.log_results(trackers, folder.name, steps, threshold)
     console.show(report, layout)
