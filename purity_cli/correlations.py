@@ -1,7 +1,7 @@
-"""Four correlations of small samples, with p-values from orders and intervals from resamples; values are scipy's.
+"""Four correlations of small samples, with p-values from orders and intervals from resamples.
 
-scipy computes one pair of samples at a time. The functions of rows here do thousands at once, for permutations and the
-bootstrap; x and y are (..., n), in any shapes that broadcast, and the result is (...).
+The values are those of scipy, which computes one pair of samples at a time. The functions here compute thousands at
+once, for orders and resamples: x and y are (..., n), in any shapes that broadcast, and the result is (...).
 """
 
 from __future__ import annotations
@@ -69,19 +69,7 @@ def _ranks_from_top(first: Floats, second: Floats) -> Floats:
     return np.asarray(first.shape[-1] - 1 - ascending.argsort(-1), dtype=np.float64)
 
 
-class Statistic(NamedTuple):
-    """scipy's function of two samples, and the same of rows."""
-
-    of: Callable[[Floats, Floats], float]
-    rows: Callable[[Floats, Floats], Floats]
-
-
-STATISTICS = {
-    "pearson": Statistic(lambda x, y: float(stats.pearsonr(x, y).statistic), pearson),
-    "spearman": Statistic(lambda x, y: float(stats.spearmanr(x, y).statistic), spearman),
-    "kendall": Statistic(lambda x, y: float(stats.kendalltau(x, y).statistic), kendall),
-    "weighted": Statistic(lambda x, y: float(stats.weightedtau(x, y).statistic), weighted_tau),
-}
+STATISTICS = {"pearson": pearson, "spearman": spearman, "kendall": kendall, "weighted": weighted_tau}
 
 
 class Correlation(NamedTuple):
@@ -108,10 +96,10 @@ def correlate(x: Floats, y: Floats, *, seed: int = 0) -> dict[str, Correlation]:
     pairs = resampled[0][varied], resampled[1][varied]
     found = {}
     for name, statistic in STATISTICS.items():
-        value = statistic.of(x, y)
-        extreme = int((np.abs(_in_parts(statistic.rows, x[None], y[orders])) >= abs(value) - ROUNDING).sum())
+        value = float(statistic(x, y))
+        extreme = int((np.abs(_in_parts(statistic, x[None], y[orders])) >= abs(value) - ROUNDING).sum())
         p = extreme / len(orders) if exact else (extreme + 1) / (DRAWS + 1)
-        low, high = np.quantile(_in_parts(statistic.rows, *pairs), [0.025, 0.975])
+        low, high = np.quantile(_in_parts(statistic, *pairs), [0.025, 0.975])
         found[name] = Correlation(value, p, exact, float(low), float(high))
     return found
 

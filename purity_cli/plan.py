@@ -32,6 +32,16 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def of(cls, **settings: Any) -> Self:
+        """The settings, with pydantic's complaint turned into one sentence."""
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"][:1]))
+            sentence = complaint(error, cls.model_fields)
+            raise PurityError(f"{place}: {sentence}" if place else sentence) from None
+
 
 class Preprocessing(Frozen):
     """From a decoded RGB image to the network's input.
@@ -64,43 +74,40 @@ class Preprocessing(Frozen):
 def parse_thresholds(text: str) -> tuple[float, ...]:
     """`"0.1:0.9:0.1"` (both ends included) or `"0.3,0.5"` as increasing thresholds; PurityError otherwise."""
     try:
-        if ":" in text:
-            start, stop, step = (float(part) for part in text.split(":"))
-            if start > stop and step > 0:
-                raise PurityError(
-                    f"The thresholds {text} start above where they stop: write {stop:g}:{start:g}:{step:g}."
-                )
-            values = [start + i * step for i in range(math.floor((stop - start) / step + 1e-6) + 1)]
-        else:
-            values = [float(part) for part in text.split(",")]
+        if ":" not in text:
+            return check_thresholds([float(part) for part in text.split(",")])
+        start, stop, step = (float(part) for part in text.split(":"))
+        return check_thresholds([start + i * step for i in range(math.floor((stop - start) / step + 1e-6) + 1)])
     except (ValueError, ZeroDivisionError):
         raise PurityError(
             f"Cannot read thresholds {text!r}: write them as start:stop:step, e.g. 0.1:0.9:0.1."
         ) from None
-    return check_thresholds(values)
 
 
 def check_thresholds(values: Any) -> tuple[float, ...]:
-    """Sorted, without repeats, each inside (0, 1) or 0: M lies in [0, 1] and a channel fires where M > t."""
+    """Sorted, without repeats, each in [0, 1): M lies in [0, 1] and a channel fires where M > t."""
     grid = tuple(sorted({round(float(v), 6) for v in values}))
-    wrong = [v for v in grid if not 0.0 <= v < 1.0]
+    wrong = [f"{v:g}" for v in grid if not 0.0 <= v < 1.0]
     if wrong or not grid:
-        shown = f"{wrong[0]:g}" if wrong else "an empty grid"
         raise PurityError(
-            f"A threshold must lie in [0, 1), not {shown}: a channel's mean-to-peak ratio never exceeds 1."
+            f"A threshold must lie in [0, 1), not {wrong[0] if wrong else 'an empty grid'}: a channel's mean-to-peak "
+            "ratio never exceeds 1."
         )
     return grid
 
 
 def check_rate(value: Any) -> float:
-    """A share of all pairs of image and channel, inside (0, 1)."""
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
+    """A share of all pairs of image and channel, in (0, 1)."""
+    rate = float(value)
     if not 0 < rate < 1:
         raise PurityError(f"A rate must lie between 0 and 1, not {value}: 0.01 means that 1 % fires.")
     return rate
+
+
+DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
+"""The thresholds that tables and curves show where no others were asked for."""
+STORED_GRID = check_thresholds([*DEFAULT_GRID, *parse_thresholds("0.2:0.7:0.0125"), 0.975, 0.99])
+"""The thresholds at which counts are kept: fine where 1 % to 5 % of all pairs fire (benchmarks/grid.py)."""
 
 
 def table_thresholds(thresholds: Sequence[float]) -> list[float]:
@@ -109,61 +116,56 @@ def table_thresholds(thresholds: Sequence[float]) -> list[float]:
     return [threshold for threshold in thresholds if threshold not in hidden]
 
 
-def _grid(value: Any) -> Any:
-    try:
-        return parse_thresholds(value) if isinstance(value, str) else check_thresholds(value)
-    except (PurityError, TypeError) as error:
-        raise ValueError(str(error)) from None
-
-
-def _specs(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _metrics(value: Any) -> Any:
-    try:
-        return measures.parse(value)
-    except (PurityError, TypeError) as error:
-        raise ValueError(str(error)) from None
-
-
 def parse_size(value: Any) -> Any:
     """`224`, `240x320` (height x width) or `none`, as an option and YAML write them."""
     if not isinstance(value, str) or value == "none":
         return value
     parts = value.split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"{value!r} is no size: write 224, 240x320 (height x width) or none.")
+        raise PurityError(f"{value!r} is no size: write 224, 240x320 (height x width) or none.")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
 def _square(value: Any) -> Any:
-    value = parse_size(value)
-    return (value, value) if isinstance(value, int) else value
+    size = parse_size(value)
+    return (size, size) if isinstance(size, int) else size
 
 
 def _colour(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
     try:
-        red, green, blue = (float(part) for part in value.split(","))
+        return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
     except ValueError:
-        raise ValueError(f"{value!r} is no colour: write three numbers, e.g. 0.485,0.456,0.406.") from None
-    return red, green, blue
+        raise PurityError(f"{value!r} is no colour: write three numbers, e.g. 0.485,0.456,0.406.") from None
 
 
 def _count(value: Any) -> Any:
     if isinstance(value, str) and value != "auto" and not (value.isdecimal() and int(value) > 0):
-        raise ValueError(f"{value!r} is no batch size: write a positive number or auto.")
+        raise PurityError(f"{value!r} is no batch size: write a positive number or auto.")
     return value
 
 
-DEFAULT_GRID = parse_thresholds("0.05:0.95:0.05")
-"""The thresholds that tables and curves show where no others were asked for."""
-STORED_GRID = check_thresholds([*DEFAULT_GRID, *parse_thresholds("0.2:0.7:0.0125"), *parse_thresholds("0.975,0.99")])
-"""The thresholds at which counts are kept: fine where 1 % to 5 % of all pairs fire (benchmarks/grid.py)."""
-Grid = Annotated[tuple[float, ...], BeforeValidator(_grid)]
+def _checked(check: Callable[[Any], Any]) -> BeforeValidator:
+    """`check` as pydantic takes it, which turns a ValueError into its own error."""
 
+    def validate(value: Any) -> Any:
+        try:
+            return check(value)
+        except (PurityError, TypeError) as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(validate)
+
+
+Grid = Annotated[
+    tuple[float, ...],
+    _checked(lambda value: parse_thresholds(value) if isinstance(value, str) else check_thresholds(value)),
+]
+Colour = Annotated[tuple[float, float, float] | None, _checked(_colour)]
+Specs = Annotated[
+    tuple[str, ...],
+    _checked(lambda value: [*filter(None, map(str.strip, value.split(",")))] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
 
 WANTED = {
     "tuple_type": "a list",
@@ -173,19 +175,18 @@ WANTED = {
 """By pydantic's name of what it found wrong."""
 
 
-def complaint(error: ValidationError, known: Iterable[str]) -> str:
-    """The first thing that pydantic found wrong, in a sentence without its place; `known` are the settings there."""
+def complaint(error: ValidationError, settings: Iterable[str]) -> str:
+    """The first thing that pydantic found wrong, in a sentence without its place; `settings` are those there are."""
     first = error.errors()[0]
+    given = repr(first["input"])[:60]
     if first["type"] == "extra_forbidden":
-        return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), known)}"
-    given = repr(first["input"])
-    given = given if len(given) <= 60 else f"{given[:60]} and so on"
+        return f"there is no such setting.{did_you_mean(str(first['loc'][-1]), settings)}"
     if first["type"] == "missing":
         return "it has to be given."
     if first["type"] in WANTED:
         return f"it must be {WANTED[first['type']]}, not {given}."
     cause = first.get("ctx", {}).get("error")
-    text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {given})."
+    text = str(cause) if isinstance(cause, ValueError) else f"{first['msg']} (got {given})"
     return text if text.endswith((".", "?")) else f"{text}."
 
 
@@ -199,11 +200,10 @@ class Option:
 
 
 def _metrics_help() -> str:
-    known = ", ".join(measures.names())
-    return f"Other measures than purity, of every layer: {known}; with a parameter as in rankme:epsilon=1e-5."
-
-
-Colour = Annotated[tuple[float, float, float] | None, BeforeValidator(_colour)]
+    return (
+        f"Other measures than purity, of every layer: {', '.join(measures.names())}; with a parameter as in "
+        "rankme:epsilon=1e-5."
+    )
 
 
 class Job(Frozen):
@@ -228,9 +228,7 @@ class Job(Frozen):
     data_dir: Annotated[Text | None, Option("Where a named data set lies.", "DIR")] = None
     split: Annotated[Text | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
     layers: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_specs),
-        Field(min_length=1),
+        Specs,
         Option(
             "Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each that there "
             "is), module paths or globs: see `purity layers MODEL`.",
@@ -243,12 +241,12 @@ class Job(Frozen):
     ] = "weights"
     resize: Annotated[
         Positive | Size | Literal["none"] | None,
-        BeforeValidator(parse_size),
+        _checked(parse_size),
         Option("Short side or exact size, instead of what was declared.", "N|HxW|none"),
     ] = None
     crop: Annotated[
         Size | Literal["none"] | None,
-        BeforeValidator(_square),
+        _checked(_square),
         Option("Central crop, instead of what was declared.", "N|HxW|none"),
     ] = None
     interpolation: Annotated[Interpolation | None, Option("Of the resize.")] = None
@@ -256,9 +254,9 @@ class Job(Frozen):
     std: Annotated[Colour, Option("Per channel, on a scale of 0 to 1.", "R,G,B")] = None
     per_class: Annotated[Positive | None, Option("Only the first N images of each class.", "N")] = None
     limit: Annotated[Positive | None, Option("Only the first N images.", "N")] = None
-    batch_size: Annotated[
-        Positive | Literal["auto"], BeforeValidator(_count), Option("Images to a pass.", "auto|N", "-b")
-    ] = "auto"
+    batch_size: Annotated[Positive | Literal["auto"], _checked(_count), Option("Images to a pass.", "auto|N", "-b")] = (
+        "auto"
+    )
     device: Annotated[str, Option("Where the network runs.", "auto|cpu|cuda[:i]")] = "auto"
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"],
@@ -269,10 +267,8 @@ class Job(Frozen):
     )
     thresholds: Grid = STORED_GRID
     groups: Annotated[int, Field(ge=2)] = 20
-    metrics: Annotated[tuple[str, ...], BeforeValidator(_metrics), Option(_metrics_help, "NAME,...")] = ()
+    metrics: Annotated[tuple[str, ...], _checked(measures.parse), Option(_metrics_help, "NAME,...")] = ()
 
-    LATER: ClassVar[tuple[str, ...]] = ("metrics",)
-    """Fields that came after results had been stored: they are part of the key only where they are set."""
     RESOLVED: ClassVar[frozenset[str]] = frozenset(
         {
             "model", "weights", "dataset", "data_dir", "split", "layers", "preprocess", "resize", "crop",
@@ -287,8 +283,8 @@ class Job(Frozen):
         for name in cls.model_fields if isinstance(given, dict) else ():
             if cls.model_fields[name].annotation is not bool and isinstance(given.get(name), bool):
                 raise ValueError(
-                    f"{name} cannot be {str(given[name]).lower()}, which is also what YAML makes of yes, no, on and "
-                    "off: write a value of it, in quotes where it is one of these words."
+                    f"{name} cannot be {str(given[name]).lower()}, which is also what YAML makes of yes and no: write a "
+                    "value of it, in quotes if it is such a word."
                 )
         return given
 
@@ -305,20 +301,9 @@ class Job(Frozen):
                 )
         return self
 
-    @classmethod
-    def of(cls, **settings: Any) -> Job:
-        """A Job, with pydantic's complaint turned into one sentence."""
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            where = error.errors()[0]["loc"]
-            said = complaint(error, cls.model_fields)
-            raise PurityError(f"{where[0]}: {said}" if where else said) from None
-
     def key(self) -> str:
         """SHA-256 over what was asked for, so that two jobs share a key only where they must share every number."""
-        unset = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def direct(self) -> dict[str, Any]:
         """The fields that decide numbers as they are, as JSON."""

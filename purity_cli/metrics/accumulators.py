@@ -36,7 +36,7 @@ class LayerBatch(NamedTuple):
 
 
 class Accumulator:
-    """Sums of what `increments` makes of each batch; a subclass adds its states with `add_sum`.
+    """Sums of what `increments` makes of each batch; a subclass adds its states in `prepare`, with `add_sum`.
 
     `increments` is called before anything is added, and adding needs no memory. So where memory runs out, no layer has
     counted an image. Integer states are the same to the bit however images were split, float64 ones to rounding.
@@ -46,14 +46,15 @@ class Accumulator:
     """In files: unlike any other accumulator's."""
 
     def __init__(
-        self,
-        channels: int,
-        thresholds: Sequence[float] = (),
-        groups: int = 1,
-        device: torch.device | str = "cpu",
+        self, channels: int, thresholds: Sequence[float] = (), groups: int = 1, device: torch.device | str = "cpu"
     ) -> None:
         self.channels, self.thresholds, self.groups, self.device = channels, tuple(thresholds), groups, device
         self.states: dict[str, Tensor] = {}
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Add the states."""
+        raise NotImplementedError
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype) -> None:
         """Add a state of zeros."""
@@ -87,17 +88,10 @@ class FiringCounts(Accumulator):
 
     name = "purity"
 
-    def __init__(
-        self,
-        channels: int,
-        thresholds: Sequence[float] = (0.5,),
-        groups: int = 20,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(channels, thresholds, groups, device)
-        self._levels = torch.tensor(self.thresholds, dtype=torch.float32, device=device)
-        self.add_sum("histogram", groups, len(self.thresholds) + 1, channels, dtype=torch.int32)
-        self.add_sum("images", groups, dtype=torch.int64)
+    def prepare(self) -> None:
+        self._levels = torch.tensor(self.thresholds, dtype=torch.float32, device=self.device)
+        self.add_sum("histogram", self.groups, len(self.thresholds) + 1, self.channels, dtype=torch.int32)
+        self.add_sum("images", self.groups, dtype=torch.int64)
 
     def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
         assert batch.beta is not None
@@ -119,17 +113,10 @@ class SecondMoments(Accumulator):
 
     name = "moments"
 
-    def __init__(
-        self,
-        channels: int,
-        thresholds: Sequence[float] = (),
-        groups: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(channels, thresholds, groups, device)
+    def prepare(self) -> None:
         self.add_sum("images", dtype=torch.int64)
-        self.add_sum("total", channels, dtype=torch.float64)
-        self.add_sum("products", channels, channels, dtype=torch.float64)
+        self.add_sum("total", self.channels, dtype=torch.float64)
+        self.add_sum("products", self.channels, self.channels, dtype=torch.float64)
 
     def increments(self, batch: LayerBatch) -> Mapping[str, Tensor | int]:
         z = batch.pooled.double()

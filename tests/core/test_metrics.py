@@ -462,8 +462,7 @@ class Peaks(Accumulator):
 
     name = "peaks"
 
-    def __init__(self, *settings: Any) -> None:
-        super().__init__(*settings)
+    def prepare(self) -> None:
         self.add_sum("positive", self.groups, dtype=torch.int64)
         self.add_sum("labelled", dtype=torch.int64)
 

@@ -25,7 +25,7 @@ from purity_cli.cli.bench import command as bench_command
 from purity_cli.datasets import ImageDataset
 from purity_cli.datasets.trees import FileSource
 from purity_cli.errors import PurityError
-from purity_cli.plan import DEFAULT_GRID, Job
+from purity_cli.plan import STORED_GRID, Job
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.share import JobRunner
 from purity_cli.states import States
@@ -94,7 +94,7 @@ threshold: 0.33
         ("vgg16", "train", 7, "weights", "lanczos"),
     ]
     assert {(job.weights, job.layers) for job in jobs} == {("none", ("C1", "last"))}
-    assert {job.thresholds for job in jobs} == {tuple(sorted({*DEFAULT_GRID, 0.33}))}
+    assert {job.thresholds for job in jobs} == {tuple(sorted({*STORED_GRID, 0.33}))}
     assert made.name == "mine"
 
 
