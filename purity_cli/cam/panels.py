@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from purity_cli import cam
 from purity_cli.cam import Chosen
 from purity_cli.errors import PurityError
-from purity_cli.figures.drawing import STYLE, wrapped
+from purity_cli.figures.drawing import Figure, mpl, style, wrapped
 from purity_cli.results import Result
 from purity_cli.run.resolving import Resolved
 from purity_cli.stats import ENOUGH
@@ -211,7 +209,7 @@ def panel(headings: Sequence[Heading], rows: Sequence[TileRow], caption: str, co
     width = margin + len(headings) * (CELL + GAP) + GAP
     foot = wrapped(caption, int(width / CHARACTER))
     height = names + purities + notes + 3 * GAP + sum(heights) + sum(below) + LINE * _lines(foot) + GAP
-    with mpl.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(width, height))
         # One pair of axes in inches from the top left corner: hundreds would take half a minute.
         ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)

@@ -68,10 +68,9 @@ def command(
       - resnet18
       - {model: net.py:make_net, weights: w.pth, mean: [.5, .5, .5], std: [.2, .2, .2]}
     """
-    from purity_cli import loggers
+    from purity_cli import loggers, paper
     from purity_cli.run import ranks as several
     from purity_cli.suite import bench, read
-    from purity_cli.views import comparison
 
     if shard and (dry_run or status):
         raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
@@ -82,7 +81,7 @@ def command(
     if data_dir is not None:
         chosen = chosen.moved(data_dir)
     if chosen.reference:
-        comparison.reference(chosen.reference)  # says now what would be wrong with it after hours
+        paper.reference(chosen.reference)  # says now what would be wrong with it after hours
     folder = output or Path("results", chosen.name)
     chosen, left = _expanded(chosen, workers)
     code = 0
@@ -189,15 +188,17 @@ def _run(
 
 def reports(suite: Suite, outcomes: Sequence[JobOutcome]) -> dict[str, Report]:
     """The suite's table, and its comparison with a reference if it names one, by the names of their files."""
-    from purity_cli.views import comparison
+    from purity_cli import paper
+    from purity_cli.views import suites
 
-    found = comparison.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
-    known = comparison.reference(suite.reference) if suite.reference else []
-    views = {suite.name: comparison.suite(found, suite.threshold, suite.layout, known)}
-    if suite.reference:
-        beside = comparison.comparison(found, suite.reference, known, suite.threshold)
-        views[f"{suite.name}_comparison"] = beside
-    return views
+    found = suites.columns([(outcome.task.job, outcome.result, outcome.error) for outcome in outcomes])
+    if not suite.reference:
+        return {suite.name: suites.suite(found, suite.threshold, suite.layout)}
+    values = paper.reference(suite.reference)
+    return {
+        suite.name: suites.suite(found, suite.threshold, suite.layout, expected=paper.expected(found, values)),
+        f"{suite.name}_comparison": paper.comparison(found, suite.reference, values, suite.threshold),
+    }
 
 
 def write(views: Mapping[str, Report], folder: Path) -> None:
@@ -212,16 +213,17 @@ def write(views: Mapping[str, Report], folder: Path) -> None:
 
 def write_page(suite: Suite, outcomes: Sequence[JobOutcome], folder: Path) -> None:
     """The page of `purity report`, of what there is by now."""
-    from purity_cli import store
-    from purity_cli.figures.page import page
+    from purity_cli import paper, store
     from purity_cli.report import FORMATS
     from purity_cli.views.diff import StoredResult
+    from purity_cli.views.page import page
 
     found = [StoredResult(outcome.folder, outcome.result) for outcome in outcomes if outcome.result]
     failures = [f"{outcome.task.name}: {outcome.error}" for outcome in outcomes if outcome.status == "failed"]
     if found:
         references = [suite.reference] if suite.reference else None
-        whole = page(found, suite.threshold, references=references, failures=failures)
+        beside = paper.beside([one.result for one in found], suite.threshold, references)
+        whole = page(found, suite.threshold, beside=beside, failures=failures)
         store.write_text(folder / "report.html", FORMATS["html"](whole))
 
 

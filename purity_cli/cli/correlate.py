@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--every-layer", is_flag=True, help="Also the other measures of every layer, not of the deepest alone.")
 @options.threshold_option()
+@options.rate_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random orders and resamples.")
 @options.workers_option
 @options.format_option()
@@ -42,6 +43,7 @@ def command(
     baseline: str | None,
     every_layer: bool,
     threshold: float,
+    rate: float,
     seed: int,
     workers: int,
     layout: str,
@@ -50,27 +52,29 @@ def command(
 
     RESULT is a folder that `purity score` has written, or one that holds such folders. Each stage, their average and
     the last one stand beside the baselines that explain as much without looking at weights: the number of parameters,
-    the size of the last map, its channels. Pearson's r, Spearman's rho, Kendall's tau-b and the weighted tau come with
-    the middle 95 % of resampled results and a two-sided p, of all orders up to seven results and of random ones beyond.
+    the size of the last map, its channels. Pearson's r, Spearman's rho and Kendall's tau-b come with the middle 95 % of
+    resampled results and a two-sided p, of all orders up to seven results and of random ones beyond.
     """
     from purity_cli.views import correlation
     from purity_cli.views.against import read_against
 
     results = stored.read(folders)
     target = read_against(against, results, any_size=any_size) if against else None
-    correlation.points(results, threshold, against=target)  # says what is wrong before the networks are scored
-    twins = _random_twins(target.of(results) if target else results, workers) if baseline else None
-    data = correlation.points(results, threshold, against=target, twins=twins, every_layer=every_layer)
+    correlation.points(results, threshold, rate, against=target)  # says what is wrong before the networks are scored
+    random_init = _random_init(target.of(results) if target else results, workers) if baseline else None
+    data = correlation.points(
+        results, threshold, rate, against=target, random_init=random_init, every_layer=every_layer
+    )
     console.show(correlation.correlation(data, seed=seed), layout)
 
 
-def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:
+def _random_init(results: Sequence[Result], workers: int) -> list[Result]:
     """The same images, layers and pixels by the same networks with random weights; each network once."""
     from purity_cli import run
     from purity_cli.errors import PurityError
 
     done: dict[str, Result] = {}
-    twins = []
+    found = []
     for result in results:
         job = result.job.model_copy(update={"weights": "none"})
         if job.key() not in done:
@@ -86,5 +90,5 @@ def _random_twins(results: Sequence[Result], workers: int) -> list[Result]:
                 )
             with progress.images(f"{plan.network.name}, random") as show:
                 done[job.key()] = run.score(plan, workers=workers, progress=show)
-        twins.append(done[job.key()])
-    return twins
+        found.append(done[job.key()])
+    return found

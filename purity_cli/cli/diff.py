@@ -31,9 +31,16 @@ REGRESSION = 4
     help="A cell has moved where F differs by more, or another measure by more of its value.",
 )
 @options.threshold_option()
+@options.rate_option
 @options.format_option("md is for a summary of CI, html is a page; csv holds the cells only.")
 def command(
-    old: Path | None, new: Path | None, nightly: Path | None, tolerance: float, threshold: float, layout: str
+    old: Path | None,
+    new: Path | None,
+    nightly: Path | None,
+    tolerance: float,
+    threshold: float,
+    rate: float,
+    layout: str,
 ) -> None:
     """Compare the results in OLD and NEW, layer by layer.
 
@@ -56,7 +63,8 @@ def command(
     assert old is not None
     assert new is not None
     before, after = stored.find(old), stored.find(new)
-    found = diff(before, after, threshold=threshold, tolerance=tolerance, failures=stored.failures(new))
+    failures = stored.failures(new)
+    found = diff(before, after, threshold=threshold, rate=rate, tolerance=tolerance, failures=failures)
     console.show(found.report(), layout)
     if found.regressed:
         raise click.exceptions.Exit(REGRESSION)

@@ -16,7 +16,7 @@ from purity_cli.errors import log
 if TYPE_CHECKING:
     from purity_cli.epochs import CheckpointFile
     from purity_cli.report import Report
-    from purity_cli.results import Result
+    from purity_cli.views.epochs import Published
 
 
 @click.command("epochs", cls=options.JobCommand)
@@ -56,7 +56,7 @@ def command(
     else epochs come from the files' names. Purity without labels chooses a checkpoint, and the regret says how many
     points of accuracy that costs.
     """
-    from purity_cli import epochs, loggers
+    from purity_cli import epochs, loggers, paper
     from purity_cli.plan import STORED_GRID
     from purity_cli.suite import slug
     from purity_cli.views import epochs as view
@@ -80,8 +80,9 @@ def command(
             progress=show,
             command=click.get_current_context().find_root().obj,
         )
-    report = view.epochs(results, threshold, patience=patience)
-    _write(results, report, threshold, folder)
+    published = paper.published(results)
+    report = view.epochs(results, threshold, patience=patience, published=published)
+    _write(report, published, folder)
     if trackers:
         steps = {one.epoch: folder / f"epoch{one.epoch:03}" for one in checkpoints}
         loggers.log_results(trackers, folder.name, steps, threshold)
@@ -118,7 +119,7 @@ def _defaults(checkpoints: list[CheckpointFile], models: tuple[str, ...], settin
     return recorded if source("models") == ParameterSource.DEFAULT else models[0]
 
 
-def _write(results: list[Result], report: Report, threshold: float, folder: Path) -> None:
+def _write(report: Report, published: Published | None, folder: Path) -> None:
     from purity_cli import store
     from purity_cli.figures import charts, drawing
     from purity_cli.report import FORMATS
@@ -126,5 +127,5 @@ def _write(results: list[Result], report: Report, threshold: float, folder: Path
     said = click.get_current_context().find_root().obj
     store.write_text(folder / "epochs.csv", FORMATS["csv"](report))
     store.write_text(folder / "epochs.md", FORMATS["md"](report) + f"\n`{said}`\n")
-    drawing.save(charts.training_curve(results, threshold, report), folder / "epochs")
+    drawing.save(charts.training_curve(report, published.values if published else None), folder / "epochs")
     log.info(f"Wrote {folder}")

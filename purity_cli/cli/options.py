@@ -212,6 +212,25 @@ def threshold_option(about: str = "At which purity is read.") -> Callable[[Any],
     )
 
 
+def parse_rate(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """A share of all pairs of image and channel, for `callback=`; a usage error outside (0, 1)."""
+    from purity_cli.errors import PurityError
+    from purity_cli.plan import check_rate
+
+    try:
+        return check_rate(value)
+    except PurityError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def rate_option(function: Any) -> Any:
+    """`--rate`, the share of firings at which F is compared."""
+    return click.option(
+        "--rate", type=float, default=0.01, show_default=True, callback=parse_rate, metavar="R",
+        help="Also F where this share of all pairs of image and channel fires: F at an equal firing rate.",
+    )(function)  # fmt: skip
+
+
 def output_option(about: str, default: Path | None = None) -> Callable[[Any], Any]:
     """`--output`, a folder."""
     return click.option(

@@ -20,6 +20,7 @@ from purity_cli.cli import console, options, stored
     help="html is the page; the others have its table and what to be careful about, as md for a pull request.",
 )  # fmt: skip
 @options.threshold_option()
+@options.rate_option
 @click.option(
     "--reference", "references", metavar="NAME|FILE.csv", multiple=True,
     help="Beside a table of the paper (table1, table2, table3, figure4) or of one's own; again for more.  "
@@ -30,6 +31,7 @@ def command(
     output: Path | None,
     layout: str,
     threshold: float,
+    rate: float,
     references: tuple[str, ...],
 ) -> None:
     """Make one page of stored results, to sort, search and send: a file that needs no network.
@@ -38,18 +40,19 @@ def command(
     pattern of them in quotes; without any, `results`. Of the same job scored twice, the newer result is shown. A PNG or
     JPEG in a result's folder whose name begins with cam, as `purity cam --output` makes it, stands in its panel.
     """
-    from purity_cli import locks, store
-    from purity_cli.figures.page import page, summary
+    from purity_cli import locks, paper, store
     from purity_cli.report import FORMATS
+    from purity_cli.views.page import page, summary
 
     named = stored.expanded(folders)
     found = stored.newest(named)
     failures = [sentence for folder in named for sentence in stored.failures(folder)]
     if layout == "html":
+        beside = paper.beside([one.result for one in found], threshold, references or None)
         pictures = stored.pictures(found)
-        report = page(found, threshold, references=references or None, failures=failures, pictures=pictures)
+        report = page(found, threshold, rate, beside=beside, failures=failures, pictures=pictures)
     else:
-        report = summary(found, threshold, failures)
+        report = summary(found, threshold, rate, failures)
     if layout == "html" or output:
         target = output or Path(f"report.{layout}")
         locks.prepare(target.parent)

@@ -12,6 +12,7 @@ from purity_cli.cli import console, options, stored
 @click.command("show")
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @options.threshold_option()
+@options.rate_option
 @options.stored_layers_option
 @click.option(
     "--view", type=console.views(), default="layers", show_default=True,
@@ -23,19 +24,27 @@ from purity_cli.cli import console, options, stored
 )  # fmt: skip
 @options.format_option()
 def command(
-    folders: tuple[Path, ...], threshold: float, layers: tuple[str, ...], view: str, reference: str | None, layout: str
+    folders: tuple[Path, ...],
+    threshold: float,
+    rate: float,
+    layers: tuple[str, ...],
+    view: str,
+    reference: str | None,
+    layout: str,
 ) -> None:
     """Show stored results: F with its standard error, N, live channels and the other measures of every layer.
 
     DIR is a folder that `purity score`, `bench` or `epochs` has written, or one that holds such folders; without
     any, what `purity score` without options has written.
     """
-    from purity_cli.views import VIEWS, comparison
+    from purity_cli.views import VIEWS
     from purity_cli.views.sweep import only
 
     results = only(stored.read(stored.or_default(folders)), layers)
     if reference is None:
-        console.show(VIEWS[view](results, threshold), layout)
+        console.show(VIEWS[view](results, threshold, rate), layout)
         return
-    known = comparison.reference(reference)
-    console.show(comparison.comparison(comparison.of_results(results), reference, known, threshold), layout)
+    from purity_cli import paper
+    from purity_cli.views.suites import of_results
+
+    console.show(paper.comparison(of_results(results), reference, paper.reference(reference), threshold), layout)

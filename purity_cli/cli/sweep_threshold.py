@@ -59,7 +59,7 @@ def command(
     the layers less the mean of their squared standard errors, among the thresholds at which every layer fires five
     times per channel.
     """
-    from purity_cli.plan import DEFAULT_GRID, table_thresholds
+    from purity_cli.plan import DEFAULT_GRID
     from purity_cli.views import cells
     from purity_cli.views import sweep as view
 
@@ -76,10 +76,9 @@ def command(
 
         thresholds = thresholds or DEFAULT_GRID
         results = score_all(models, settings, thresholds, 0.5, download, workers, output)
-    results = [view.at(result, thresholds or table_thresholds(result.thresholds)) for result in results]
-    report = view.sweep(results, suggested=suggest)
+    report = view.sweep(results, thresholds, suggested=suggest)
     # Before anything is printed: whoever reads that may stop reading.
     if plot:
-        for path in drawing.save(charts.threshold_sweep(cells.frame(results)), plot):
+        for path in drawing.save(charts.threshold_sweep(cells.frame(results, thresholds)), plot):
             log.info(f"Wrote {path}")
     console.show(report, layout)

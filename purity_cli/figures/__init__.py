@@ -15,10 +15,12 @@ NORMAL_95 = 1.96
 
 
 class Scored(NamedTuple):
-    """`cells.frame` of results at one threshold: of the layers asked for, and of all."""
+    """`cells.frame` of results at one threshold: of the layers asked for, and of all; `grid` is at every threshold."""
 
     rows: pd.DataFrame
     every: pd.DataFrame
+    grid: pd.DataFrame
+    against_rate: bool = False
 
 
 def _stages(scored: Scored) -> Figure:
@@ -39,5 +41,16 @@ def _accuracy(scored: Scored) -> Figure:
     return charts.against_accuracy(scored.every)
 
 
-FIGURES: dict[str, Callable[[Scored], Figure]] = {"stages": _stages, "heatmap": _heatmap, "accuracy": _accuracy}
+def _sweep(scored: Scored) -> Figure:
+    from purity_cli.figures import charts
+
+    return charts.threshold_sweep(scored.grid, against_rate=scored.against_rate)
+
+
+FIGURES: dict[str, Callable[[Scored], Figure]] = {
+    "stages": _stages,
+    "heatmap": _heatmap,
+    "accuracy": _accuracy,
+    "sweep": _sweep,
+}
 """One entry each; one that the results do not allow raises a PurityError."""

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from purity_cli.errors import PurityError
 from purity_cli.figures import NORMAL_95
 from purity_cli.figures.drawing import (
     COLOURS,
-    STYLE,
     WIDTH,
+    Figure,
+    Rectangle,
     hollow,
     in_legend,
     legends_below,
     name_points,
     panels,
+    style,
     styles,
     within,
     wrapped,
 )
 from purity_cli.report import Report
-from purity_cli.results import Result
 from purity_cli.stats import ENOUGH
 
 if TYPE_CHECKING:
@@ -44,19 +42,27 @@ LOGARITHMIC = 10
 """Ratio of the last epoch to the first from which on the axis is logarithmic."""
 
 
-def threshold_sweep(rows: pd.DataFrame) -> Figure:
-    """F against the threshold, a line per layer, a panel per result; the band is one standard error (Fig. 3).
+def threshold_sweep(rows: pd.DataFrame, *, against_rate: bool = False) -> Figure:
+    """F against the threshold, or against the share of pairs of image and channel that fire there: a line per layer, a
+    panel per result; the band is one standard error (Fig. 3).
 
-    Thresholds at which nothing fires have no F: the line ends before them and the legend says so.
+    Thresholds at which nothing fires have no F: the line ends before them and the legend tells so.
     """
+    rows = rows.assign(share=rows["activations"] / (rows["n_images"] * rows["channels"]))
+    across = "share" if against_rate else "threshold"
     models = _by_result(rows)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, axes = panels(len(models))
         for ax, (name, model) in zip(axes, models, strict=True):
-            for style, (_, layer) in zip(styles(), model.groupby("label", sort=False), strict=False):
-                _line(ax, layer.sort_values("threshold"), "threshold", _layer_name(layer) + _silence(layer), style)
-            ax.set_xlim(rows["threshold"].min() - 0.02, rows["threshold"].max() + 0.02)
-            ax.set_xlabel("threshold t on the mean-to-peak ratio M")
+            for look, (_, layer) in zip(styles(), model.groupby("label", sort=False), strict=False):
+                _line(ax, layer.sort_values(across), across, _layer_name(layer) + _silence(layer), look)
+            if against_rate:
+                ax.set_xscale("log")
+                ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+                ax.set_xlabel("share of all pairs of image and channel that fire")
+            else:
+                ax.set_xlim(rows["threshold"].min() - 0.02, rows["threshold"].max() + 0.02)
+                ax.set_xlabel("threshold t on the mean-to-peak ratio M")
             ax.set_title(wrapped(name, 60))
             _purity_axis(ax, "feature purity F")
         legends_below(figure, axes)
@@ -67,21 +73,21 @@ def threshold_sweep(rows: pd.DataFrame) -> Figure:
 def stage_curve(rows: pd.DataFrame) -> Figure:
     """F from stage to stage, a line per result, with 95 % intervals (rows at one threshold)."""
     stages = _stages(rows)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, (ax,) = panels(1)
         figure.set_figwidth(max(WIDTH, 1 + 0.36 * len(stages)))
-        for style, (name, model) in zip(styles(), _by_result(rows), strict=False):
+        for look, (name, model) in zip(styles(), _by_result(rows), strict=False):
             labels = model["label"].tolist()
-            silent = [label for label, fired in zip(labels, model["activations"], strict=True) if not fired]
-            note = f", nothing fires in {', '.join(silent)}" if silent else ""
+            silent = model[model["purity"].isna()]["label"].tolist()
+            note = f", no F in {', '.join(silent)}" if silent else ""
             places = [stages.index(label) for label in labels]
             model = model.assign(place=places).sort_values("place")
             bars = within(model["purity"], NORMAL_95 * model["se"])
-            ax.errorbar(model["place"], model["purity"], yerr=bars, label=in_legend(name + note), capsize=2, **style)
-            hollow(ax, model["place"], model["purity"], model["starved"], style)
+            ax.errorbar(model["place"], model["purity"], yerr=bars, label=in_legend(name + note), capsize=2, **look)
+            hollow(ax, model["place"], model["purity"], model["starved"], look)
         _stage_ticks(ax, stages)
         ax.set_xlim(-0.3, len(stages) - 0.7)
-        _purity_axis(ax, f"feature purity F at t = {_threshold(rows):g}")
+        _purity_axis(ax, f"feature purity F at {_at(rows)}")
         legends_below(figure, [ax], _tick_height(stages))
         _caption(figure, rows, "bars: 95 % intervals, F ± 1.96 jackknife standard errors", LOW)
     return figure
@@ -95,7 +101,7 @@ def heatmap(rows: pd.DataFrame) -> Figure:
     grid = np.full((len(models), len(stages)), np.nan)
     width = 1.6 + 0.52 * len(stages) + 0.06 * max(len(line) for name in names for line in name.split("\n"))
     height = 0.8 + 0.17 * sum(name.count("\n") + 2 for name in names) + _tick_height(stages)
-    with mpl.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(width, height), layout="constrained")
         ax = figure.subplots()
         for i, (_, model) in enumerate(models):
@@ -111,9 +117,9 @@ def heatmap(rows: pd.DataFrame) -> Figure:
         _stage_ticks(ax, stages)
         ax.set_yticks(range(len(names)), names)
         ax.grid(False)
-        figure.colorbar(picture, ax=ax, label=f"F at t = {_threshold(rows):g}", aspect=12)
+        figure.colorbar(picture, ax=ax, label=f"F at {_at(rows)}", aspect=12)
         hatched = f"hatched: N < {ENOUGH} c, biased low"
-        _caption(figure, rows, "–: no F, as nothing fires" if rows["purity"].isna().any() else "", hatched)
+        _caption(figure, rows, "–: no F" if rows["purity"].isna().any() else "", hatched)
     return figure
 
 
@@ -128,53 +134,52 @@ def against_accuracy(rows: pd.DataFrame) -> Figure:
             f"and there {'is' if len(last) == 1 else 'are'} {len(last)}."
         )
     x, y = last["top1"].to_numpy(float), last["purity"].to_numpy(float)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, (ax,) = panels(1)
         bars = within(last["purity"], NORMAL_95 * last["se"])
         look: Any = {"color": COLOURS[0], "marker": "o"}
         note = correlation(x.tolist(), y.tolist())
         ax.errorbar(x, y, yerr=bars, linestyle="none", capsize=2, label=f"last layer; {note}", **look)
         hollow(ax, x, y, last["starved"], look)
-        line = np.empty((0, 2))
         if len(x) > 2 and np.ptp(x) > 0:
             slope, offset = np.polyfit(x, y, 1)
-            line = np.array([(end, slope * end + offset) for end in (x.min(), x.max())])
-            ax.plot(*line.T, color=COLOURS[-1], linewidth=0.8, linestyle="--", label="least squares")
+            ends = np.array([x.min(), x.max()])
+            ax.plot(
+                ends, slope * ends + offset, color=COLOURS[-1], linewidth=0.8, linestyle="--", label="least squares"
+            )
         ax.margins(0.15)
         ax.set_xlabel("top-1 accuracy / %")
-        ax.set_ylabel(f"feature purity F at t = {_threshold(rows):g}")
+        ax.set_ylabel(f"feature purity F at {_at(rows)}")
         legends_below(figure, [ax])
         without = len(deepest) - len(last)
         left_out = f"{without} of {len(deepest)} results left out, without accuracy or purity" if without else ""
         _caption(figure, last, "bars: 95 % intervals, F ± 1.96 jackknife standard errors", LOW, left_out)
-        name_points(figure, ax, np.stack([x, y], 1), bars.max(0), line, list(last["name"]))
+        name_points(figure, ax, np.stack([x, y], 1), bars.max(0), list(last["name"]))
     return figure
 
 
-def training_curve(results: Sequence[Result], threshold: float, report: Report) -> Figure:
-    """Purity per layer with one standard error, and accuracy, against the epoch; the paper's where it has them.
+def training_curve(report: Report, published: Mapping[int, Mapping[str, float]] | None = None) -> Figure:
+    """Purity per layer with one standard error, and accuracy, against the epoch; published values where there are any.
 
-    Vertical lines mark the epochs that `report`, the view of these results, keeps by the highest value.
+    `report` is the view of epochs. Vertical lines mark the epochs that it keeps by the highest value.
     """
-    from purity_cli.views import epochs as view  # as in `correlation`
-
-    rows, paper = view.frame(results, threshold), view.paper(results)
+    rows = pd.DataFrame(report.main.rows).astype({"top1": float, "purity": float, "se": float})
     (chosen,) = (table for table in report.tables if table.key == "choices")
-    kept = [row for row in chosen.rows if row["rule"].startswith("highest") and row["epoch"] is not None]
+    marked = [row for row in chosen.rows if row["rule"].startswith("highest") and row["epoch"] is not None]
     epochs = sorted(set(rows["epoch"]))
-    with mpl.rc_context(STYLE):
+    with style():
         figure, (left, right) = panels(2)
         looks = styles()
-        for style, (_, layer) in zip(looks, rows.groupby("label", sort=False), strict=False):
+        for one, (_, layer) in zip(looks, rows.groupby("label", sort=False), strict=False):
             name = layer["label"].iloc[0] + ("" if layer["purity"].notna().any() else ", nothing fires")
-            _line(left, layer, "epoch", name, style)
+            _line(left, layer, "epoch", name, one)
         accuracy = rows.drop_duplicates("epoch").dropna(subset=["top1"])
         right.plot(accuracy["epoch"], accuracy["top1"], label="accuracy", **next(looks))
-        if paper:
-            left.plot(list(paper), [one["purity"] for one in paper.values()], label="paper, last layer", **PAPERS)
-            right.plot(list(paper), [one["top1"] for one in paper.values()], label="paper (of 16 images)", **PAPERS)
+        if published:
+            for ax, key, name in ((left, "purity", "paper, last layer"), (right, "top1", "paper (of 16 images)")):
+                ax.plot(list(published), [one[key] for one in published.values()], label=name, **PAPERS)
         for ax, name in ((left, f"feature purity F at t = {rows['threshold'].iloc[0]:g}"), (right, "accuracy / %")):
-            for dashes, choice in zip(CHOSEN, kept, strict=False):
+            for dashes, choice in zip(CHOSEN, marked, strict=False):
                 mark = f"{choice['rule']}: epoch {choice['epoch']}"
                 ax.axvline(choice["epoch"], color="0.4", linewidth=0.8, linestyle=dashes, label=mark)
             if epochs[-1] >= LOGARITHMIC * epochs[0] > 0:
@@ -195,7 +200,7 @@ def training_curve(results: Sequence[Result], threshold: float, report: Report) 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     """Pearson's r with n, its interval from three points on, and p from five on; why there is none otherwise."""
-    from purity_cli.correlations import correlate  # scipy takes its time, and most figures need none of it
+    from purity_cli.views.correlation import correlate  # scipy takes its time, and most figures need none of it
 
     n = len(x)
     if n < 3 or len(set(x)) < 2 or len(set(y)) < 2:
@@ -205,14 +210,20 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> str:
     return f"Pearson's r = {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}{p}, n = {n}"
 
 
-def _line(ax: Axes, layer: pd.DataFrame, across: str, name: str, style: dict[str, Any]) -> None:
+def _line(ax: Axes, layer: pd.DataFrame, across: str, name: str, look: dict[str, Any]) -> None:
     """F of a layer where it has one, within one standard error."""
-    known = layer.dropna(subset=["purity"])
-    x, y = known[across], known["purity"]
-    below, above = within(y, known["se"])
-    ax.plot(x, y, label=in_legend(name), **style)
-    hollow(ax, x, y, known["starved"], style)
-    ax.fill_between(x, y - below, y + above, color=style["color"], alpha=0.15, linewidth=0)
+    fired = layer.dropna(subset=["purity"])
+    x, y = fired[across], fired["purity"]
+    below, above = within(y, fired["se"])
+    ax.plot(x, y, label=in_legend(name), **look)
+    hollow(ax, x, y, fired["starved"], look)
+    ax.fill_between(x, y - below, y + above, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def at_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with F at the firing rate in place of F at the threshold."""
+    flat = {"purity": rows["purity_rate"], "se": rows["purity_rate_se"], "starved": rows["rate_starved"]}
+    return rows.assign(**flat, threshold=math.nan)
 
 
 def _by_result(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -247,9 +258,10 @@ def _stages(rows: pd.DataFrame) -> list[str]:
     return merged
 
 
-def _threshold(rows: pd.DataFrame) -> float:
-    (threshold,) = rows["threshold"].unique()
-    return float(threshold)
+def _at(rows: pd.DataFrame) -> str:
+    """Where F of rows was read: at one threshold, or at one rate."""
+    (threshold,), (rate,) = rows["threshold"].unique(), rows["rate"].unique()
+    return f"a firing rate of {100 * rate:g} %" if math.isnan(threshold) else f"t = {threshold:g}"
 
 
 def _purity_axis(ax: Axes, label: str) -> None:

@@ -6,21 +6,33 @@ only mark.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import cycle, product
+from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.transforms import Bbox, ScaledTranslation
 
 from purity_cli.errors import PurityError
+
+# A notebook names its screen to all that is started in it. matplotlib cannot be imported where it lacks that screen.
+_screen = os.environ.pop("MPLBACKEND", None)
+try:
+    import matplotlib as mpl
+finally:
+    if _screen is not None:
+        os.environ["MPLBACKEND"] = _screen
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
+from matplotlib.transforms import Bbox, ScaledTranslation  # noqa: E402
+
+__all__ = ["Figure", "Rectangle", "mpl"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +71,15 @@ LINE = 0.155
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
+@contextmanager
+def style() -> Iterator[None]:
+    """While this is entered, matplotlib has its own defaults and `STYLE`, whatever a user's matplotlibrc sets."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
 def targets(path: Path) -> list[Path]:
     """The files that a figure goes to, PNG and SVG where `path` has no ending; PurityError where they cannot be made.
 
@@ -80,7 +101,7 @@ def targets(path: Path) -> list[Path]:
 def save(figure: Figure, path: Path, dpi: int | None = None) -> list[Path]:
     """Write the figure to its `targets`."""
     files = targets(path)
-    with mpl.rc_context(STYLE):
+    with style():
         for file in files:
             metadata: dict[str, Any] = {"Date": None} if file.suffix == ".svg" else {}
             try:
@@ -154,40 +175,32 @@ def legends_below(figure: Figure, axes: Sequence[Axes], ticks: float = 0.0) -> N
     figure.set_size_inches(width, height + lines * (LINE * longest + ticks))
 
 
-def name_points(figure: Figure, ax: Axes, points: Points, bars: Points, line: Points, names: Sequence[str]) -> None:
-    """Names beside points (n, 2), each as near as can be without covering another, a bar or a line.
+def name_points(figure: Figure, ax: Axes, points: Points, bars: Points, names: Sequence[str]) -> None:
+    """Names beside points (n, 2), each as near as can be without covering another or a bar.
 
-    `bars` (n,) are how far the points' bars reach up and down, `line` (2, 2), or (0, 2), the ends of a line, all in
-    data units.
+    `bars` (n,) are how far the points' bars reach up and down, in data units.
     """
     figure.draw_without_rendering()
-    point_size = figure.dpi / 72
     upper, lower = (ax.transData.transform(points + sign * np.stack([0 * bars, bars], 1)) for sign in (1, -1))
     taken = [Bbox([below - 4, above + 4]) for below, above in zip(lower, upper, strict=True)]
-    if len(line):
-        start, stop = ax.transData.transform(line)
-        taken += [Bbox([place - 1, place + 1]) for place in np.linspace(start, stop, 100)]
     shared: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "in_layout": False}
-    leader = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
     for point, name in zip(points, names, strict=True):
-        trial = ax.annotate(wrapped(name, 30), point, (0, 0), **shared)
-        width, height = trial.get_window_extent().size
-        trial.remove()
-        places = []
-        for ring, (dx, dy) in product(range(1, 16), AROUND):
-            offset = 6 * ring * np.array([dx, dy])
-            x, y = ax.transData.transform(point) + point_size * offset
-            box = Bbox.from_bounds(x + (dx - 1) / 2 * width, y + (dy - 1) / 2 * height, width, height)
-            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
-            places.append((box.count_overlaps(taken) + 100 * (not inside), ring, (dx, dy), box))
-        _, ring, (dx, dy), box = min(places, key=lambda place: place[:2])
-        ax.annotate(
-            wrapped(name, 30),
-            point,
-            (6 * ring * dx, 6 * ring * dy),
-            horizontalalignment=("right", "center", "left")[dx + 1],
-            verticalalignment=("top", "center", "bottom")[dy + 1],
-            arrowprops=leader if ring > 1 else None,
-            **shared,
-        )
-        taken.append(box)
+        best: tuple[int, Any] | None = None
+        for ring in range(1, 16):
+            for dx, dy in AROUND:
+                sides = ("right", "center", "left")[dx + 1], ("top", "center", "bottom")[dy + 1]
+                look: dict[str, Any] = {"horizontalalignment": sides[0], "verticalalignment": sides[1]}
+                label = ax.annotate(wrapped(name, 30), point, (6 * ring * dx, 6 * ring * dy), **look, **shared)
+                box = label.get_window_extent()
+                inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+                covered = box.count_overlaps(taken) + 100 * (not inside)
+                if best is None or covered < best[0]:
+                    if best:
+                        best[1].remove()
+                    best = covered, label
+                else:
+                    label.remove()
+            if best and best[0] == 0:
+                break
+        assert best is not None
+        taken.append(best[1].get_window_extent())

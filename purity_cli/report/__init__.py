@@ -52,6 +52,8 @@ class Column:
     """The key of its standard error, which a page shows behind it instead of in a column."""
     optional: bool = False
     """Whether people see it only where they can ask for it, as on a page."""
+    behind: str = ""
+    """The key of the column that people read it behind, where that is another place than in data."""
 
     @property
     def heading(self) -> str:
@@ -70,13 +72,22 @@ def number(key: str, title: str = "", digits: int | None = 3, **more: Any) -> Co
 class Plot:
     """That a page may set any two columns of a table against each other, these two first.
 
-    `groups` are what belongs together, one for each row; `said` is the sentence on two columns, the first by its name,
-    in each group."""
+    `groups` are what belongs together, one for each row; `rho` has the rank correlation of two columns in each group.
+    """
 
     x: str
     y: str
     groups: Sequence[str]
-    said: Mapping[str, Mapping[KeyPair, str]]
+    rho: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a page draws: `kind` is a function of page.js, which takes `data` as JSON."""
+
+    caption: str
+    kind: Literal["lines", "channels"]
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,15 +114,22 @@ class Table:
     plot: Plot | None = None
 
     @property
+    def for_people(self) -> list[Column]:
+        """The columns that people can see, in their order."""
+        columns = [one for one in self.columns if one.shown and not one.behind]
+        keys = [one.key for one in self.columns if not one.behind]
+        for moved in (one for one in self.columns if one.shown and one.behind):
+            # Behind a column that is not shown itself, it stands where that would.
+            before = set(keys[: keys.index(moved.behind) + 1] if moved.behind in keys else keys)
+            columns.insert(sum(one.key in before for one in columns), moved)
+        return columns
+
+    @property
     def shown(self) -> list[Column]:
         """The columns for people; without a title of its own, one that holds nothing is left out."""
         held = {key for row in (*self.rows, *self.foot) for key, value in row.items() if value is not None}
         held |= {key for _, key in self.marks}
-        return [
-            one
-            for one in self.columns
-            if one.shown and not one.optional and (one.title or one.key in held or not self.rows)
-        ]
+        return [one for one in self.for_people if not one.optional and (one.title or one.key in held or not self.rows)]
 
     @property
     def data(self) -> list[Column]:
@@ -127,17 +145,17 @@ class Table:
             for column in columns:
                 digits = None if column.digits is None else self.digits.get(place, column.digits)
                 sign = SIGNS.get(self.marks.get((place, column.key), ""), " " if column.key in starred else "")
-                line.append(said(row.get(column.key), digits, column.signed) + sign)
+                line.append(written(row.get(column.key), digits, column.signed) + sign)
             lines.append(line)
         return lines
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables, and sentences that must stand beside them; `facts` are for programs alone; `figures` draw one each.
+    """Tables, and sentences that must stand beside them; `facts` are for programs alone.
 
-    `lead` is what there is to it, in a sentence that stands above the tables. `parts` stand below it on a page, which
-    shows those that are `folded` only to who asks for them; other forms have no room for parts.
+    `lead` is the outcome in a sentence that stands above the tables. A page has more: `charts`, `pictures` (the bytes
+    of a PNG or JPEG by its caption), and `parts` below it, which are folded up where they are `folded`.
     """
 
     tables: Sequence[Table]
@@ -145,21 +163,21 @@ class Report:
     title: str = ""
     lead: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    """By what each shows: matplotlib's figure, an SVG element, or the bytes of a PNG."""
+    charts: Sequence[Chart] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
     parts: Sequence[Report] = ()
     folded: bool = False
     id: str = ""
 
     @property
-    def said(self) -> list[str]:
+    def once(self) -> list[str]:
         """The notes, each once."""
         return list(dict.fromkeys(self.notes))
 
     @property
     def sentences(self) -> list[str]:
         """All that is said, for forms without a place above the tables."""
-        return [*([self.lead] if self.lead else []), *self.said]
+        return [*([self.lead] if self.lead else []), *self.once]
 
     def of(self, *aims: str) -> list[Table]:
         return [table for table in self.tables if table.aim in aims]
@@ -170,7 +188,7 @@ class Report:
         return self.of("all", "data")[0]
 
 
-def said(value: Any, digits: int | None = None, signed: bool = False) -> str:
+def written(value: Any, digits: int | None = None, signed: bool = False) -> str:
     """`0.123`; `NaN` where nothing fired, nothing where there is no such cell; whole numbers in groups of three."""
     if value is None:
         return ""
@@ -198,7 +216,7 @@ def markdown(report: Report) -> str:
     for table in report.of("all", "page", "people"):
         if table.rows:
             parts += [*([f"**{table.title}**"] if table.title else []), _grid(table)]
-    parts += ["\n".join(f"- {note}" for note in report.said)] if report.notes else []
+    parts += ["\n".join(f"- {note}" for note in report.once)] if report.notes else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -35,7 +35,7 @@ def render(report: Report) -> str:
         for table in report.of("all", "people"):
             if table.rows or not report.notes:
                 _print(console, table)
-        for note in report.said:
+        for note in report.once:
             console.print(Text(note))
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import math
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
-from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from purity_cli.report import SIGNS, Column, Report, Table, said, to_csv
+from purity_cli.report import SIGNS, Chart, Column, Report, Table, to_csv, written
 
-SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-INK = re.compile(r"#000000|#262626|\bblack\b")
-"""What matplotlib draws text and axes with: the page's own colour of text stands for it."""
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
-"""Characters that XML cannot hold, as names of files may have them."""
 LONG, WIDE = 20, 8
 """Rows from which a table can be searched, and columns from which they can be chosen."""
 
@@ -64,7 +55,8 @@ def render(report: Report) -> str:
             policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
             columns=columns,
             lines=lines,
-            figure=lambda caption, draw: _figure(draw(), caption, f"f{next(counter)}-"),
+            picture=_picture,
+            chart=_chart,
             number=lambda: next(counter),
             downloads=list(_downloads(report)),
             plot=_plot,
@@ -94,11 +86,14 @@ def _static(name: str) -> str:
 
 def columns(table: Table) -> list[Column]:
     """Those that a page shows, and those that it can: an error stands behind its value instead."""
-    every = {column.key: column for column in table.columns if column.shown}
-    errors = {column.error for column in every.values()}
+    errors = {column.error for column in table.for_people}
     shown = {column.key for column in table.shown}
     held = {key for row in table.rows for key, value in row.items() if value is not None}
-    return [one for key, one in every.items() if key not in errors and (key in shown or (one.optional and key in held))]
+    return [
+        one
+        for one in table.for_people
+        if one.key not in errors and (one.key in shown or (one.optional and one.key in held))
+    ]
 
 
 def lines(table: Table) -> Iterator[tuple[str, list[PageCell]]]:
@@ -114,10 +109,10 @@ def _cell(table: Table, place: int, row: Mapping[str, Any], column: Column) -> P
     mark = table.marks.get((place, column.key), "")
     share = value if column.bar and isinstance(value, float) and not math.isnan(value) else None
     return PageCell(
-        text=said(value, digits, column.signed),
+        text=written(value, digits, column.signed),
         value=_exact(value),
         sign=SIGNS.get(mark, ""),
-        error="" if error is None or math.isnan(error) else said(error, digits),
+        error="" if error is None or math.isnan(error) else written(error, digits),
         error_value=_exact(error),
         mark=mark,
         hint=table.hints.get((place, column.key), ""),
@@ -138,51 +133,21 @@ def _downloads(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _plot(table: Table) -> Markup:
-    """What is known of two columns, for the script; `<` and `&` are written as JSON can write them."""
+    """What the script needs to set two columns against each other."""
     assert table.plot is not None
-    said = {group: {"\n".join(pair): text for pair, text in pairs.items()} for group, pairs in table.plot.said.items()}
-    found = {"x": table.plot.x, "y": table.plot.y, "groups": list(table.plot.groups), "said": said}
-    text = json.dumps(found, allow_nan=False)
+    return _json({name: getattr(table.plot, name) for name in ("x", "y", "groups", "rho")})
+
+
+def _chart(chart: Chart) -> Markup:
+    return _json({"kind": chart.kind, **chart.data})
+
+
+def _json(data: Any) -> Markup:
+    """JSON in a script element; `<` and `&` are written as JSON can write them."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def _figure(drawn: Any, caption: str, prefix: str) -> Markup:
-    """An image, or an SVG element with a title for who cannot see it."""
-    if isinstance(drawn, bytes):
-        content = base64.b64encode(drawn).decode()
-        return Markup('<img src="data:{};base64,{}" alt="{}">').format(_kind(drawn), content, caption)
-    svg = drawn if isinstance(drawn, ElementTree.Element) else _from_matplotlib(drawn, prefix)
-    svg.attrib |= {"role": "img", "aria-label": caption}
-    return Markup(ElementTree.tostring(svg, encoding="unicode"))
-
-
-def _kind(content: bytes) -> str:
-    return "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
-
-
-def _from_matplotlib(figure: Any, prefix: str) -> ElementTree.Element:
-    """Its SVG with ids of its own, in the page's ink, on the page's ground."""
-    import matplotlib as mpl
-
-    out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "purity"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text, and the reader's fonts have it
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", out.getvalue())
-    svg = ElementTree.fromstring(text[text.index("<svg") :])
-    for parent in list(svg.iter()):
-        for child in list(parent):
-            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
-                parent.remove(child)
-    for element in svg.iter():
-        element.tag = element.tag.removeprefix(f"{{{SVG}}}")
-        for name, value in list(element.attrib.items()):
-            if name == "id":
-                element.set(name, prefix + value)
-            elif name == f"{{{XLINK}}}href":
-                del element.attrib[name]
-                element.set("href", "#" + prefix + value.removeprefix("#"))
-            else:
-                element.set(name, INK.sub("currentColor", value.replace("url(#", f"url(#{prefix}")))
-    svg.attrib = {"viewBox": svg.get("viewBox", ""), "class": "drawn"}
-    return svg
+def _picture(content: bytes, caption: str) -> Markup:
+    kind = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
+    return Markup('<img src="data:{};base64,{}" alt="{}">').format(kind, base64.b64encode(content).decode(), caption)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ SIZES = ("img_size", "infer_img_size")
 """Columns with the side of a square image, as timm's tables of accuracy and of speed call it."""
 NAMED = 8
 """Results that one sentence names."""
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+"""A number whose commas group thousands, as timm writes 1,014.45."""
 
 
 class TargetColumn(NamedTuple):
@@ -53,6 +56,11 @@ def read_against(text: str, results: Sequence[Result], *, any_size: bool = False
         if name not in rows.columns:
             known = ", ".join(map(str, rows.columns))
             raise PurityError(f"{path} has no column {name}, only {known}.{did_you_mean(name, map(str, rows.columns))}")
+    grouped = [value for value in rows[column] if "," in value]
+    if wrong := next((value for value in grouped if not THOUSANDS.fullmatch(value.strip())), None):
+        raise PurityError(
+            f"{path} has {wrong!r} in {column}: a comma may only group thousands, so write decimals with a point."
+        )
     values: list[float | None] = []
     left: list[str] = []
     taken: set[int] = set()
@@ -60,14 +68,18 @@ def read_against(text: str, results: Sequence[Result], *, any_size: bool = False
         mine, why = _of_size(_of_weights(rows, result), result, any_size)
         if why:
             values.append(None)
-            left.append(f"{said(result)} ({why})")
+            left.append(f"{tagged_name(result)} ({why})")
             continue
         values.append(_number(mine, column, path, result))
         taken |= set(mine.index)
-    return TargetColumn(values, f"{column} of {Path(path).name}", _notes(path, rows, values, left, taken))
+    notes = _notes(path, rows, values, left, taken)
+    if grouped:
+        example = grouped[0].strip()
+        notes += (f"Commas in {column} group thousands: {example} is read as {example.replace(',', '')}.",)
+    return TargetColumn(values, f"{column} of {Path(path).name}", notes)
 
 
-def said(result: Result) -> str:
+def tagged_name(result: Result) -> str:
     """A result as timm's tables write it, with a tag behind a dot, or in words."""
     if result.source in ("timm", "hf-hub", "local-dir"):
         return result.model if result.weights in ("main", "saved") else f"{result.model}.{result.weights}"
@@ -115,10 +127,10 @@ def _size(result: Result) -> int | None:
 def _number(mine: pd.DataFrame, column: str, path: str, result: Result) -> float:
     texts = list(dict.fromkeys(mine[column]))
     if len(texts) > 1:
-        raise PurityError(f"{path} has {len(mine)} rows for {said(result)}: leave one, or add a column weights.")
-    value = pd.to_numeric(texts[0].replace(",", ""), errors="coerce")  # timm writes 1,014.45
+        raise PurityError(f"{path} has {len(mine)} rows for {tagged_name(result)}: leave one, or add a column weights.")
+    value = pd.to_numeric(texts[0].replace(",", ""), errors="coerce")
     if not np.isfinite(value):
-        raise PurityError(f"{path} has no number in {column} for {said(result)}, but {texts[0]!r}.")
+        raise PurityError(f"{path} has no number in {column} for {tagged_name(result)}, but {texts[0]!r}.")
     return float(value)
 
 

@@ -1,24 +1,119 @@
-"""Does purity go with accuracy? Stored results -> one point each -> correlations, and in words what so few can show."""
+"""Does purity go with accuracy? Stored results -> one point each -> correlations, and what so few can show.
+
+scipy computes one pair of samples at a time; `rows_of` does thousands at once, for permutations and the bootstrap.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from purity_cli.correlations import DRAWS, EXACT, STATISTICS, correlate, least_p
 from purity_cli.errors import PurityError
-from purity_cli.report import Column, Report, Table, number, text
+from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
+from purity_cli.stats import RATE
 from purity_cli.views import cells
 from purity_cli.views.against import LEAST, TargetColumn
+from purity_cli.views.layers import comparable
 
+Floats = NDArray[np.float64]
+EXACT = 7
+"""Largest n whose n! orders are all looked at."""
+DRAWS = 4_999
+"""Random orders of larger samples, and resamples."""
+AT_ONCE = 2**21
+"""Pairs of values that are in memory at a time."""
+ROUNDING = 1e-12
+"""Two correlations that differ by less are the same."""
 KINDS = ("purity", "peer", "baseline", "random")
 """Of quantities: purity itself, other label-free measures, what needs no training, purity without training."""
 RANKED = "spearman"
 """The statistic by which measures are ranked."""
+
+
+def _signs(values: Floats) -> Floats:
+    """-1, 0 or 1 for every ordered pair of (..., n): (..., n * n), whose mean is 0."""
+    signs = np.sign(values[..., :, None] - values[..., None, :])
+    return np.asarray(signs.reshape(*values.shape[:-1], -1))
+
+
+STATISTICS: dict[str, Callable[[Floats], Floats]] = {
+    "pearson": lambda values: values,
+    "spearman": lambda values: np.asarray(rankdata(values, axis=-1)),
+    "kendall": _signs,
+}
+"""Each is Pearson's r of something made of both samples: of themselves, of their ranks, of their order (tau-b)."""
+
+
+def rows_of(statistic: str, x: Floats, y: Floats) -> Floats:
+    """A statistic of samples x and y (..., n) -> (...), in any shapes that broadcast; NaN where one is constant."""
+    both = []
+    for values in (x, y):
+        changed = STATISTICS[statistic](np.asarray(values, dtype=np.float64))
+        changed = changed - changed.mean(-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            both.append(changed / np.sqrt((changed**2).sum(-1, keepdims=True)))
+    return np.asarray((both[0] * both[1]).sum(-1))
+
+
+class Correlation(NamedTuple):
+    """One statistic of two samples."""
+
+    value: float
+    p: float
+    """Two-sided: the share of orders of y whose correlation is at least as far from 0."""
+    exact: bool
+    """Whether p is of all orders; else of `DRAWS` random ones and this one."""
+    low: float
+    high: float
+    """The middle 95 % of the values in `DRAWS` resamples of the pairs, less those in which x or y is constant."""
+
+
+def correlate(x: Floats, y: Floats, *, seed: int = 0) -> dict[str, Correlation]:
+    """Every statistic of `STATISTICS` of x and y (n,), n at least 3, neither constant."""
+    rng = np.random.default_rng(seed)
+    n, exact = len(x), len(x) <= EXACT
+    orders = all_orders(n) if exact else rng.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
+    drawn = rng.integers(0, n, (DRAWS, n))
+    resampled = x[drawn], y[drawn]
+    varied = (np.ptp(resampled[0], axis=1) > 0) & (np.ptp(resampled[1], axis=1) > 0)
+    pairs = resampled[0][varied], resampled[1][varied]
+    found = {}
+    for name in STATISTICS:
+        value = float(rows_of(name, x, y))
+        extreme = int((np.abs(_in_parts(name, x[None], y[orders])) >= abs(value) - ROUNDING).sum())
+        p = extreme / len(orders) if exact else (extreme + 1) / (DRAWS + 1)
+        low, high = np.quantile(_in_parts(name, *pairs), [0.025, 0.975])
+        found[name] = Correlation(value, p, exact, float(low), float(high))
+    return found
+
+
+def least_p(y: Floats) -> tuple[float, float]:
+    """The smallest two-sided and one-sided p that Kendall's tau-b of y (n,) can have with an x without ties.
+
+    By enumeration of all orders, n up to `EXACT`, so that ties in y count.
+    """
+    values = rows_of("kendall", np.arange(len(y), dtype=np.float64), y[all_orders(len(y))])
+    largest = np.abs(values).max() - ROUNDING
+    return float((np.abs(values) >= largest).mean()), float((values >= largest).mean())
+
+
+def all_orders(n: int) -> NDArray[np.int64]:
+    """(n!, n)."""
+    return np.array(list(permutations(range(n))), dtype=np.int64)
+
+
+def _in_parts(statistic: str, x: Floats, y: Floats) -> Floats:
+    """`rows_of` of x (1, n) or (m, n) and y (m, n), in bounded memory."""
+    step = max(1, AT_ONCE // x.shape[-1] ** 2)
+    parts = [slice(start, start + step) for start in range(0, len(y), step)]
+    return np.concatenate([rows_of(statistic, x if len(x) == 1 else x[part], y[part]) for part in parts])
 
 
 class Points(NamedTuple):
@@ -33,7 +128,7 @@ class Points(NamedTuple):
 class Study(NamedTuple):
     """A row per quantity and statistic; `notes` are sentences that must stand beside them."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     notes: tuple[str, ...]
 
 
@@ -51,24 +146,24 @@ def correlation(data: Points, *, seed: int = 0) -> Report:
         *(text(name, fold=True) for name in STATISTICS),
     ]  # fmt: skip
     shown = Table("quantities", columns, list(wide.values()), aim="people")
-    # Numbers as text, for they are of any size.
+    # Numbers as text, because they are of any size.
     numbers = [Column(name, number=True) for name in (data.target, *data.kinds)]
     page = Table("points", [text("model"), text("weights"), *numbers], data.rows, aim="page")
-    beside, said = ranking(found)
-    return Report([tidy, shown, *beside, page], (*said, *found.notes))
+    ranked, notes = ranking(found)
+    return Report([tidy, shown, *ranked, page], (*notes, *found.notes))
 
 
 def ranking(found: Study) -> tuple[list[Table], tuple[str, ...]]:
     """Purity of the last layer and the other measures, by how far their rank correlation is from 0; no table where
     there is no other measure."""
-    of = [row for row in found.rows if row["statistic"] == RANKED]
-    rows = [row for row in of if row["kind"] == "peer" or row["quantity"] == "last"]
+    by_rank = [row for row in found.rows if row["statistic"] == RANKED]
+    rows = [row for row in by_rank if row["kind"] == "peer" or row["quantity"] == "last"]
     if len(rows) < 2:
         return [], ()
     rows.sort(key=lambda row: -abs(row["value"]))
     columns = [
-        number("rank", digits=None), text("measure"), number("rho", signed=True), number("low", signed=True),
-        number("high", signed=True), number("n", digits=None),
+        number("rank", digits=None), text("measure"), *(number(name, signed=True) for name in ("rho", "low", "high")),
+        number("n", digits=None),
     ]  # fmt: skip
     ranked = [
         {"rank": place, "measure": "purity" if row["quantity"] == "last" else row["quantity"], "rho": row["value"],
@@ -92,51 +187,54 @@ def ranking(found: Study) -> tuple[list[Table], tuple[str, ...]]:
 def points(
     results: Sequence[Result],
     threshold: float,
+    rate: float = RATE,
     *,
     against: TargetColumn | None = None,
-    twins: Sequence[Result] | None = None,
+    random_init: Sequence[Result] | None = None,
     every_layer: bool = False,
 ) -> Points:
-    """What each result says: F of its rows, the averages and the deepest, peers, baselines, and the target.
+    """A row per result: F of its layers, the averages and the deepest, peers, baselines, and the target.
 
-    `against` has the target of each result and its name, instead of the accuracy: one without is left out. `twins` are
-    the results of the same networks with random weights, of those that are not, in the same order. Peers are of the
+    `against` has the target of each result and its name, instead of the accuracy: one without is left out.
+    `random_init` are the results of the same networks with random weights, in the same order. Peers are of the
     deepest layer, or with `every_layer` of all. PurityError for fewer than three results and for one without an
     accuracy.
     """
     if len(results) < LEAST:
         raise PurityError(f"{len(results)} results cannot be correlated: give {LEAST} or more.")
-    kinds: dict[str, str] = {}
     against = against or TargetColumn([_accuracy(result) for result in results], "accuracy")
     results, target = against.of(results), against.name
-    rows = []
+    purities = _purities(results, threshold, rate)
+    at_random = _purities(random_init, threshold, rate, "random ") if random_init else [{}] * len(results)
+    rows, by_kind = [], {kind: dict[str, None]() for kind in KINDS}
     for place, (result, value) in enumerate(zip(results, (v for v in against.values if v is not None), strict=True)):
         last = cells.deepest(result)
         peers = dict(last.measures)
         if every_layer:
             peers |= {f"{one.name} {name}": value for one in result.layers for name, value in one.measures.items()}
-        found: dict[str, Mapping[str, float | None]] = {
-            "purity": _purities(result, threshold),
-            "peer": peers,
-            "baseline": {
-                "parameters": result.provenance.get("parameters"),
-                "map h x w": last.height * last.width,
-                "channels": last.channels,
-            },
-            "random": {} if twins is None else _purities(twins[place], threshold, "random "),
-        }
-        known = {name: value for part in found.values() for name, value in part.items()}
-        rows.append({"model": result.model, "weights": result.weights, target: value, **known})
-        kinds |= {name: kind for kind, part in found.items() for name in part}
-    kinds = {name: kind for wanted in KINDS for name, kind in kinds.items() if kind == wanted}
-    return Points(rows, kinds, target, (*against.notes, *_caveats(results)))
+        baseline = {"parameters": result.provenance.get("parameters"), "map h x w": last.height * last.width,
+                    "channels": last.channels}  # fmt: skip
+        row = {"model": result.model, "weights": result.weights, target: value}
+        parts: list[dict[str, Any]] = [purities[place], peers, baseline, at_random[place]]
+        for kind, part in zip(KINDS, parts, strict=True):
+            row |= part
+            by_kind[kind] |= dict.fromkeys(part)
+        rows.append(row)
+    kinds = {name: kind for kind, names in by_kind.items() for name in names}
+    remarks = dict.fromkeys(note for result in results for note in result.provenance.get("notes") or ())
+    return Points(rows, kinds, target, (*against.notes, *comparable(results), *remarks))
 
 
-def _purities(result: Result, threshold: float, prefix: str = "") -> dict[str, float | None]:
-    values = {one.name: cells.cell(result, one, threshold).purity for one in result.layers}
-    values |= {label: one.purity for label, one in cells.averages(result, threshold).items()}
-    values["last"] = cells.cell(result, cells.deepest(result), threshold).purity
-    return {prefix + name: value for name, value in values.items()}
+def _purities(results: Sequence[Result], threshold: float, rate: float, prefix: str = "") -> list[dict[str, Any]]:
+    """F of each result's layers, averages and `last`, and the same at the rate."""
+    found: list[dict[str, Any]] = [{} for _ in results]
+    for row in cells.every_row(results, threshold, rate):
+        for name in (row["label"], *(["last"] if row.get("deepest") else [])):
+            found[row["result"]] |= {
+                f"{prefix}{name}": row.get("purity"),
+                f"{prefix}{name} at {100 * rate:g}%": row.get("purity_rate"),
+            }
+    return found
 
 
 def _accuracy(result: Result) -> float:
@@ -147,26 +245,6 @@ def _accuracy(result: Result) -> float:
             "--against FILE.csv:COLUMN."
         )
     return result.top1
-
-
-def _caveats(results: Sequence[Result]) -> tuple[str, ...]:
-    """What makes the results less comparable than the table lets them seem."""
-    notes = []
-    for name, values in (
-        ("data sets", [result.dataset for result in results]),
-        ("numbers of images", [f"{result.n_images:,}" for result in results]),
-        ("preprocessings", [result.preprocessing for result in results]),
-    ):
-        if len(set(values)) > 1:
-            notes.append(f"The results are of different {name}: {'; '.join(dict.fromkeys(values))}.")
-    if len({(result.source, result.model) for result in results}) == 1:
-        notes.append(
-            f"All results are of {results[0].model}: checkpoints of one training depend on each other, so p says less "
-            "than it seems to."
-        )
-    return tuple(
-        dict.fromkeys([*notes, *(note for result in results for note in result.provenance.get("notes") or ())])
-    )
 
 
 def study(data: Points, *, seed: int = 0) -> Study:
@@ -180,44 +258,42 @@ def study(data: Points, *, seed: int = 0) -> Study:
         raise PurityError(
             f"{data.target} is {targets[0]:g} in all {len(data.rows)} results: nothing can be correlated with it."
         )
-    left_out, rows, samples = {}, [], {}
+    left_out, rows, samples = {}, list[Row](), {}
     for name, kind in data.kinds.items():
-        known = [(row[name], row[data.target]) for row in data.rows if cells.is_number(row.get(name))]
-        reason = _reason(known, name, data.target, len(data.rows))
+        both = [(row[name], row[data.target]) for row in data.rows if cells.is_number(row.get(name))]
+        reason = _reason(both, name, data.target, len(data.rows))
         if reason:
             left_out[name] = reason
             continue
-        x, y = np.array(known, dtype=float).T
+        x, y = np.array(both, dtype=float).T
         samples[len(y)] = y
         for statistic, found in correlate(x, y, seed=seed).items():
+            about = {"quantity": name, "kind": kind, "against": data.target, "n": len(x), "statistic": statistic}
             p_of = "all orders" if found.exact else f"{DRAWS:,} random orders"
             rows.append(
-                {
-                    "quantity": name, "kind": kind, "against": data.target, "n": len(x), "statistic": statistic,
-                    "value": found.value, "p": found.p, "p_of": p_of, "low": found.low, "high": found.high,
-                }
-            )  # fmt: skip
+                {**about, "value": found.value, "p": found.p, "p_of": p_of, "low": found.low, "high": found.high}
+            )
     if not {"purity", "peer"} & {row["kind"] for row in rows}:
         raise PurityError(f"No purity can be correlated: {'; '.join(left_out.values())}.")
-    words = [what_n_allows(samples[n]) for n in sorted(samples, reverse=True)]
+    notes = [what_n_allows(samples[n]) for n in sorted(samples, reverse=True)]
     if len({row["quantity"] for row in rows}) > 1:
-        words.append(
+        notes.append(
             f"{len(rows)} correlations stand here: some p below 0.05 are to be expected without any connection."
         )
-    return Study(rows, (*words, *data.notes, *(f"Left out: {reason}." for reason in left_out.values())))
+    return Study(rows, (*notes, *data.notes, *(f"Left out: {reason}." for reason in left_out.values())))
 
 
-def _reason(known: Sequence[tuple[float, float]], name: str, target: str, n: int) -> str | None:
+def _reason(both: Sequence[tuple[float, float]], name: str, target: str, n: int) -> str | None:
     """Why this quantity has no correlation, as a clause."""
-    if len(known) < LEAST:
-        return f"{name} (known of {len(known)} of {n} results, too few)"
-    for column, values in zip((name, target), zip(*known, strict=True), strict=True):
+    if len(both) < LEAST:
+        return f"{name} (known of {len(both)} of {n} results, too few)"
+    for column, values in zip((name, target), zip(*both, strict=True), strict=True):
         if len(set(values)) < 2:
-            return f"{name} ({column} is {values[0]:g} in all {len(known)} results that have both)"
+            return f"{name} ({column} is {values[0]:g} in all {len(both)} results that have both)"
     return None
 
 
-def what_n_allows(y: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+def what_n_allows(y: Floats) -> str:
     """In words, the smallest p that exists for n results with these targets."""
     n = len(y)
     if n > EXACT:
@@ -227,11 +303,11 @@ def what_n_allows(y: np.ndarray[Any, np.dtype[np.float64]]) -> str:
         )
     two, one = least_p(y)
     tied = f" with the ties in these {n}" if len(set(y)) < n else ""
-    text = (
+    sentence = (
         f"n = {n}: of the {math.factorial(n):,} orders{tied}, the best for Kendall's tau leave no two-sided p below "
         f"{two:.3g} and no one-sided p below {one:.3g}"
     )
     if two > 0.05:
-        text += ", so no two-sided tau can be significant at 0.05"
+        sentence += ", so no two-sided tau can be significant at 0.05"
     least = 1 / math.factorial(n)
-    return f"{text}; no p at all is below {least:.3g}, and intervals from so few resampled results are rough."
+    return f"{sentence}; no p at all is below {least:.3g}, and intervals from so few resampled results are rough."

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from purity_cli.errors import PurityError
-from purity_cli.report import Column, Report, Table, number, text
+from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
+from purity_cli.stats import RATE
 from purity_cli.views import cells
 
 IDENTITY = ("model", "source", "weights", "dataset", "preprocessing")
@@ -40,11 +41,11 @@ ResultPair = tuple[StoredResult | None, StoredResult | None]
 class Diff:
     """What two sets of results have in common and have not."""
 
-    cells: list[dict[str, Any]]
+    cells: list[Row]
     """A row per job, layer and measure: the value old and new, their difference, the standard error that it would have
     if the two were of independent images, and how many of these it is. NaN where nothing fired, None where a side has
     no such cell."""
-    averages: list[dict[str, Any]]
+    averages: list[Row]
     """The same of the averages, which follow from the cells."""
     changes: list[dict[str, str]]
     """A row per difference in provenance or settings, with the jobs in which it is."""
@@ -62,7 +63,7 @@ class Diff:
         return bool(self.vanished) or any(row["status"] in (MOVED, VANISHED) for row in self.cells)
 
     def verdict(self) -> str:
-        """What there is to it, in a sentence."""
+        """The outcome in one sentence."""
         moved = sum(row["status"] == MOVED for row in self.cells)
         compared = sum(row["status"] in ("", MOVED) for row in self.cells)
         lost = [row for row in self.cells if row["status"] == VANISHED and row["job"] not in self.vanished]
@@ -94,6 +95,7 @@ class Diff:
         ]  # fmt: skip
         marks = {(i, "status"): row["status"] for i, row in enumerate(self.cells) if row["status"]}
         change = [text(name, fold=name in ("old", "new")) for name in ("what", "old", "new", "jobs")]
+        facts = {name: getattr(self, name) for name in ("regressed", "tolerance", "vanished", "failures")}
         return Report(
             [
                 Table("cells", columns, self.cells, marks=marks, foot=self.averages),
@@ -102,9 +104,8 @@ class Diff:
             [*self.failures, self.caution()],
             title=f"Purity: {'regression' if self.regressed else 'no regression'}",
             lead=self.verdict(),
-            facts={"regressed": self.regressed, "tolerance": self.tolerance, "vanished": self.vanished,
-                   "failures": self.failures},
-        )  # fmt: skip
+            facts=facts,
+        )
 
 
 def diff(
@@ -112,18 +113,20 @@ def diff(
     new: Sequence[StoredResult],
     *,
     threshold: float = 0.5,
+    rate: float = RATE,
     tolerance: float = 0.005,
     failures: Iterable[str] = (),
 ) -> Diff:
-    """Compare two sets of results at one threshold; other measures than purity move by a share of their value.
+    """Compare two sets of results at one threshold and one rate; other measures move by a share of their value.
 
     Raises PurityError where one holds a result twice, or has no counts at the threshold.
     """
     pairs = match(old, new)
     names = cells.names([(b or a).result for a, b in pairs if (a or b)])  # type: ignore[union-attr]
-    rows = [row for name, pair in zip(names, pairs, strict=True) for row in _rows(name, pair, threshold, tolerance)]
+    named = list(zip(names, pairs, strict=True))
+    rows = [row for name, pair in named for row in _rows(name, pair, threshold, rate, tolerance)]
     changes: dict[tuple[str, str, str], list[str]] = {}
-    both = [(name, a.result, b.result) for name, (a, b) in zip(names, pairs, strict=True) if a and b]
+    both = [(name, a.result, b.result) for name, (a, b) in named if a and b]
     for name, one, other in both:
         for change in _changes(one, other):
             changes.setdefault(change, []).append(name)
@@ -134,7 +137,7 @@ def diff(
             {"what": what, "old": a, "new": b, "jobs": "all" if len(where) == len(both) else ", ".join(where)}
             for (what, a, b), where in changes.items()
         ],
-        vanished=tuple(name for name, (_, b) in zip(names, pairs, strict=True) if b is None),
+        vanished=tuple(name for name, (_, b) in named if b is None),
         failures=tuple(failures),
         tolerance=tolerance,
         same_images=all(_images(a) == _images(b) for _, a, b in both),
@@ -170,10 +173,12 @@ def _by_identity(found: Iterable[StoredResult]) -> dict[tuple[str, ...], dict[st
 
 Key = tuple[str | None, str | None, str]
 """Module, reading where it is not the activation, measure: what a cell is matched by."""
+CellValue = tuple[Row, float | None, float | None]
+"""What a cell is of, its value and its standard error."""
 
 
-def _rows(name: str, pair: ResultPair, threshold: float, tolerance: float) -> Iterator[dict[str, Any]]:
-    old, new = (_values(found, threshold) if found else {} for found in pair)
+def _rows(name: str, pair: ResultPair, threshold: float, rate: float, tolerance: float) -> Iterator[Row]:
+    old, new = (_values(found, threshold, rate) if found else {} for found in _on_one_grid(pair))
     result = (pair[1] or pair[0]).result  # type: ignore[union-attr]
     for key in dict.fromkeys([*new, *old]):
         about, a, se_a = old.get(key, ({}, None, None))
@@ -182,45 +187,68 @@ def _rows(name: str, pair: ResultPair, threshold: float, tolerance: float) -> It
         difference = se = None
         if a is not None and b is not None:
             difference = b - a
-            scale = 1.0 if about["measure"] == "purity" else max(abs(a), abs(b))
-            one_is_nan = math.isnan(a) != math.isnan(b)
-            status = MOVED if one_is_nan or abs(difference) > tolerance * scale + ROUNDING else ""
+            # Purity lies between 0 and 1 and has a standard error; other measures have no common scale.
+            status = MOVED if has_moved(a, b, tolerance, relative=se_a is None) else ""
             se = None if se_a is None or se_b is None else math.hypot(se_a, se_b)
         in_se = difference / se if difference is not None and se else None
         values = {"old": a, "new": b, "difference": difference, "se": se, "in_se": in_se, "status": status}
         yield {"job": name, **{field: getattr(result, field) for field in IDENTITY}, **about, **values}
 
 
-def _values(found: StoredResult, threshold: float) -> dict[Key, tuple[dict[str, Any], float | None, float | None]]:
-    """Every cell of a result: what it is of, its value and its standard error."""
-    result, values = found.result, dict[Key, tuple[dict[str, Any], float | None, float | None]]()
+def has_moved(a: float, b: float, tolerance: float, *, relative: bool) -> bool:
+    """Whether two values differ by more than the tolerance: a share of the larger one where it is `relative`.
+
+    Of two values only one of which is undefined, one has moved; so has any value from 0, where it is `relative`.
+    """
+    scale = max(abs(a), abs(b)) if relative else 1.0
+    return math.isnan(a) != math.isnan(b) or abs(b - a) > tolerance * scale + ROUNDING
+
+
+def _on_one_grid(pair: ResultPair) -> ResultPair:
+    """Both sides at the thresholds that they share, because F at a rate is interpolated between these."""
+    old, new = pair
+    if not old or not new or old.result.thresholds == new.result.thresholds:
+        return pair
+    shared = sorted({*old.result.thresholds} & {*new.result.thresholds})
+
+    def at_shared(one: StoredResult) -> StoredResult:
+        places = [one.result.thresholds.index(threshold) for threshold in shared]
+        layers = tuple(
+            layer if layer.counts is None else replace(layer, counts=layer.counts[:, places])
+            for layer in one.result.layers
+        )
+        return replace(one, result=replace(one.result, thresholds=tuple(shared), layers=layers))
+
+    return (at_shared(old), at_shared(new)) if shared else pair
+
+
+def _values(found: StoredResult, threshold: float, rate: float) -> dict[Key, CellValue]:
+    """Every cell of a result."""
+    values: dict[Key, CellValue] = {}
     try:
-        cells.index(result, threshold)
+        every = cells.every_row([found.result], threshold, rate)
     except PurityError as error:
         raise PurityError(f"{found.folder}: {error}") from None
-    for layer in result.layers:
-        reading = cells.reading_of(layer)
-        about = {
-            "stage": layer.stage,
-            "reading": reading,
-            "row": layer.name if layer.stage else None,
-            "layer": layer.module,
-        }
-        key = (layer.module, None if reading == "activation" else reading)
-        if layer.counts is not None:
-            one = cells.cell(result, layer, threshold)
-            values[*key, "purity"] = ({**about, "measure": "purity"}, one.purity, one.se)
-        for name, value in layer.measures.items():
-            values[*key, name] = ({**about, "measure": name}, value, None)
-    for label, one in cells.averages(result, threshold).items():
-        values[None, label, "purity"] = ({"row": label, "layer": None, "measure": "purity"}, one.purity, one.se)
+    for row in every:
+        reading = None if row["reading"] == "activation" else row["reading"]
+        about = {name: row[name] for name in ("stage", "layer")} | {"reading": row["reading"] if row["layer"] else None}
+        about["row"] = row["label"] if row["stage"] or not row["layer"] else None
+        for key, measure, se in (
+            ("purity", "purity", "se"),
+            ("purity_rate", f"purity at {100 * rate:g}%", "purity_rate_se"),
+        ):
+            if key in row:
+                values[row["layer"], reading, measure] = ({**about, "measure": measure}, row[key], row[se])
+        for measure in cells.measures([found.result]) if row["layer"] else ():
+            if measure in row:
+                values[row["layer"], reading, measure] = ({**about, "measure": measure}, row[measure], None)
     return values
 
 
-def _called(row: dict[str, Any]) -> str:
+def _called(row: Row) -> str:
     """A cell's layer as the verdict names it."""
     reading = row["reading"]
-    return row["layer"] if reading in (None, "activation") else f"{row['row']} {row['layer']}"
+    return str(row["layer"] if reading in (None, "activation") else f"{row['row']} {row['layer']}")
 
 
 def _changes(old: Result, new: Result) -> Iterator[tuple[str, str, str]]:
@@ -248,10 +276,10 @@ def _show(value: Any) -> str:
     """A value in a few characters."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return f"{len(value)} ({value[0].get('path', '')}, ...)"
-    said = value if isinstance(value, str) else "none" if value in (None, []) else json.dumps(value)
-    if re.fullmatch(r"[0-9a-f]{64}", said):
-        return said[:12]
-    return said if len(said) <= LONG else f"{said[: LONG - 3]}..."
+    shown = value if isinstance(value, str) else "none" if value in (None, []) else json.dumps(value)
+    if re.fullmatch(r"[0-9a-f]{64}", shown):
+        return shown[:12]
+    return shown if len(shown) <= LONG else f"{shown[: LONG - 3]}..."
 
 
 def _count(n: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Purity over training in the layout of the paper's Table 3, what it would have chosen, and the paper's values.
+"""Purity over training in the layout of the paper's Table 3, and which checkpoint it would have chosen.
 
 What a result's provenance says of its checkpoint: `epoch`, `checkpoint` (its file's name), and `recorded`, what its
 training wrote beside it (`test_top1`, and `test_fingerprint` and `test_images` of the images that it is of).
@@ -7,23 +7,19 @@ training wrote beside it (`test_top1`, and `test_fingerprint` and `test_images` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from purity_cli.correlations import correlate
 from purity_cli.errors import PurityError
-from purity_cli.report import Column, Report, Table, number, text
+from purity_cli.report import Column, Report, Row, Table, number, text
 from purity_cli.results import Result
+from purity_cli.stats import RATE
 from purity_cli.views import cells
-from purity_cli.views.comparison import ABOUT, LAST, NAMES, ReferenceValue, reference
-from purity_cli.views.layers import tidy, worth, worths
-
-if TYPE_CHECKING:
-    import pandas as pd
+from purity_cli.views.layers import low, rate_title, tidy, trust
 
 PATIENCE = 3
 
@@ -55,29 +51,44 @@ class Choice:
     regret: float | None
 
 
-def epochs(results: Sequence[Result], threshold: float, *, patience: int = PATIENCE) -> Report:
-    """A row per checkpoint, the choices, what they cost, and the paper's values where it has this network."""
+@dataclass(frozen=True)
+class Published:
+    """Values of a publication beside a training: `top1` and `purity` by epoch, and the notes that belong to them."""
+
+    values: Mapping[int, Mapping[str, float]]
+    notes: Sequence[str] = ()
+
+
+def epochs(
+    results: Sequence[Result],
+    threshold: float,
+    rate: float = RATE,
+    *,
+    patience: int = PATIENCE,
+    published: Published | None = None,
+) -> Report:
+    """A row per checkpoint, the choices, what they cost, and published values where there are any."""
     results = in_order(results)
-    line = course(results, threshold)
-    found = choices(line, patience)
+    called = [f"epoch {_epoch(result)}" for result in results]
+    every = rows(results, threshold, rate, called)
     last = cells.deepest(results[0])
-    data = [Column("epoch"), Column("checkpoint"), *tidy(cells.measures(results))]
+    one = trajectory(results, every)
+    found = choices(one, patience)
+    data = [Column("epoch"), Column("checkpoint"), *tidy(cells.measures(results), rate)]
+    rule = [
+        text("rule", fold=True), number("epoch", "keeps epoch", None), number("seen", "looks until", None),
+        number("accuracy", digits=2), number("regret", digits=2),
+    ]  # fmt: skip
     return Report(
         [
-            Table("epochs", data, rows(results, threshold), aim="data"),
-            _layout(results, threshold),
-            Table(
-                "choices",
-                [
-                    text("rule", fold=True), number("epoch", "keeps epoch", None), number("seen", "looks until", None),
-                    number("accuracy", digits=2), number("regret", digits=2),
-                ],
-                [asdict(choice) for choice in found],
-            ),
+            Table("epochs", data, [row for row in every if row["layer"]], aim="data"),
+            _layout(results, every, rate, published.values if published else {}),
+            Table("choices", rule, [asdict(choice) for choice in found]),
         ],
         [
-            *_notes(results), *words(line, found),
-            *worths(results, threshold, [f"epoch {_epoch(result)}" for result in results]),
+            *_notes(results), *(published.notes if published else ()),
+            *(remark for result in results for remark in cells.remarks(result)), *words(one, found),
+            *trust(results, every, threshold, rate, called),
             f"Purity is that of {last.name}. At epoch {_epoch(results[0])}: {cells.summary(results[0], threshold)} "
             f"Layers: {cells.modules(results[0])}.",
         ],
@@ -110,40 +121,32 @@ def _file(result: Result) -> str:
 
 
 def accuracy(result: Result) -> float | None:
-    """Measured, or else as the training recorded it; None where neither knows."""
+    """Measured, or else as the training recorded it; None where neither exists."""
     recorded: float | None = result.provenance.get("recorded", {}).get("test_top1")
     return recorded if result.top1 is None else result.top1
 
 
 def disagrees(result: Result) -> bool:
     """Whether the training recorded another accuracy, by more than half a point, on these very images."""
-    recorded, seen = result.provenance.get("recorded", {}), result.provenance
-    same = recorded.get("test_fingerprint") == seen.get("dataset_fingerprint")
-    whole = recorded.get("test_images") == seen.get("images_scored")
+    recorded, here = result.provenance.get("recorded", {}), result.provenance
+    same = recorded.get("test_fingerprint") == here.get("dataset_fingerprint")
+    whole = recorded.get("test_images") == here.get("images_scored")
     if recorded.get("test_top1") is None or result.top1 is None or not (same and whole):
         return False
     return bool(abs(recorded["test_top1"] - result.top1) > 0.5)
 
 
-def rows(results: Sequence[Result], threshold: float) -> list[dict[str, Any]]:
-    """The tidy rows at one threshold behind `epoch` and `checkpoint`; top1 is the checkpoint's accuracy."""
-    found = []
-    for row in cells.rows(results, threshold):
-        result = results[row["result"]]
-        found.append({"epoch": _epoch(result), "checkpoint": _file(result), **row, "top1": accuracy(result)})
-    return found
+def rows(
+    results: Sequence[Result], threshold: float, rate: float = RATE, called: Sequence[str] | None = None
+) -> list[Row]:
+    """`cells.every_row` of results in order, with `epoch` and `checkpoint`; top1 is the checkpoint's accuracy."""
+    about = [{"epoch": _epoch(one), "checkpoint": _file(one), "top1": accuracy(one)} for one in results]
+    return [{**row, **about[row["result"]]} for row in cells.every_row(results, threshold, rate, called)]
 
 
-def frame(results: Sequence[Result], threshold: float) -> pd.DataFrame:
-    """`rows` for figures: NaN for None, too."""
-    import pandas as pd
-
-    return pd.DataFrame(rows(in_order(results), threshold)).astype({"top1": float, "purity": float, "se": float})
-
-
-def course(results: Sequence[Result], threshold: float) -> Trajectory:
+def trajectory(results: Sequence[Result], every: Sequence[Row]) -> Trajectory:
     """Purity of the deepest layer and accuracy over the epochs."""
-    values = [cells.cell(result, cells.deepest(result), threshold).purity for result in results]
+    values = [row.get("purity") for row in every if row.get("deepest")]
     return Trajectory(
         epochs=[_epoch(result) for result in results],
         layer=cells.deepest(results[0]).name,
@@ -153,42 +156,31 @@ def course(results: Sequence[Result], threshold: float) -> Trajectory:
     )
 
 
-def paper(results: Sequence[Result]) -> dict[int, dict[str, float]]:
-    """top1 and purity by epoch of the paper's Table 3; empty where it does not have this network and these images."""
-    result = results[0]
-    known: list[ReferenceValue] = reference("table3") if result.dataset.startswith("cifar10") else []
-    found: dict[int, dict[str, float]] = {}
-    for one in known:
-        if one.model == NAMES.get(result.model, result.model) and one.epoch is not None:
-            found.setdefault(one.epoch, {})[one.cell] = one.value
-    return found
-
-
-def _layout(results: Sequence[Result], threshold: float) -> Table:
+def _layout(
+    results: Sequence[Result], every: Sequence[Row], rate: float, published: Mapping[int, Mapping[str, float]]
+) -> Table:
     """A row per checkpoint: accuracy and purity of the deepest layer, the other rows, and what stands beside them."""
-    published, lines = paper(results), []
+    last = cells.deepest(results[0]).name
+    others = [row["label"] for row in every if row["result"] == 0 and row["label"] != last]
+    measures = cells.measures(results)
+    lines: list[dict[str, Any]] = []
     marks: dict[tuple[int, str], str] = {}
-    last = cells.deepest(results[0])
-    others = [layer.name for layer in results[0].layers if layer.name != last.name]
     for place, result in enumerate(results):
-        deepest = cells.deepest(result)
-        one = cells.cell(result, deepest, threshold)
-        theirs = published.get(_epoch(result), {})
-        low = worth(result, threshold).starved
-        marks |= {(place, "purity" if name == deepest.name else name): "starved" for name in low}
+        own = {row["label"]: row for row in every if row["result"] == place}
+        one, theirs = own[last], published.get(_epoch(result), {})
         lines.append(
             {
-                "epoch": _epoch(result), "top1": accuracy(result), "purity": one.purity, "se": one.se,
-                **{row.name: cells.cell(result, row, threshold).purity for row in result.layers if row.name in others},
-                **{label: mean.purity for label, mean in cells.averages(result, threshold).items()},
-                **{name: deepest.measures.get(name) for name in cells.measures([result])},
-                "N": one.activations, "live": one.live, "paper_top1": theirs.get("top1"), "paper": theirs.get(LAST),
+                **{name: own[name].get("purity") for name in others}, **{name: one.get(name) for name in measures},
+                **{name: one.get(name) for name in ("epoch", "top1", "purity", "se", "purity_rate", "live")},
+                "N": one.get("activations"), "paper_top1": theirs.get("top1"), "paper": theirs.get("purity"),
             }
         )  # fmt: skip
+        keys = {"purity": (one, "purity"), "purity_rate": (one, "purity_rate")}
+        keys |= {name: (own[name], "purity") for name in others if own[name]["layer"]}
+        marks |= {(place, name): "starved" for name, (row, key) in keys.items() if low(row, key)}
     columns = [
         number("epoch", digits=None), number("top1", "accuracy", 2), number("purity"), number("se", drop=1),
-        *map(number, others), *map(number, cells.averages(results[0], threshold)),
-        *(number(name) for name in cells.measures(results)),
+        number("purity_rate", rate_title(rate)), *map(number, others), *map(number, measures),
         number("N", digits=None, drop=1), number("live", digits=None, drop=1),
         *([number("paper_top1", "paper accuracy", 2), number("paper", "paper purity")] if published else []),
     ]  # fmt: skip
@@ -196,29 +188,24 @@ def _layout(results: Sequence[Result], threshold: float) -> Table:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Where the accuracies come from, where they are missing or not those recorded, and what the paper's are."""
-    said = []
+    """Where the accuracies come from, and where they are missing or not those recorded."""
+    notes = []
     missing = [_file(result) for result in results if accuracy(result) is None]
     why = results[0].provenance.get("labels")
     if missing:
-        said.append(
-            f"No regret can be said, for {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no accuracy: "
-            f"{why}, and no JSON beside them has test_top1."
+        notes.append(
+            f"No regret can be given, because {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no "
+            f"accuracy: {why}, and no JSON beside them has test_top1."
         )
     if any(result.top1 is None and accuracy(result) is not None for result in results):
-        said.append(f"Accuracies are those that the training recorded, for they cannot be measured here: {why}.")
-    said += [
+        notes.append(f"Accuracies are those that the training recorded, because they cannot be measured here: {why}.")
+    return notes + [
         f"{_file(result)} has {result.top1:.2f} % here, and its training recorded "
         f"{result.provenance['recorded']['test_top1']:.2f} % on the same images: the pixels may not be those of its "
         "training."
         for result in results
         if disagrees(result)
     ]
-    if paper(results):
-        said.append(ABOUT["table3"])
-        if results[0].dataset != "cifar10":
-            said.append(f"The paper's values are of CIFAR-10 as it was published, these of {results[0].dataset}.")
-    return said + [remark for result in results for remark in cells.remarks(result)]
 
 
 def keep(values: Sequence[float], patience: int | None = None) -> tuple[int | None, int]:
@@ -237,38 +224,40 @@ def keep(values: Sequence[float], patience: int | None = None) -> tuple[int | No
     return best, len(values) - 1
 
 
-def choices(course: Trajectory, patience: int) -> list[Choice]:
+def choices(one: Trajectory, patience: int) -> list[Choice]:
     """By purity and by accuracy, each over all checkpoints and with `patience`, and the last checkpoint."""
-    known = not any(map(math.isnan, course.accuracy))
-    picks = []
-    for name, values in ((f"purity of {course.layer}", course.purity), ("accuracy", course.accuracy)):
-        if name == "accuracy" and not known:
-            continue
-        picks.append((f"highest {name}", *keep(values)))
-        picks.append((f"{name}, patience {patience}", *keep(values, patience)))
-    last = len(course.epochs) - 1
+    complete = not any(map(math.isnan, one.accuracy))
+    last = len(one.epochs) - 1
+    picks: list[tuple[str, int | None, int]] = []
+    for name, values in ((f"purity of {one.layer}", one.purity), ("accuracy", one.accuracy)):
+        if name != "accuracy" or complete:
+            picks.append((f"highest {name}", *keep(values)))
+            picks.append((f"{name}, patience {patience}", *keep(values, patience)))
     picks.append(("last checkpoint", last, last))
-    return [
-        Choice(
-            rule=rule,
-            epoch=None if place is None else course.epochs[place],
-            seen=course.epochs[seen],
-            accuracy=None if place is None or math.isnan(course.accuracy[place]) else course.accuracy[place],
-            regret=None if place is None or not known else max(course.accuracy) - course.accuracy[place],
+    found = []
+    for rule, place, seen in picks:
+        value = math.nan if place is None else one.accuracy[place]
+        found.append(
+            Choice(
+                rule=rule,
+                epoch=None if place is None else one.epochs[place],
+                seen=one.epochs[seen],
+                accuracy=None if math.isnan(value) else value,
+                regret=max(one.accuracy) - value if complete and place is not None else None,
+            )
         )
-        for rule, place, seen in picks
-    ]
+    return found
 
 
-def words(course: Trajectory, found: Sequence[Choice]) -> list[str]:
-    """What the course says and how far it can be trusted, in sentences."""
-    sentences = [_verdict(choice, course.images) for choice in found if f"purity of {course.layer}" in choice.rule]
-    sentences += [_agreement(course, "epoch", course.epochs), _agreement(course, "accuracy", course.accuracy)]
-    if not any(map(math.isnan, course.accuracy)):
-        best = max(course.accuracy)
-        error = 100 * math.sqrt(best / 100 * (1 - best / 100) / course.images)
+def words(one: Trajectory, found: Sequence[Choice]) -> list[str]:
+    """What a training shows and how far that can be trusted, in sentences."""
+    sentences = [_verdict(choice, one.images) for choice in found if f"purity of {one.layer}" in choice.rule]
+    sentences += [_agreement(one, "epoch", one.epochs), _agreement(one, "accuracy", one.accuracy)]
+    if not any(map(math.isnan, one.accuracy)):
+        best = max(one.accuracy)
+        error = 100 * math.sqrt(best / 100 * (1 - best / 100) / one.images)
         sentences.append(
-            f"One image is {100 / course.images:.2g} points, and {best:.2f} % of {course.images:,} images has a "
+            f"One image is {100 / one.images:.2g} points, and {best:.2f} % of {one.images:,} images has a "
             f"standard error of {error:.2g} points. Choosing by accuracy has no regret by construction: it saw the "
             "labels."
         )
@@ -287,12 +276,14 @@ def _verdict(choice: Choice, images: int) -> str:
     )
 
 
-def _agreement(course: Trajectory, name: str, values: Sequence[float]) -> str:
+def _agreement(one: Trajectory, name: str, values: Sequence[float]) -> str:
     """Kendall's tau of purity with `values`, where both are known."""
-    pairs = np.array([course.purity, values], dtype=np.float64)
+    from scipy.stats import kendalltau
+
+    pairs = np.array([one.purity, values], dtype=np.float64)
     x, y = pairs[:, np.isfinite(pairs).all(0)]
-    said = f"Kendall's tau of the purity of {course.layer} with {name}"
+    tau = f"Kendall's tau of the purity of {one.layer} with {name}"
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return f"{said}: none, for {len(x)} checkpoints have both{' and one is constant' if len(x) > 2 else ''}."
-    tau = correlate(x, y)["kendall"]
-    return f"{said}: {tau.value:.3f}, two-sided p {tau.p:.2g}, n = {len(x)}."
+        return f"{tau}: none, because {len(x)} checkpoints have both{' and one is constant' if len(x) > 2 else ''}."
+    found = kendalltau(x, y)
+    return f"{tau}: {found.statistic:.3f}, two-sided p {found.pvalue:.2g}, n = {len(x)}."

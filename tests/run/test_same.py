@@ -16,7 +16,7 @@ from purity_cli.naming import label
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS, Report
 from purity_cli.results import Layer, Result
-from purity_cli.views import cells, comparison, correlation, diff, epochs, layers, sweep
+from purity_cli.views import cells, correlation, diff, epochs, layers, suites, sweep
 from tests.core import oracle
 
 CHANNELS, GROUPS, THRESHOLD = 16, 4, 0.5
@@ -150,8 +150,8 @@ def nan(values: dict[str, float | None], layout: str) -> Values:
 
 
 def by_bench(given: list[Result]) -> LayerBatch:
-    columns = comparison.columns([(one.job, one, None) for one in given])
-    stages, last = (comparison.suite(columns, THRESHOLD, layout) for layout in ("stages", "last"))
+    columns = suites.columns([(one.job, one, None) for one in given])
+    stages, last = (suites.suite(columns, THRESHOLD, layout) for layout in ("stages", "last"))
     found = LayerBatch()
     for layout, rows in (("md", markdown(stages, 0)), ("csv", csv_of(stages)), ("json", json_of(stages)["stages"])):
         across = {line.pop("stage"): line for line in rows}
@@ -169,7 +169,8 @@ def by_bench(given: list[Result]) -> LayerBatch:
     ):
         (key,) = {label(cells.reading_of(cells.deepest(one)), "purity") for one in given}
         found[layout] = [line["model"] for line in rows], [nan({"deepest": number(line[key])}, layout) for line in rows]
-    lines = [line.split() for line in console(stages).splitlines() if "Average" in line]
+    at_threshold, _, _ = console(stages).partition("F 1%")
+    lines = [line.split() for line in at_threshold.splitlines() if "Average" in line]
     found["table"] = NAMES, [{words[0]: float(words[i]) for words in lines} for i in (1, 2, 3)]
     return found
 
@@ -214,7 +215,7 @@ def by_correlate(given: list[Result]) -> LayerBatch:
 def by_diff(given: list[Result]) -> LayerBatch:
     side = [diff.StoredResult(Path(one.weights), one) for one in given]
     page, found = diff.diff(side, side, threshold=THRESHOLD).report(), LayerBatch()
-    lines = markdown(page, 0)
+    lines = [line for line in markdown(page, 0) if line["measure"] == "purity"]
     found["md"] = (
         list(dict.fromkeys(line["job"] for line in lines)),
         [

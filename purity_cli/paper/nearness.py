@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from purity_cli.report import Row
 from purity_cli.views import cells
@@ -13,8 +12,12 @@ from purity_cli.views.layers import TOP1
 
 CHOSEN = "layers as named"
 """What stands for the reading where layers are named by their paths."""
+NO_CELL = (TOP1, cells.AVERAGE)
+"""Published values that are no cells of purity."""
 LEAST = 3
 """Cells that readings must share before one of them is called nearer."""
+ALIKE = 5e-4
+"""Two mean differences that are shown alike, with three decimals, are called equal."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +35,20 @@ def nearness(rows: Sequence[Row]) -> Nearness:
     """Over the rows whose F is known."""
     from scipy.stats import spearmanr
 
-    known = [row for row in rows if cells.is_number(row["measured"])]
-    measured, theirs = [row["measured"] for row in known], [row["reference"] for row in known]
-    varies = len(known) >= LEAST and len(set(measured)) > 1 and len(set(theirs)) > 1
-    rank = float(spearmanr(measured, theirs).statistic) if varies else None
-    mean = sum(abs(row["difference"]) for row in known) / len(known) if known else math.nan
-    return Nearness(len(known), mean, rank)
-
-
-def _id(row: Row) -> tuple[Any, ...]:
-    return row["model"], row["epoch"], row["cell"]
+    measured = [(row["measured"], row["reference"]) for row in rows if cells.is_number(row["measured"])]
+    if not measured:
+        return Nearness(0, math.nan, None)
+    ours, theirs = zip(*measured, strict=True)
+    varies = len(measured) >= LEAST and len(set(ours)) > 1 and len(set(theirs)) > 1
+    mean = sum(abs(a - b) for a, b in measured) / len(measured)
+    return Nearness(len(measured), mean, float(spearmanr(ours, theirs).statistic) if varies else None)
 
 
 def by_reading(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows that are cells of purity, no averages, by reading; `CHOSEN` where they are compared by their path."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row["cell"] not in (TOP1, cells.AVERAGE) and row["measured"] is not None:
+        if row["cell"] not in NO_CELL and row["measured"] is not None:
             found.setdefault(row["reading"] or CHOSEN, []).append(row)
     return found
 
@@ -58,7 +58,10 @@ def shared(readings: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]],
 
     While they share fewer than `LEAST` cells, the one with the fewest of its own is left out.
     """
-    own = {name: {_id(row): row for row in rows if cells.is_number(row["measured"])} for name, rows in readings.items()}
+    own = {
+        name: {(row["model"], row["epoch"], row["cell"]): row for row in rows if cells.is_number(row["measured"])}
+        for name, rows in readings.items()
+    }
     left_out: list[str] = []
     while own:
         common = set.intersection(*(set(one) for one in own.values()))
@@ -71,7 +74,7 @@ def shared(readings: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]],
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """The sentence that names the nearest reading and by how much, or says why none is named."""
+    """The sentence that names the nearest reading and by how much, or tells why none is named."""
     readings = by_reading(rows)
     if len(readings) < 2:
         one = f"all values are of {next(iter(readings))}" if readings else "nothing was measured"
@@ -83,23 +86,22 @@ def verdict(rows: Sequence[Row]) -> str:
         )
     order = sorted(((nearness(part).difference, name) for name, part in common.items()))
     (best, name), (second, other) = order[:2]
-    cells_of = common[name]
-    parts = ", ".join(dict.fromkeys(row["cell"] for row in cells_of))
-    many = len({row["model"] for row in cells_of})
-    over = f"the {len(cells_of)} cells that {_list(list(common))} share ({parts} of {many} model{'s' * (many > 1)})"
+    parts = ", ".join(dict.fromkeys(row["cell"] for row in common[name]))
+    many = len({row["model"] for row in common[name]})
+    over = f"the {len(common[name])} cells that {_list(list(common))} share ({parts} of {many} model{'s' * (many > 1)})"
     own = ", ".join(
         f"{reading} {one.difference:.3f} ({one.cells})"
         for reading, one in ((r, nearness(v)) for r, v in readings.items())
     )
     without = f", {_list(left_out)} being left out for having too few" if left_out else ""
-    if second - best < 5e-4:
-        said = f"{name} and {other} come equally near the reference, with a mean absolute difference of {best:.3f} each"
+    if second - best < ALIKE:
+        found = f"{name} and {other} come equally near, with a mean absolute difference of {best:.3f} each"
     else:
-        said = (
+        found = (
             f"{name} comes nearest to the reference, with a mean absolute difference of {best:.3f}, by "
             f"{second - best:.3f} nearer than the next, {other}"
         )
-    return f"Over {over}{without}, {said}; over each one's own cells it is {own}."
+    return f"Over {over}{without}, {found}; over each one's own cells it is {own}."
 
 
 def _list(names: Sequence[str]) -> str:
