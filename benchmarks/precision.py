@@ -170,7 +170,7 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
 def page(cells: pd.DataFrame) -> str:
     return (
         "# What a faster precision does to F\n\n"
-        f"`python -m benchmarks.precision`, torch {torch.__version__}.\n"
+        f"`make benchmark-precision`, torch {torch.__version__}.\n"
         "Against float32 on the same device and images: F "
         "at thresholds 0.1 to 0.9 of every layer; every cell is in `precision.csv`. *fed*: cells with at least "
         f"{FED} firings per\nchannel; *se*: the jackknife's standard error of F in float32.\n\n"

@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.precision import precisions
-from purity_cli import models, stages, store
+from purity_cli import __version__, models, stages, store
 from purity_cli.datasets import open_dataset
 from purity_cli.engine import HALF, Engine
 from purity_cli.machine import keep_freed_memory
@@ -365,7 +365,7 @@ def main(names: tuple[str, ...], rounds: int, images: int, only_memory: bool, ou
     def write() -> None:
         frame = pd.DataFrame(rows).astype(object)
         page = frame.where(frame.notna(), None).to_markdown(index=False, floatfmt=".2f", missingval="") if rows else ""
-        text = f"# Speed\n\n`{' '.join(['python -m benchmarks.speed', *sys.argv[1:]])}`\n\n"
+        text = f"# Speed\n\n`make benchmark ARGS='{' '.join(sys.argv[1:])}'`, purity {__version__}\n\n"
         store.write_text(out / "speed.md", text + "\n".join(f"- {note}" for note in notes) + f"\n\n{page}\n")
         store.write_text(out / "speed.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
 
