@@ -27,9 +27,6 @@ from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.metrics import columns
 from purity_cli.naming import row_name
 
-IMAGES = ("pixel_values", "images", "image", "x")
-"""Where the images stand in a batch that is a dict."""
-
 
 class Logger(Protocol):
     """One run in a tracker."""
@@ -142,12 +139,9 @@ def stored_values(folder: Path, threshold: float) -> dict[str, float]:
 
 
 def images_of(batch: Any) -> Any:
-    """The images of a batch: the batch itself, its first part, or what a dict has under one of `IMAGES`."""
+    """The images of a batch: a dict's `pixel_values`, a list's or tuple's first part, or the batch itself."""
     if isinstance(batch, Mapping):
-        name = next((name for name in IMAGES if name in batch), None)
-        if name is None:
-            raise PurityError(f"A batch has no images under {', '.join(IMAGES)}: give the callback images=FUNCTION.")
-        return batch[name]
+        return batch["pixel_values"]
     return batch[0] if isinstance(batch, Sequence) else batch
 
 
@@ -156,6 +150,7 @@ def _lightning_callback() -> type:
     packages = ("lightning.pytorch", "pytorch_lightning")
     used = next((name for name in packages if name in sys.modules), packages[0])
     base = _library(used, "PurityCallback", "lightning").Callback
+    from purity_cli.monitor import PurityMonitor
 
     class PurityCallback(base):  # type: ignore[misc, valid-type]
         """Logs F of layers of a LightningModule after each validation, as `purity/<module>`.
@@ -173,9 +168,11 @@ def _lightning_callback() -> type:
         def on_validation_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
         ) -> None:
-            if not trainer.sanity_checking:
-                self.monitor = self.monitor or _monitor(pl_module.get_submodule(self.net), self.layers, self.threshold)
-                self.monitor.update(self.images(batch))
+            if trainer.sanity_checking:
+                return
+            if self.monitor is None:
+                self.monitor = PurityMonitor(pl_module.get_submodule(self.net), self.layers, threshold=self.threshold)
+            self.monitor.update(self.images(batch))
 
         def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             if self.monitor is not None and not trainer.sanity_checking:
@@ -188,6 +185,7 @@ def _lightning_callback() -> type:
 @functools.cache
 def _trainer_callback() -> type:
     base = _library("transformers", "PurityTrainerCallback", "transformers").TrainerCallback
+    from purity_cli.monitor import PurityMonitor
 
     class PurityTrainerCallback(base):  # type: ignore[misc, valid-type]
         """Logs F of layers of a Hugging Face model after each evaluation, as `eval_purity/<module>`.
@@ -205,7 +203,7 @@ def _trainer_callback() -> type:
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             model, done = given["model"], 0
-            monitor = _monitor(model, self.layers, self.threshold)
+            monitor = PurityMonitor(model, self.layers, threshold=self.threshold)
             with model.register_forward_hook(lambda module, inputs, output: getattr(output, "logits", output)):
                 for batch in given["eval_dataloader"]:
                     images = self.images(batch)[: self.most - done]
@@ -225,12 +223,6 @@ def __getattr__(name: str) -> Any:
     if name in _CALLBACKS:
         return _CALLBACKS[name]()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _monitor(net: Any, layers: Any, threshold: float) -> Any:
-    from purity_cli.monitor import PurityMonitor
-
-    return PurityMonitor(net, layers, threshold=threshold)
 
 
 def _library(module: str, wanted_by: str, package: str) -> Any:
