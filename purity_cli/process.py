@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,8 +20,8 @@ from purity_cli.errors import log
 from purity_cli.machine import keep_freed_memory
 
 INTERRUPTED = 130
-DEADLINE = 1.3
-"""Seconds that are left to a process that was told to stop."""
+PATIENCE, DEADLINE = 0.8, 1.3
+"""Seconds after a signal in which a block may still end, and after which the process ends whatever it does."""
 
 NOBODY_READS = (errno.EPIPE, errno.EBADF)
 
@@ -47,49 +47,80 @@ class Stream(io.FileIO):
         return memoryview(data).nbytes
 
 
+_saving: list[Callable[[], bool]] = []
+"""What saves the jobs that are being scored."""
+
+
+@contextmanager
+def saving(save: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    """While this is entered, a signal waits for the end of a block, which is where the function given is called.
+
+    It waits no longer than `PATIENCE`. Where the process is then ended within one operation of PyTorch, `save` is
+    called from another thread; it returns whether the same command can go on from something.
+    """
+    _saving.append(save)
+    try:
+        yield raise_if_asked
+    finally:
+        _saving.remove(save)
+    raise_if_asked()
+
+
+def raise_if_asked() -> None:
+    """Raise KeyboardInterrupt where a signal has come and waits."""
+    if Signals.asked and not Signals.raised:
+        Signals.raised = True
+        raise KeyboardInterrupt
+
+
 class Signals:
     """SIGINT and SIGTERM raise KeyboardInterrupt, and end the process where that has not ended it within `DEADLINE`.
 
     It may not: a library may catch it, one operation of PyTorch may take a minute, and Python waits for threads at its
-    end. It is said at once where the end of a block is waited for. A thread sees the signal, as the main one sees
-    it only between two operations.
+    end. A thread sees each signal at once, while the main one sees it only between two operations.
     """
 
     asked = False
     """Whether one has come."""
-    raises = True
-    """Whether the next one raises: not the second, nor one that comes when all is done. Those end the process."""
+    raised = False
+    """Whether it was raised, or need not be, since all is done: the next one ends the process."""
 
     def __init__(self) -> None:
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         for number in numbers:
-            signal.signal(number, self._raise)
-        self._seen, wakes = os.pipe()
+            signal.signal(number, self._handle)
+        self._wakes, wakes = os.pipe()
         os.set_blocking(wakes, False)
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         self._numbers = {*numbers}
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        if not Signals.raises:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if Signals.raised:
             leave("Interrupted.")
-        Signals.asked, Signals.raises = True, False
-        raise KeyboardInterrupt
+        again, Signals.asked = Signals.asked, True
+        if again or not _saving:
+            raise_if_asked()
 
     def _watch(self) -> None:
-        while os.read(self._seen, 1)[0] not in self._numbers:
+        while (number := os.read(self._wakes, 1)[0]) not in self._numbers:
             pass
-        began, Signals.asked = time.monotonic(), True
-        # Of what is torn apart in the middle, nothing is worth a message.
+        began = time.monotonic()
+        # Messages of what is torn apart in the middle help nobody.
         sys.unraisablehook = lambda _: None
         threading.excepthook = lambda _: None
-        interrupts = sys.modules.get("purity_cli.run.interrupts")
-        if interrupts and interrupts.waiting():
+        if _saving:
             # In a thread of its own, since a terminal may be stopped.
             text = "Interrupted: stopping after this batch."
             threading.Thread(target=log.info, args=(text,), daemon=True).start()
+        time.sleep(PATIENCE)
+        if not Signals.raised:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
         time.sleep(max(0.0, DEADLINE - (time.monotonic() - began)))
-        saved = interrupts is not None and interrupts.last_word()
+        saved = False
+        for save in [*_saving]:
+            with suppress(Exception):  # the process ends now, whatever becomes of this
+                saved |= save()
         leave("Interrupted. The same command goes on where this stopped." if saved else "Interrupted.")
 
 
@@ -107,7 +138,7 @@ def run(work: Callable[[], int]) -> NoReturn:
         code = work()
         if code == INTERRUPTED:
             leave()
-        Signals.raises = False
+        Signals.raised = True
     except BaseException:
         if not Signals.asked:
             raise
