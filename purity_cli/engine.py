@@ -80,6 +80,8 @@ class Engine:
         self.thresholds, self.groups = tuple(thresholds), groups
         self.device, self.precision = device, precision
         self.batch_size = batch_size
+        self.begun = 0
+        """Images that count, or that are just being counted: what is read of the states while this stays is whole."""
         self.shapes: dict[str, tuple[int, int, int]] = {}
         self.left_out: list[tuple[str, str]] = []
         self._kinds = list(dict.fromkeys(METRICS[name].accumulator() for name in metrics))
@@ -166,6 +168,7 @@ class Engine:
         bad, labelled = torch.where(finite, NEVER, positions).amin(1), (labels >= 0).sum()
         hits = self._hits(reading.logits, labels) if self._gradients else torch.zeros_like(self.tally[2:])
         # From here on nothing needs memory: either all of the batch counts or none of it.
+        self.begun += len(positions)
         torch.minimum(self._first_bad, bad, out=self._first_bad)
         for accumulator, increment in increments:
             accumulator.add(increment)

@@ -116,17 +116,17 @@ class _Watch(bench.Unwatched):
 
     def __init__(self, progress: Callable[[int, int], None]) -> None:
         self.progress = progress
-        self.before = self.total = self.last = 0
+        self.jobs = self.before = self.last = 0
 
-    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
-        self.total = sum(images for _, images, _ in tasks)
+    def plans(self, tasks: Sequence[Task]) -> None:
+        self.jobs = len(tasks)
 
     def begins(self, task: Task) -> None:
         self.before, self.last = self.before + self.last, 0
 
     def images(self, done: int, total: int) -> None:
         self.last = total
-        self.progress(self.before + done, self.total)
+        self.progress(self.before + done, total * self.jobs)  # all are of the same images
 
 
 def score(

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import tempfile
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +22,6 @@ A_LOOK = 0.05
 """Seconds in which whoever only looks at a lock has let go of it again."""
 
 
-class Held(PurityError):
-    """Another process writes into the folder."""
-
-
 @dataclass(frozen=True)
 class Holder:
     """A process that writes into a folder."""
@@ -35,6 +31,29 @@ class Holder:
     pid: int
     since: str
     """ISO 8601."""
+
+
+class Held(PurityError):
+    """Another process writes into the folder."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        holder = written(folder)
+        other = holder.command if holder else command
+        super().__init__(f"Another `{other}` is writing into {folder}: wait for it, or give --output.")
+
+
+class Lock(AbstractContextManager["Lock"]):
+    """That this process alone writes into a folder, until it is closed or the process ends."""
+
+    def __init__(self, file: TextIO, holder: Holder) -> None:
+        self.holder, self._file = holder, file
+
+    def close(self) -> None:
+        """Let others write."""
+        self._file.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def prepare(folder: Path) -> Path:
@@ -48,63 +67,59 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def claim(folder: Path, command: str, *, wait: bool = False) -> TextIO:
-    """Let no second process write into `folder`, until the file returned is closed or this process ends.
+def claim(folder: Path, command: str, *, wait: bool = False) -> Lock:
+    """Let no second process write into `folder`.
 
     What a killed process was just writing there is cleared away. Raises Held where another one holds the folder, or
     waits for it; `command` is what this one is called.
     """
-    place = prepare(folder) / LOCK
+    path = prepare(folder) / LOCK
     try:
-        handle = place.open("a+")
-    except PermissionError:  # another user's, which locks all the same; the folder itself can be written into
-        handle = place.open()
+        file = path.open("a+")
+    except OSError as error:
+        raise PurityError(f"Cannot write {path} ({error.strerror}): choose another --output.") from None
     try:
-        _lock(handle, wait)
+        _lock(file, wait)
     except BlockingIOError:
-        holder = _written(handle)
-        handle.close()
-        raise Held(
-            f"Another `{holder.command if holder else command}` is writing into {folder}: wait for it, or give "
-            "--output."
-        ) from None
+        file.close()
+        raise Held(folder, command) from None
     except (ImportError, OSError):
         pass  # a system or a file system without locks
-    mine = Holder(command, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
+    holder = Holder(command, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
     with suppress(OSError):  # by whom it is held is a detail, that a full disk has no room for
-        os.ftruncate(handle.fileno(), 0)
-        os.write(handle.fileno(), f"{json.dumps(asdict(mine))}\n".encode())
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"{json.dumps(asdict(holder))}\n".encode())
     for leftover in folder.glob(LEFTOVERS):
         leftover.unlink(missing_ok=True)
-    return handle
+    return Lock(file, holder)
 
 
-def _lock(handle: TextIO, wait: bool) -> None:
+def _lock(file: TextIO, wait: bool) -> None:
     import fcntl
 
     if wait:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sleep(A_LOOK)  # it may be that somebody looked, as `holder` does
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(folder: Path) -> Holder | None:
     """Who writes into `folder` now; None where nobody does. Writes nothing. OSError where there are no locks."""
     try:
-        handle = (folder / LOCK).open()
+        file = (folder / LOCK).open()
     except FileNotFoundError:
         return None
-    with handle:
+    with file:
         import fcntl
 
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _written(handle) or Holder("purity", "?", 0, "")
+            return written(folder) or Holder("purity", "?", 0, "")
     return None
 
 
@@ -120,10 +135,9 @@ def there_are(folder: Path) -> bool:
     return True
 
 
-def _written(handle: TextIO) -> Holder | None:
-    """What the holder of a lock wrote; None where it has not yet, or was of another version."""
-    handle.seek(0)
+def written(folder: Path) -> Holder | None:
+    """Whom the last holder of a lock wrote that it is; None where there is no lock, or one of another version."""
     try:
-        return Holder(**json.loads(handle.readline()))
-    except (ValueError, TypeError):
+        return Holder(**json.loads((folder / LOCK).read_text()))
+    except (OSError, ValueError, TypeError):
         return None

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 FORMAT = "purity states 1"
 """Changes when files of before can no longer be read."""
 UNSIGNED = (np.uint8, np.uint16, np.uint32)
-HEADING = ("batch_size", "shapes", "skipped", "seconds", "started")
+HEADING = ("batch_size", "block_size", "shapes", "skipped", "images", "seconds", "started")
 
 
 class Counting(Protocol):
@@ -51,6 +51,8 @@ class States:
 
     batch_size: int
     """Images to a pass in the end: fewer than a block holds where memory ran out."""
+    block_size: int = 0
+    """Images of a block, the last one aside; 0 in files of before."""
     blocks: frozenset[int] = frozenset()
     shapes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """(c, h, w) of each tapped module; empty where no image could be read."""
@@ -60,20 +62,31 @@ class States:
     """Images scored, images with a label, hits among the first 1 and 5 classes."""
     skipped: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """(path, reason) of each unreadable image, by block."""
+    images: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    """What lay behind the images of each block: the stamp of the files, and the digest of their content."""
     seconds: float = 0.0
     started: str = ""
     """ISO 8601."""
 
     @classmethod
-    def of(cls, engine: Counting, blocks: Iterable[int], skipped: Mapping[int, tuple[tuple[str, str], ...]]) -> Self:
+    def of(
+        cls,
+        engine: Counting,
+        blocks: Iterable[int],
+        skipped: Mapping[int, tuple[tuple[str, str], ...]],
+        images: Mapping[int, tuple[str, str]],
+        block_size: int,
+    ) -> Self:
         """What an engine holds after these blocks. On CUDA this waits for the device."""
         return cls(
             batch_size=engine.batch_size,
+            block_size=block_size,
             blocks=frozenset(blocks),
             shapes=dict(engine.shapes),
             arrays=engine.arrays(),
             tally=engine.tally.cpu().numpy(),
             skipped=dict(skipped),
+            images=dict(images),
         )
 
     def __add__(self, other: States) -> States:
@@ -85,11 +98,13 @@ class States:
             arrays[name] = arrays[name] + array if name in arrays else array
         return States(
             batch_size=min(self.batch_size, other.batch_size),
+            block_size=self.block_size or other.block_size,
             blocks=self.blocks | other.blocks,
             shapes={**self.shapes, **other.shapes},
             arrays=arrays,
             tally=self.tally + other.tally,
             skipped={**self.skipped, **other.skipped},
+            images={**self.images, **other.images},
             seconds=self.seconds + other.seconds,
             started=min(filter(None, (self.started, other.started)), default=""),
         )
@@ -98,11 +113,6 @@ class States:
     def left_out(self) -> list[tuple[str, str]]:
         """(path, reason) of each unreadable image, in the order of the images."""
         return [image for number in sorted(self.skipped) for image in self.skipped[number]]
-
-    def copy(self) -> States:
-        """With arrays of its own, which no engine goes on writing into."""
-        arrays = {name: array.copy() for name, array in self.arrays.items()}
-        return replace(self, arrays=arrays, tally=self.tally.copy())
 
     def heading(self) -> States:
         """All but the arrays, which are large."""
@@ -146,6 +156,7 @@ def unpack(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> tup
                 **heading,
                 "shapes": {name: tuple(shape) for name, shape in heading["shapes"].items()},
                 "skipped": {int(n): tuple(map(tuple, images)) for n, images in heading["skipped"].items()},
+                "images": {int(n): tuple(marks) for n, marks in heading.get("images", {}).items()},
             },
             blocks=frozenset(blocks.tolist()),
             arrays=arrays,

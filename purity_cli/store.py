@@ -10,10 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from purity_cli.errors import PurityError, log
 from purity_cli.files import finite
@@ -23,8 +24,11 @@ from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
 from purity_cli.states import States, Unusable, describe, unpack
 from purity_cli.views import layers
+from purity_cli.views.cells import bare
 
 STATES, RUN, CSV, MARKDOWN = "states.safetensors", "run.json", "purity.csv", "purity.md"
+VIEWS = (RUN, CSV, MARKDOWN)
+TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
 BEFORE = "counts.safetensors"
 """What versions up to 0.1 called it, in another form."""
 PARTIAL = "partial*.safetensors"
@@ -32,22 +36,50 @@ FAILED = "failed.json"
 """What `purity bench` leaves of a job that failed."""
 
 
+def slug(job: Job) -> str:
+    """A Job's model and data set in a form that any file system takes."""
+    return _plain_name(bare(job), job.dataset)
+
+
+def folder_names(jobs: Sequence[Job]) -> list[str]:
+    """A folder's name for each Job: that of its model, with what stands before it where two would have one name.
+
+    PurityError where a Job stands there twice.
+    """
+    names = [slug(job) for job in jobs]
+    longer = [_plain_name(job.model, job.dataset) for job in jobs]
+    chosen = [name if names.count(name) == 1 else long for name, long in zip(names, longer, strict=True)]
+    twice = next((job for job, name in zip(jobs, chosen, strict=True) if chosen.count(name) > 1), None)
+    if twice:
+        raise PurityError(f"{twice.model} is given twice: name every model once.")
+    return chosen
+
+
+def _plain_name(model: str, dataset: str) -> str:
+    place = os.path.basename(os.path.abspath(dataset.removeprefix("folder:")))
+    return re.sub(r"[^\w.-]+", "-", f"{model}_{TAR.sub('', place)}")
+
+
 def write(result: Result, folder: Path, threshold: float = 0.5) -> None:
     """Write the four files; the tables in `purity.md` are those at `threshold`.
 
-    Each file appears whole or not at all, the states last, so that a folder with states is complete.
+    Each file appears whole or not at all. The states come first, since they hold everything, and the other files go as
+    soon as they are there: after a crash in between, no file of another result stands beside them.
     """
-    prepare(folder)
+    write_bytes(prepare(folder) / STATES, _pack(result))
+    for name in (*VIEWS, BEFORE):
+        (folder / name).unlink(missing_ok=True)
+    write_views(result, folder, threshold)
+
+
+def write_views(result: Result, folder: Path, threshold: float) -> None:
+    """Write what people and other programs read: what the result says of itself, and its numbers as CSV and Markdown.
+
+    The CSV has every threshold, the Markdown one.
+    """
     record = {"key": result.job.key(), **result.provenance, "job": result.job.model_dump(mode="json")}
-    write_text(folder / RUN, json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
-    write_tables(result, folder, threshold)
-    write_bytes(folder / STATES, _pack(result))
-    (folder / BEFORE).unlink(missing_ok=True)
-
-
-def write_tables(result: Result, folder: Path, threshold: float) -> None:
-    """Write what people read of a result: every threshold as CSV, and one as Markdown."""
     rows, page = layers.stored(result, threshold)
+    write_text(folder / RUN, json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
     write_text(folder / CSV, FORMATS["csv"](rows))
     write_text(folder / MARKDOWN, FORMATS["md"](page))
 
@@ -56,8 +88,7 @@ def read(folder: Path) -> Result:
     """The Result in a folder that `write` filled, without its states; PurityError where there is none."""
     path = folder / STATES if folder.name != STATES else folder
     try:
-        states, about = unpack(path, lambda name: name.endswith("/purity/counts"))
-        return _result(states, about)
+        return _read(path)
     except FileNotFoundError:
         if path.with_name(BEFORE).exists():
             raise PurityError(f"{folder} holds results of an older version: score these images again.") from None
@@ -66,27 +97,68 @@ def read(folder: Path) -> Result:
         ) from None
     except Unusable as error:
         raise PurityError(f"{path} cannot be used, for {error}: score these images again.") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise PurityError(f"{path} is damaged ({error}): score these images again.") from None
 
 
-def kept(folder: Path, identity: Mapping[str, Any]) -> tuple[Result | None, str | None]:
-    """The folder's result if it is of this identity; else None, and why it is not, None where there is no result."""
+def _read(path: Path) -> Result:
+    states, about = unpack(path, lambda name: name.endswith("/purity/counts"))
     try:
-        stored = describe(folder / STATES).get("identity") or {}
+        return _result(states, about)
+    except (PurityError, KeyError, TypeError, ValueError) as error:
+        raise Unusable(f"it is damaged ({error})") from None
+
+
+class Images(Protocol):
+    """The images of a job in blocks, as they are now."""
+
+    def __len__(self) -> int: ...
+    def stamp(self, number: int, /) -> str:
+        """Where the images of a block lie, and when they changed; equal ones mean equal images."""
+
+    def digest(self, number: int, /) -> str:
+        """What is in them, and their labels; this reads them."""
+
+    def with_labels(self, number: int, digest: str, /) -> str:
+        """The same, from the digest of their content."""
+
+
+def kept(
+    folder: Path, identity: Mapping[str, Any], images: Callable[[int], Images]
+) -> tuple[Result | None, str | None]:
+    """The folder's result if it is of this identity; else None, and why it is not, None where there is no result.
+
+    `images` gives the images in blocks of a size. They are read where something changed in how they lie on the disk.
+    """
+    try:
+        about = describe(folder / STATES)
+        before = about.get("identity") or {}
+        why = unlike(_without(before, "images"), _without(identity, "images"))
+        if not why and before.get("images") != identity.get("images") and _others(about["states"], images):
+            why = "other images"
+        return (None, why) if why else (_read(folder / STATES), None)
     except FileNotFoundError:
         return None, None
     except Unusable as error:
         return None, f"{folder / STATES} cannot be used, for {error}"
-    if why := unlike(stored, identity):
-        return None, why
-    return read(folder), None
+
+
+def _others(heading: Mapping[str, Any], images: Callable[[int], Images]) -> bool:
+    """Whether the states with this heading are of other images than there are now."""
+    marks = heading.get("images")
+    if not marks or not heading.get("block_size"):
+        return True
+    now = images(heading["block_size"])
+    return any(
+        int(number) >= len(now) or (now.stamp(int(number)) != stamp and now.digest(int(number)) != digest)
+        for number, (stamp, digest) in marks.items()
+    )
+
+
+def _without(identity: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in names}
 
 
 SHOWN_AS = {
-    "dataset_fingerprint": "images",
     "selection": "choice of images",
-    "weights_sha256": "weights",
     "network_sha256": "network",
 }
 """What parts of an identity are called in sentences."""
@@ -114,22 +186,17 @@ def _plain(value: Any) -> str:
 class Unfinished:
     """An unfinished job's states in its folder: a file of each process, each written whole or not at all.
 
-    `identity` is everything that decides the numbers, and what the images of each block are: `images` has a digest of
-    every block. A process saves at most every `every` seconds. Without a folder nothing is kept. Files of other jobs
-    stay as they are: their names differ.
+    `identity` is everything that decides the numbers, and `images` what the images of each block are now. A process
+    saves at most every `every` seconds. Without a folder nothing is kept. Files of other jobs stay as they are: their
+    names differ.
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        identity: Mapping[str, Any],
-        images: Sequence[str],
-        *,
-        rank: int = 0,
-        every: float = 60.0,
+        self, folder: Path | None, identity: Mapping[str, Any], images: Images, *, rank: int = 0, every: float = 60.0
     ) -> None:
         self.folder, self.every, self.images = folder, every, images
-        self.identity = json.loads(json.dumps(identity))
+        # Which images there are is compared block by block.
+        self.identity = json.loads(json.dumps(_without(identity, "images")))
         self.stem = f"partial-{hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]}"
         self.name = f"{self.stem}.safetensors" if rank == 0 else f"{self.stem}-{rank}.safetensors"
         self._saved = monotonic()
@@ -166,19 +233,21 @@ class Unfinished:
             name, why = next(iter(others.items()))
             more = f", and {len(others) - 1} more," if len(others) > 1 else ""
             log.warning(f"{self.folder / name}{more} is of another run ({why}) and stays; this one starts anew.")
+        self.blocks = len(total.blocks)
         return total
 
     def due(self) -> bool:
         """Whether it is time to save."""
         return self.folder is not None and monotonic() - self._saved >= self.every
 
-    def save(self, states: States) -> None:
-        """Replace what this process has saved."""
+    def save(self, states: States, is_whole: Callable[[], bool] = lambda: True) -> None:
+        """Replace what this process has saved, unless `is_whole` says that the states changed as they were packed."""
         if self.folder is None:
             return
-        images = {number: self.images[number] for number in sorted(states.blocks)}
-        write_bytes(self.folder / self.name, states.pack(identity=self.identity, images=images))
-        self._saved, self.blocks = monotonic(), len(states.blocks)
+        content = states.pack(identity=self.identity)
+        if is_whole():
+            write_bytes(self.folder / self.name, content)
+            self._saved, self.blocks = monotonic(), len(states.blocks)
 
     def clear(self) -> None:
         """Remove what this job left, once its result is there."""
@@ -188,9 +257,8 @@ class Unfinished:
     def _read(self, path: Path) -> tuple[States | None, str | None]:
         try:
             about = describe(path)
-            why = unlike({**about["identity"], "selection": 0}, {**self.identity, "selection": 0})
-            here = dict(enumerate(self.images))
-            if not why and any(here.get(int(number)) != digest for number, digest in about["images"].items()):
+            why = unlike(_without(about["identity"], "selection"), _without(self.identity, "selection"))
+            if not why and _others(about["states"], lambda size: self.images):
                 why = "other images"
             return (None, why) if why else (unpack(path)[0], None)
         except (Unusable, FileNotFoundError, KeyError, TypeError, ValueError) as error:

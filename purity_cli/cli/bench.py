@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from purity_cli.cli import console, options, progress
+from purity_cli.cli import console, options
 from purity_cli.cli.watch import ConsoleWatch, rate
 from purity_cli.errors import log
 from purity_cli.report import duration
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from purity_cli.run.ranks import Ranks
     from purity_cli.suite import Suite
     from purity_cli.suite.bench import JobOutcome, Shard
-    from purity_cli.suite.survey import Left
 
-FAILED_JOBS, INTERRUPTED = 3, 130
+FAILED_JOBS = 3
 
 
 @click.command("bench")
@@ -29,7 +28,12 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
 @options.fresh_option
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
-@click.option("--status", is_flag=True, help="Only show how far the suite is, and who is at it; works while it runs.")
+@click.option(
+    "--status",
+    "show_status",
+    is_flag=True,
+    help="Only show how far the suite is, and who is at it; works while it runs.",
+)
 @click.option(
     "--shard",
     metavar="I/N",
@@ -39,18 +43,20 @@ FAILED_JOBS, INTERRUPTED = 3, 130
 @options.workers_option
 @options.cache_option("auto")
 @options.log_option
+@options.format_option("What is printed; the files are always written.")
 def command(
     suite: Path,
     output: Path | None,
     data_dir: str | None,
     fresh: bool,
     dry_run: bool,
-    status: bool,
+    show_status: bool,
     shard: str | None,
     workers: int,
     cache: Path | None,
     trackers: tuple[str, ...],
-) -> None:
+    layout: str,
+) -> None:  # fmt: skip
     """Score the models of a suite, and write their table beside the paper's, and the page of `purity report`.
 
     Started again, this keeps the jobs that are finished and goes on in the one that is not. Jobs that fail do not
@@ -70,67 +76,31 @@ def command(
     """
     from purity_cli import loggers, paper
     from purity_cli.run import ranks as several
-    from purity_cli.suite import bench, read
+    from purity_cli.suite import bench, read, status
 
-    if shard and (dry_run or status):
+    if shard and (dry_run or show_status):
         raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
     for target in trackers:
         loggers.check(target)
-    share = bench.parse_shard(shard) if shard else None
+    share = bench.Shard.parse(shard) if shard else None
     chosen = read(suite)
     if data_dir is not None:
         chosen = chosen.moved(data_dir)
     if chosen.reference:
         paper.reference(chosen.reference)  # says now what would be wrong with it after hours
     folder = output or Path("results", chosen.name)
-    chosen, left = _expanded(chosen, workers)
+    chosen = chosen.expanded()
     code = 0
     with several.joined() as ranks:
-        if status:
-            _status(chosen, folder, ranks)
-        elif not dry_run:
-            code = _run(chosen, folder, fresh, share, workers, cache, ranks, trackers)
+        if not (dry_run or show_status):
+            code = _run(chosen, folder, fresh, share, workers, cache, ranks, trackers, layout)
         elif ranks.first:
-            code = _forecast(chosen, folder, cache) if left is None else _survey(chosen, folder, cache)
+            jobs = (status.look if dry_run else status.standings)(chosen.tasks(), folder)
+            console.show(status.report(jobs), layout)
+            hopeless = [job for job in jobs if not job.taps and job.task.absent is None]
+            code = FAILED_JOBS if dry_run and hopeless else 0
     if code:
         raise click.exceptions.Exit(code)
-
-
-def _expanded(suite: Suite, workers: int) -> tuple[Suite, Left | None]:
-    """The suite with what its patterns mean, and what these leave out; None where there are none."""
-    if not any(entry.pattern for entry in suite.models):
-        return suite, None
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-    from purity_cli.suite import survey
-
-    with progress.bars(TextColumn("networks"), BarColumn(), MofNCompleteColumn()) as bar:
-        task = bar.add_task("", total=None) if bar else None
-
-        def show(done: int, total: int) -> None:
-            if done == 1:
-                log.info(f"{total} networks are looked at, a second or so each; what is found is kept.")
-            if bar and task is not None:
-                bar.update(task, completed=done, total=total)
-
-        chosen, left = survey.expanded(suite, workers, show)
-    for sentence in survey.sentences(left):
-        log.info(f"Left out: {sentence}")
-    return chosen, left
-
-
-def _survey(suite: Suite, folder: Path, cache: Path | None) -> int:
-    from purity_cli.suite import survey
-
-    console.show(survey.report(suite, folder, cache))
-    return 0
-
-
-def _status(suite: Suite, folder: Path, ranks: Ranks) -> None:
-    from purity_cli.suite import status
-
-    if ranks.first:
-        console.show(status.report(suite.tasks(), folder))
 
 
 def _run(
@@ -142,46 +112,38 @@ def _run(
     cache: Path | None,
     ranks: Ranks,
     trackers: tuple[str, ...],
+    layout: str,
 ) -> int:
     from purity_cli.loggers import log_results
     from purity_cli.suite import bench
 
     name = click.get_current_context().find_root().obj
-    if shard is None and (shard := bench.shard_of_this_task()) and ranks.first:
+    if shard is None and (shard := bench.Shard.of_this_task()):
         log.info(f"Shard {shard} of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all.")
-    if ranks.first:
-        log.info(f"Preparing the suite {suite.name}: its images, what is finished, and what each network costs.")
     outcomes: list[JobOutcome] = []
     views: dict[str, Report] = {}
 
     def finish() -> None:
-        if ranks.first:
-            with runs.closing(outcomes) as finished:
-                outcomes[:] = finished
-                views.update(reports(suite, outcomes))
-                write(views, folder)
-                write_page(suite, outcomes, folder)
-                for one in outcomes if trackers else ():
-                    if one.result:
-                        log_results(trackers, one.task.name, {0: one.folder}, suite.threshold)
+        with runs.closing(outcomes) as finished:
+            outcomes[:] = finished
+            views.update(reports(suite, outcomes))
+            write(views, folder)
+            write_page(suite, outcomes, folder)
+            for one in outcomes if trackers else ():
+                if one.result:
+                    log_results(trackers, one.task.name, {0: one.folder}, suite.threshold)
 
-    try:
-        with ConsoleWatch() as watch:
-            runs = bench.Bench(
-                suite, folder, workers=workers, cache=cache, fresh=fresh, shard=shard, ranks=ranks, watch=watch,
-                command=name,
-            )  # fmt: skip
-            outcomes += runs.run()
-        ranks.together(finish)
-    except KeyboardInterrupt:
-        if ranks.first:
-            again = "without --fresh " if fresh else ""
-            log.info(f"Interrupted. The same command {again}goes on where this stopped.")
-        return INTERRUPTED
+    with ConsoleWatch() as watch:
+        runs = bench.Bench(
+            suite, folder, workers=workers, cache=cache, fresh=fresh, shard=shard, ranks=ranks, watch=watch,
+            command=name,
+        )  # fmt: skip
+        outcomes += runs.run()
+    ranks.on_first(finish)
     if ranks.first:
-        console.show(ran(outcomes))
+        console.show(ran(outcomes), layout)
         for report in views.values():
-            console.show(report)
+            console.show(report, layout)
         log.info(f"Wrote {folder}")
     return FAILED_JOBS if any(outcome.status == "failed" for outcome in outcomes) else 0
 
@@ -251,37 +213,3 @@ def ran(outcomes: Sequence[JobOutcome]) -> Report:
         number("time", drop=1), number("top1", "top-1", 2), text("note", fold=True),
     ]  # fmt: skip
     return Report([Table("jobs", columns, rows)])
-
-
-def _forecast(suite: Suite, folder: Path, cache: Path | None) -> int:
-    from purity_cli.cache import size_text
-    from purity_cli.report import Report, Table, number, text
-    from purity_cli.suite import outlook
-
-    rows, images, size, failing = [], 0, 0, 0
-    for job in outlook.forecast(suite, folder, cache):
-        plan = job.plan
-        failing += not job.taps and job.task.absent is None
-        images += len(plan.selection) if plan and not job.finished else 0
-        size += 0 if job.finished else job.to_cache
-        rows.append(
-            {
-                "job": job.task.name,
-                "model": f"{plan.network.source}:{plan.network.name}" if plan else job.task.job.model,
-                "weights": {None: None, True: "here", False: "missing"}[job.weights_here],
-                "images": len(plan.selection) if plan else None,
-                "pixels": plan.preprocessing.describe().partition(", mean")[0] if plan else None,
-                "layers": [f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps],
-                "note": job.problem or ("finished" if job.finished else None),
-            }
-        )
-    pixels = f"; their pixels add {size_text(size)} to the cache in {cache}" if size else ""
-    notes = [f"{images:,} images to score in {len(rows)} jobs{pixels}. Nothing was scored."]
-    if any(row["weights"] == "missing" for row in rows):
-        notes.append("Weights that are missing are downloaded when their job begins, if there is a connection.")
-    columns = [
-        text("job", fold=True), text("model", fold=True), text("weights"), number("images", digits=None),
-        text("pixels", fold=True), text("layers", fold=True), text("note", fold=True),
-    ]  # fmt: skip
-    console.show(Report([Table("jobs", columns, rows)], notes))
-    return FAILED_JOBS if failing else 0

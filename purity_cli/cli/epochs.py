@@ -58,7 +58,7 @@ def command(
     """
     from purity_cli import epochs, loggers, paper
     from purity_cli.plan import STORED_GRID
-    from purity_cli.suite import slug
+    from purity_cli.store import slug
     from purity_cli.views import epochs as view
 
     for target in trackers:

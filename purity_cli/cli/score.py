@@ -11,7 +11,6 @@ from purity_cli.cli import console, options, progress
 from purity_cli.errors import log
 
 if TYPE_CHECKING:
-    from purity_cli.plan import Job
     from purity_cli.results import Result
 
 
@@ -65,52 +64,29 @@ def score_all(
     `cache` is the folder in which decoded pixels are kept, None for none. Of several processes under torchrun only the
     first returns.
     """
-    from purity_cli.plan import STORED_GRID
-
-    jobs = options.make_jobs(models, settings, tuple(sorted({*STORED_GRID, *thresholds})))
-    if len(jobs) == 1 and not fresh and (result := _scored_at_first(jobs[0], output, threshold)):
-        return [result]
-
     from purity_cli import run, store
+    from purity_cli.plan import STORED_GRID
     from purity_cli.run.ranks import joined
 
+    jobs = options.make_jobs(models, settings, tuple(sorted({*STORED_GRID, *thresholds})))
+    names = store.folder_names(jobs)
     results = []
     with joined() as crew:
-        for job in jobs:
+        for job, name in zip(jobs, names, strict=True):
             resolved = run.resolve_together(job, crew, download=download)
-            name = f"{resolved.network.name}_{resolved.source.name}"
-            folder = Path("results", name) if output is None else output / name if len(jobs) > 1 else output
+            folder = output if output and len(jobs) == 1 else (output or Path("results")) / name
             with (
                 run.claimed(folder, "purity score", crew),
                 progress.images(resolved.network.name, crew.first) as advance,
             ):
-                try:
-                    result, kept = run.score_into(
-                        folder, resolved, ranks=crew, threshold=threshold, fresh=fresh,
-                        command=click.get_current_context().find_root().obj,
-                        workers=workers, cache=cache, progress=advance,
-                    )  # fmt: skip
-                except KeyboardInterrupt:
-                    if crew.first and any(folder.glob(store.PARTIAL)):
-                        log.info("The same command goes on where this stopped.")
-                    raise
+                result, kept = run.score_into(
+                    folder, resolved, ranks=crew, threshold=threshold, fresh=fresh,
+                    command=click.get_current_context().find_root().obj, workers=workers, cache=cache,
+                    progress=advance,
+                )  # fmt: skip
             if result is not None:
                 results.append(result)
-            if crew.first:
-                log.info(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
+            log.info(f"{'Kept' if kept else 'Wrote'} {folder}{KEPT if kept else ''}")
     if not crew.first:
         raise click.exceptions.Exit(0)
     return results
-
-
-def _scored_at_first(job: Job, output: Path | None, threshold: float) -> Result | None:
-    """What an earlier run without options stored, at once; None where all has to be resolved to know."""
-    from purity_cli import locks, shipped, store
-
-    folder = output or Path("results", f"{job.model}_{job.dataset}")
-    result = shipped.scored(job, folder)
-    if result:
-        with locks.claim(folder, "purity score"):
-            store.write_tables(result, folder, threshold)
-        log.info(f"Kept {folder}{KEPT}")
-    return result

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from purity_cli import locks, store
+from purity_cli import locks, process, store
 from purity_cli.cache import CachedPixels
 from purity_cli.datasets import ImageDataset
 from purity_cli.errors import PurityError, log
@@ -20,17 +18,17 @@ from purity_cli.results import Result
 from purity_cli.run.outcome import result_of
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Resolved, resolve
-from purity_cli.run.share import JobRunner, Progress
+from purity_cli.run.runner import JobRunner, Progress
+from purity_cli.states import States
 
-__all__ = ["Resolved", "claimed", "pixels_of", "resolve", "resolve_together", "score", "score_into"]
+__all__ = ["Resolved", "claimed", "pixels_of", "resolve", "resolve_together", "score", "score_into", "stored"]
+
+OF_ONE_MACHINE = {"images"}
+"""Parts of an identity that are not compared between processes: each machine may keep the images elsewhere."""
 
 
 def pixels_of(
-    job: Resolved,
-    *,
-    workers: int,
-    pool: ThreadPoolExecutor | None = None,
-    cache: Path | None = None,
+    job: Resolved, *, workers: int, pool: ThreadPoolExecutor | None = None, cache: Path | None = None
 ) -> Pixels:
     """The images of a resolved Job as blocks of pixels, decoded by `workers` threads, or by those of `pool`.
 
@@ -59,7 +57,9 @@ def resolve_together(
 
     def mine() -> dict[str, Any]:
         found.append(resolve(job, download=download, source=source(), ranks=ranks))
-        return {**found[0].identity, "batch_size": found[0].batch_size, "device": found[0].device.type}
+        identity = {name: value for name, value in found[0].identity.items() if name not in OF_ONE_MACHINE}
+        images = found[0].source.fingerprint
+        return {**identity, "images": images, "batch_size": found[0].batch_size, "device": found[0].device.type}
 
     first, *others = ranks.together(mine)
     for rank, other in enumerate(others, 1):
@@ -78,43 +78,35 @@ def claimed(folder: Path, command: str, ranks: Ranks) -> Iterator[None]:
 
     The lock goes with the process that holds it, however that ends. PurityError where not all ranks see the folder.
     """
-    handle = None
+    lock: locks.Lock | None = None
 
-    def claim() -> str | None:
-        nonlocal handle
-        if not ranks.first:
-            return None
-        handle = locks.claim(folder, command)
-        if ranks.size == 1:
-            return ""
-        mark = uuid4().hex
-        handle.write(mark)
-        handle.flush()
-        os.fsync(handle.fileno())
-        return mark
-
-    def tried() -> tuple[str | None, str | None]:
-        try:
-            return claim(), None
-        except locks.Held as error:
-            return None, str(error)
+    def claim() -> locks.Holder | None:
+        nonlocal lock
+        with suppress(locks.Held):
+            lock = locks.claim(folder, command)
+        return lock.holder if lock else None
 
     def see() -> None:
-        path = folder / locks.LOCK
-        if mark and not (path.is_file() and path.read_text().endswith(mark)):
+        if locks.written(folder) != holder:
             raise PurityError(
                 f"Process {ranks.rank} does not see the first one's {folder}: all machines must share it."
             )
 
     try:
-        mark, held = ranks.together(tried)[0]
-        if held:
-            raise locks.Held(held)
-        ranks.together(see)
+        holder = ranks.on_first(claim)
+        if holder is None:
+            raise locks.Held(folder, command)
+        if ranks.size > 1:
+            ranks.together(see)
         yield
     finally:
-        if handle:
-            handle.close()
+        if lock:
+            lock.close()
+
+
+def stored(folder: Path, job: Resolved) -> tuple[Result | None, str | None]:
+    """The result in `folder` if it is that of this very job; else None, and why it is not. The one rule for that."""
+    return store.kept(folder, job.identity, job.images)
 
 
 def score_into(
@@ -133,49 +125,31 @@ def score_into(
     The caller has claimed the folder. Rank 0 alone writes, and alone is given a kept result; `fresh` scores in any
     case. `about` is added to the provenance.
     """
-    kept: Result | None = None
+    result: Result | None = None
 
     def look() -> bool:
-        nonlocal kept
-        if ranks.first and not fresh:
-            kept, why = store.kept(folder, job.identity)
-            if why:
-                log.warning(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
-        if ranks.first and (kept or fresh):
+        nonlocal result
+        result, why = (None, None) if fresh else stored(folder, job)
+        if why:
+            log.warning(f"{folder} holds another result, which this one replaces ({why}): --output keeps both.")
+        if fresh:
             JobRunner(job, folder, 0, ranks).unfinished.clear()
-        if kept:
-            kept.provenance.update(about or {})
-            store.write_tables(kept, folder, threshold)
-        return kept is not None
-
-    if ranks.together(look)[0]:
-        return kept, True
-    result, share = _score(job, folder=folder, ranks=ranks, **options)
+        return result is not None
 
     def write() -> None:
-        if ranks.first:
-            result.provenance.update({"command": command, **(about or {})})
-            store.write(result, folder, threshold)
-            share.unfinished.clear()
+        if result is not None:
+            result.provenance.update({**({} if kept else {"command": command}), **(about or {})})
+            (store.write_views if kept else store.write)(result, folder, threshold)
+            JobRunner(job, folder, 0, ranks).unfinished.clear()
 
-    ranks.together(write)
-    return result, False
-
-
-def score(job: Resolved, *, workers: int, **options: Any) -> Result:
-    """Score a resolved Job: all its layers over all its images, in one pass.
-
-    `workers` threads decode, or those of `pool`; `cache` is a folder of decoded pixels, None for none. `folder` is one
-    in which an unfinished job is kept, at least every `every` seconds and when it is interrupted, and from which it
-    goes on; `score_into` removes that once the result is stored. Of several `ranks` each scores its share of the
-    blocks, and all return the whole result.
-
-    `progress` is called with the images done and the images in all after every block. Raises PurityError.
-    """
-    return _score(job, workers=workers, **options)[0]
+    kept = ranks.on_first(look)
+    if not kept:
+        result = score(job, folder=folder, ranks=ranks, **options)
+    ranks.on_first(write)
+    return result, kept
 
 
-def _score(
+def score(
     job: Resolved,
     *,
     workers: int,
@@ -185,26 +159,43 @@ def _score(
     every: float = 60.0,
     ranks: Ranks | None = None,
     progress: Progress = lambda done, total: None,
-) -> tuple[Result, JobRunner]:
+) -> Result:
+    """Score a resolved Job: all its layers over all its images, in one pass.
+
+    `workers` threads decode, or those of `pool`; `cache` is a folder of decoded pixels, None for none. `folder` is one
+    in which an unfinished job is kept, at least every `every` seconds and when it is interrupted, and from which it
+    goes on; `score_into` removes that once the result is stored. Of several `ranks` each scores its share of the
+    blocks, and all return the whole result.
+
+    `progress` is called with the images done and the images in all after every block. Raises PurityError.
+    """
     ranks = ranks or Ranks()
     pixels = pixels_of(job, workers=workers, pool=pool, cache=cache)
-    share = JobRunner(job, folder, every, ranks)
-    before = ranks.together(share.restore)[0]
+    runner = JobRunner(job, folder, every, ranks)
+    before = ranks.together(runner.restore)[0]
     mine = ranks.share([number for number in range(len(pixels)) if number not in before.blocks])
-    with closing(pixels.blocks(mine)) as blocks:
-        headings = ranks.together(lambda: share.count(blocks, before, progress))
-    total = share.total(headings)
+    with process.saving(runner.save) as stop_if_asked, closing(pixels.blocks(mine)) as blocks:
+        try:
+            headings = ranks.together(lambda: runner.count(blocks, before, progress, stop_if_asked))
+            total = runner.total(headings)
+        except BaseException as error:
+            if runner.save() and isinstance(error, KeyboardInterrupt) and ranks.first:
+                log.info("The same command goes on where this stopped.")
+            raise
+    _say_what_is_left_out(job, total)
+    return result_of(job, total)
+
+
+def _say_what_is_left_out(job: Resolved, total: States) -> None:
+    count = len(job.selection)
+    path, reason = total.left_out[0] if total.left_out else ("", "")
     if not total.shapes:
-        path, reason = total.left_out[0]
         raise PurityError(
-            f"None of the {len(job.selection)} images of {job.source.name} could be read, the first {path} ({reason})."
+            f"None of the {count} images of {job.source.name} could be read, the first {path} ({reason})."
         )
     if total.left_out:
-        path, reason = total.left_out[0]
         log.warning(
-            f"{len(total.left_out)} of {len(job.selection)} images could not be read and were left out, the first "
-            f"{path} ({reason})."
+            f"{len(total.left_out)} of {count} images could not be read and were left out, the first {path} ({reason})."
         )
     if total.batch_size < job.batch_size:
         log.warning(f"Out of memory at a batch of {job.batch_size}: the rest ran at {total.batch_size}.")
-    return result_of(job, total), share

@@ -96,6 +96,10 @@ class Ranks:
             return [value]  # type: ignore[list-item]
         return self._exchange(value, error)
 
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the first process, which alone does it, for all of them; its error is one of all."""
+        return self.together(lambda: work() if self.first else None)[0]  # type: ignore[return-value]
+
     def total(self, arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, NDArray[Any]]:
         """The sum of everybody's arrays, whose names, shapes and types must be the same everywhere."""
         if self.size == 1:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from typing import Any
 
 import torch
 from torch import nn
 
+import purity_cli
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageDataset, open_dataset, select
 from purity_cli.errors import PurityError, log
 from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
-from purity_cli.pixels import size_of
+from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Job, Preprocessing
-from purity_cli.run import code
 from purity_cli.run.ranks import Ranks
 
 PAPER = {
@@ -31,6 +33,9 @@ PAPER = {
 # A batch of this many pixels keeps both cores of a small machine busy and its maps within a few gigabytes.
 PIXELS_PER_BATCH = {"cpu": 16 * 224 * 224, "cuda": 256 * 224 * 224}
 LARGEST_BATCH = 1024
+
+ROUNDING = ("torch", "torchvision", "pillow")
+"""Another version of these may round otherwise, as may this tool's."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,17 @@ class Resolved:
     preprocessing: Preprocessing
     device: torch.device
     batch_size: int
-    precision: str
-    """In which it computes: what the Job says, or what its `auto` comes to here."""
     label_note: str | None
     """Why there is no accuracy; None where there is."""
     classifies: bool = True
     """Whether the network predicts classes; where it does not, there is no measure that needs gradients."""
     identity: dict[str, Any] = field(default_factory=dict)
-    """All that decides the numbers, as JSON: settings of the Job, what its names stood for, versions of what computes.
-    Two with equal identities give equal numbers on one kind of device."""
+    """All that decides the numbers, as JSON: see `identify`."""
+
+    @property
+    def precision(self) -> str:
+        """In which it computes."""
+        return self.job.precision
 
     @property
     def metrics(self) -> list[str]:
@@ -61,10 +68,45 @@ class Resolved:
         asked = [PURITY.name, *(read(text)[0].name for text in self.job.metrics)]
         return asked if self.classifies else [name for name in asked if not METRICS[name].gradient]
 
-    def blocks(self) -> list[str]:
-        """A digest of the images of each block."""
-        size = self.batch_size
-        return [_digest(self.selection[start : start + size])[:8] for start in range(0, len(self.selection), size)]
+    def images(self, block_size: int) -> BlockImages:
+        """What lies behind the job's images, in blocks of so many."""
+        return BlockImages(self, block_size)
+
+
+class BlockImages:
+    """What lies behind a job's images, block by block: results of before are compared with it.
+
+    A result of other images must not be kept, nor gone on from. Equal stamps show that a block's images are the same:
+    these are where they lie, how large they are and when they changed. Where the stamps differ, the images are read,
+    and the digests of their content decide. Both hold the labels.
+    """
+
+    def __init__(self, job: Resolved, block_size: int) -> None:
+        self.block_size = block_size
+        self._pixels = Pixels(job.source, job.selection, job.preprocessing, batch_size=block_size, workers=1)
+        self._source, self._labels, self._selection = job.source, job.source.labels, job.selection
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def stamp(self, number: int) -> str:
+        """What can be said of a block's images without reading them."""
+        if hasattr(self._pixels, "stamp"):
+            return self._pixels.stamp(number)
+        source = self._source
+        block = self._selection[number * self.block_size : (number + 1) * self.block_size]
+        told = [(source.paths[i], source.changed(i), self._labels[i] if self._labels else None) for i in block]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def digest(self, number: int) -> str:
+        """What is in a block's images; this reads them."""
+        return self.with_labels(number, self._pixels.digest(number)) if hasattr(self._pixels, "digest") else "?"
+
+    def with_labels(self, number: int, digest: str) -> str:
+        """The digest of a block's images together with their labels."""
+        block = self._selection[number * self.block_size : (number + 1) * self.block_size]
+        labels = [self._labels[i] for i in block] if self._labels else []
+        return hashlib.sha256(f"{digest} {labels}".encode()).hexdigest()[:16]
 
 
 def resolve(
@@ -86,18 +128,15 @@ def resolve(
     source = source or open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=download)
     selection = select(source, job.per_class, job.limit)
     preprocessing = resolve_preprocessing(job, network.preprocessing)
-    if network.preprocessing_note and preprocessing == network.preprocessing:
-        log.warning(network.preprocessing_note)
+    guess = network.preprocessing_note if preprocessing == network.preprocessing else None
     size = size_of(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
     network = models.tried(network, size, batch_size=batch_size)
-    for sentence in network.notes:
-        log.warning(sentence)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
+    source, no_labels, notes = datasets.labels_fit(
+        source, network.name, network.num_classes, known_classes(network, job)
+    )
     classifies = bool(network.num_classes)
-    source, note, said = datasets.labels_fit(source, network.name, network.num_classes, known_classes(network, job))
-    seen = datasets.seen_note(source, selection, job.limit)
-    note = note if classifies else f"{network.name} predicts no class"
     resolved = Resolved(
         job=job,
         network=network,
@@ -107,23 +146,8 @@ def resolve(
         preprocessing=preprocessing,
         device=device,
         batch_size=network.largest_batch or batch_size,
-        precision=job.precision,
-        label_note=note,
+        label_note=no_labels if classifies else f"{network.name} predicts no class",
         classifies=classifies,
-        identity={
-            **job.direct(),
-            "precision": job.precision,
-            "model": f"{network.source}:{network.name}",
-            "weights": network.weights,
-            "weights_sha256": network.weights_sha256,
-            "network_sha256": code.network_sha256(network),
-            "dataset": source.name,
-            "dataset_fingerprint": source.fingerprint,
-            "selection": _digest(selection),
-            "preprocessing": preprocessing.model_dump(mode="json"),
-            "layers": [[tap.module, tap.stage, tap.reading] for tap in taps],
-            **code.versions_behind(network),
-        },
     )
     if not resolved.metrics:
         way_out = f"{network.without_logits}; or " if network.without_logits else ""
@@ -131,19 +155,57 @@ def resolve(
             f"{network.name} predicts no class, and purity is of the predicted class: {way_out}ask for measures that "
             "need none, e.g. --metrics rankme."
         )
-    if not classifies:
-        log.warning(
-            f"{network.name} predicts no class, so that there is neither purity nor accuracy, only "
-            f"{', '.join(resolved.metrics)}."
-        )
-    accuracy = f"No accuracy: {note}." if classifies and note else None
-    for sentence in (*source.notes, *(said if classifies else ()), *filter(None, [seen, accuracy])):
+    _warn(resolved, guess, notes)
+    return replace(resolved, identity=identify(resolved))
+
+
+def _warn(job: Resolved, guess: str | None, of_labels: Sequence[str]) -> None:
+    network, source = job.network, job.source
+    warnings = [guess, *network.notes]
+    if not job.classifies:
+        taken = ", ".join(job.metrics)
+        warnings.append(f"{network.name} predicts no class: there is neither purity nor accuracy, only {taken}.")
+    warnings += [*source.notes, *(of_labels if job.classifies else ())]
+    warnings.append(datasets.seen_note(source, job.selection, job.job.limit))
+    if job.classifies and job.label_note:
+        warnings.append(f"No accuracy: {job.label_note}.")
+    for sentence in filter(None, warnings):
         log.warning(sentence)
-    return resolved
 
 
-def _digest(images: Sequence[int]) -> str:
-    return hashlib.sha256(array("q", images).tobytes()).hexdigest()
+def identify(job: Resolved) -> dict[str, Any]:
+    """All that decides a job's numbers, as JSON: two with equal identities give equal numbers on one kind of device.
+
+    That is the settings of the Job, what its names stood for, the network as it was built, the images, and the
+    versions of what computes. The images stand in it by their stamps: where these alone differ, `store.kept` compares
+    the images themselves. It does not cover code of a network's that computes otherwise only for images unlike the
+    trial's, files that such code reads anew in each forward pass, or libraries that bring no module of the network.
+    """
+    network = job.network
+    images = job.images(job.batch_size)
+    stamps = "\n".join(images.stamp(number) for number in range(len(images)))
+    return {
+        **job.job.direct(),
+        "model": f"{network.source}:{network.name}",
+        "weights": network.weights,
+        "network_sha256": network.digest(),
+        "dataset": job.source.name,
+        "selection": hashlib.sha256(array("q", job.selection).tobytes()).hexdigest(),
+        "images": hashlib.sha256(stamps.encode("utf-8", "surrogateescape")).hexdigest(),
+        "preprocessing": job.preprocessing.model_dump(mode="json"),
+        "layers": [[tap.module, tap.stage, tap.reading] for tap in job.taps],
+        **_versions(network),
+    }
+
+
+def _versions(network: models.Network) -> dict[str, str]:
+    """The versions of what computes: this tool, PyTorch, PIL, and every library that brought the network's modules."""
+    brought = {type(module).__module__.partition(".")[0] for module in network.module.modules()}
+    found = {"purity": purity_cli.__version__, **{name: metadata.version(name) for name in ROUNDING}}
+    for name in sorted(brought - {"torch", "purity_cli", "__main__"}):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -15,18 +14,18 @@ from threading import Lock
 
 import numpy as np
 
-from purity_cli import process, taps
+from purity_cli import taps
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name
 from purity_cli.models import failed
-from purity_cli.pixels import Block, Pixels, normalise
+from purity_cli.pixels import Block, normalise
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Resolved
 from purity_cli.states import States
 from purity_cli.store import Unfinished
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 class JobRunner:
@@ -39,7 +38,7 @@ class JobRunner:
         identity = {**job.identity, "images to a pass": job.batch_size, "processor": device}
         self.unfinished = Unfinished(folder, identity, job.images(job.batch_size), rank=ranks.rank, every=every)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.states = States(batch_size=job.batch_size, block_size=job.batch_size, started=started)
+        self.states = self._base = States(batch_size=job.batch_size, block_size=job.batch_size, started=started)
         self._engine: Engine | None = None
         self._done: dict[int, Block] = {}
         """The blocks that count, without their pixels."""
@@ -54,17 +53,19 @@ class JobRunner:
             self.states = self.unfinished.restore(self.states)
         return self.states.heading()
 
-    def count(self, blocks: Iterable[Block], before: States, progress: Progress) -> States:
+    def count(
+        self, blocks: Iterable[Block], before: States, progress: Progress, after_block: Callable[[], None]
+    ) -> States:
         """Score these blocks, at first at the batch size that `before` came to; what there is, without its arrays.
 
-        Whatever ends this early, the blocks that were done by then are saved. Raises NonFinite, naming the image.
+        Raises NonFinite, naming the image, and whatever `after_block` does.
         """
         job, total = self.job, len(self.job.selection)
         images = sum(min(job.batch_size, total - number * job.batch_size) for number in before.blocks)
+        self._base, self._began = self.states, time.monotonic()
         self._engine = engine = self._make_engine(before.batch_size)
-        self._began = time.monotonic()
-        with process.saving(self.save) as stop_if_asked, engine:
-            try:
+        try:
+            with engine:
                 for block in blocks:
                     self.ranks.check()
                     engine.add(block)
@@ -72,27 +73,24 @@ class JobRunner:
                     self._counted += len(block.positions)
                     images += self.ranks.size * (len(block.positions) + len(block.skipped))
                     progress(min(images, total), total)
-                    stop_if_asked()
+                    after_block()
                     if self.unfinished.due():
                         self.save()
-                engine.check()
-            except NonFinite as error:
-                image = job.source.paths[job.selection[error.position]]
-                raise NonFinite(error.where, error.position, image) from None
-            except BaseException as error:
-                self.save()
-                if isinstance(error, Exception) and not isinstance(error, PurityError) and _in_taps(error):
-                    raise failed(job.network, error) from error
-                raise
             self.states = self._now()
-        self._engine = None
+        except NonFinite as error:
+            image = job.source.paths[job.selection[error.position]]
+            raise NonFinite(error.where, error.position, image) from None
+        except Exception as error:
+            if not isinstance(error, PurityError) and _in_taps(error):
+                raise failed(job.network, error) from error
+            raise
         return self.states.heading()
 
     def _make_engine(self, batch_size: int) -> Engine:
         job = self.job
         return Engine(
             job.network.module,
-            job.layouts,
+            list(dict.fromkeys(tap.module for tap in job.taps)),
             normalise=partial(normalise, preprocessing=job.preprocessing),
             thresholds=job.job.thresholds,
             groups=job.job.groups,
@@ -121,10 +119,13 @@ class JobRunner:
         assert self._engine is not None
         self._engine.check()
         skipped = {number: block.skipped for number, block in self._done.items() if block.skipped}
+        images = {number: self._image_marks(block) for number, block in self._done.items()}
+        states = self._base + States.of(self._engine, self._done, skipped, images, self.job.batch_size)
+        return replace(states, seconds=self._base.seconds + time.monotonic() - self._began)
+
+    def _image_marks(self, block: Block) -> tuple[str, str]:
         images = self.unfinished.images
-        read = {number: (images.stamp(number), images.labelled(number, self._done[number].digest)) for number in self._done}
-        states = self.states + States.of(self._engine, self._done, skipped, read)
-        return replace(states, seconds=self.states.seconds + time.monotonic() - self._began)
+        return images.stamp(block.number), images.with_labels(block.number, getattr(block, "digest", ""))
 
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,13 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from purity_cli.errors import PurityError, first_line
+from purity_cli import datasets, models
+from purity_cli.errors import PurityError, first_line, log
 from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
-from purity_cli.views.cells import bare
+from purity_cli.store import slug
 
-MOST_VALUES = 100_000
-TAR = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz)$", re.IGNORECASE)
+NAMED = 8
+"""Models of those left out that a sentence names."""
 
 
 class SuiteEntry(Job):
@@ -28,10 +29,8 @@ class SuiteEntry(Job):
     """A file or folder; where it is not there, the entry is left out, and shown as such."""
     pretrained: bool = False
     """Of a model that is a pattern: each set of weights that has a classifier, instead of the default one."""
-    below_gmacs: Annotated[float, Field(gt=0)] | None = None
-    """Of a model that is a pattern: only CNNs whose forward pass of one image takes less than so many 10^9 MACs."""
 
-    OWN: ClassVar[frozenset[str]] = frozenset({"needs", "pretrained", "below_gmacs"})
+    OWN: ClassVar[frozenset[str]] = frozenset({"needs", "pretrained"})
 
     @property
     def given(self) -> dict[str, Any]:
@@ -40,8 +39,8 @@ class SuiteEntry(Job):
 
     @property
     def pattern(self) -> bool:
-        """Whether it stands for many models, see `survey.expanded`."""
-        return self.pretrained or self.below_gmacs is not None or bool(set(self.model) & set("*?"))
+        """Whether it stands for many models, see `Suite.expanded`."""
+        return self.pretrained or bool(set(self.model) & set("*?"))
 
 
 def _called(name: str) -> BeforeValidator:
@@ -87,7 +86,7 @@ class Suite(Frozen):
     @model_validator(mode="after")
     def _patterns_are_models(self) -> Self:
         if any(part.pattern for part in (self.defaults, *self.datasets, *self.settings)):
-            raise ValueError("patterns, pretrained and below_gmacs belong to the models.")
+            raise ValueError("patterns and pretrained belong to the models.")
         return self
 
     def moved(self, data_dir: str) -> Suite:
@@ -100,6 +99,25 @@ class Suite(Frozen):
         moved = self.model_copy()
         moved._data_dir = data_dir
         return moved
+
+    def expanded(self) -> Suite:
+        """The suite with the models that its patterns mean in their place; those without a classifier are left out."""
+        chosen: list[SuiteEntry] = []
+        headless: list[str] = []
+        for entry in self.models:
+            shared = entry.model_dump(exclude_unset=True, exclude={"model", "pretrained"})
+            for name in models.named(entry.model, pretrained=entry.pretrained) if entry.pattern else ():
+                if models.preview(name, entry.weights).headless:
+                    headless.append(name)
+                else:
+                    chosen.append(SuiteEntry(**shared, model=name))
+            chosen += [] if entry.pattern else [entry]
+        if headless:
+            more = f" and {len(headless) - NAMED} more" if len(headless) > NAMED else ""
+            log.info(f"Left out without a classifier: {', '.join(headless[:NAMED])}{more}.")
+        if not chosen:
+            raise PurityError(f"The patterns of the suite {self.name} leave no model: see `purity models`.")
+        return self.model_copy(update={"models": tuple(chosen)})
 
     def tasks(self) -> list[Task]:
         """The Jobs, each once, in the order of the models; PurityError where two models give the same Job."""
@@ -140,25 +158,20 @@ def beside(base: Path, path: str) -> str:
 
 def located(job: Job, base: Path) -> Job:
     """The Job with its paths, which are relative to `base`, as they are from here; names stay names."""
-    from purity_cli.models.checkpoints import looks_like_file
-
     changes = {}
     if job.data_dir:
         changes["data_dir"] = beside(base, job.data_dir)
-    prefix, colon, path = job.dataset.rpartition("folder:")
-    if colon or "/" in path or os.path.exists(base / path):
-        changes["dataset"] = prefix + colon + beside(base, path)
+    kind, colon, path = job.dataset.partition(":")
+    family = datasets.FAMILIES.get(kind)
+    if family and colon and family.fits:
+        changes["dataset"] = f"{kind}:{beside(base, path)}"
+    elif not family and ("/" in job.dataset or os.path.exists(base / job.dataset)):
+        changes["dataset"] = beside(base, job.dataset)
     if found := re.fullmatch(r"(file:)?(.+\.py)(:.*)?", job.model):
         changes["model"] = (found[1] or "") + beside(base, found[2]) + (found[3] or "")
-    if looks_like_file(job.weights) or os.path.exists(base / job.weights):
+    if models.looks_like_file(job.weights) or os.path.exists(base / job.weights):
         changes["weights"] = beside(base, job.weights)
     return job.model_copy(update=changes)
-
-
-def slug(job: Job) -> str:
-    """A Job's model and data set in a form that any file system takes."""
-    dataset = os.path.basename(os.path.abspath(job.dataset.removeprefix("folder:")))
-    return re.sub(r"[^\w.-]+", "-", f"{bare(job)}_{TAR.sub('', dataset)}")
 
 
 def read(path: Path) -> Suite:
@@ -178,7 +191,7 @@ def read(path: Path) -> Suite:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PurityError(f"{path}{line}: this is not YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, RecursionError) as error:  # a character that YAML forbids; brackets in a thousand brackets
+    except yaml.YAMLError as error:  # a character that YAML forbids
         raise PurityError(f"{path}: this is not YAML: {first_line(error)}.") from None
     finally:
         if loader:
@@ -217,24 +230,17 @@ def _locate(node: yaml.Node, place: Sequence[int | str]) -> tuple[int, str]:
 
 
 def _refuse_repeats(root: yaml.Node, path: Path) -> None:
-    """PyYAML takes the last of two equal keys without a word, and a list that holds itself."""
-    for node in _nodes(root, path):
-        seen: set[str] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key.value, str) and key.value in seen:
-                raise PurityError(f"{path}, line {key.start_mark.line + 1}: {key.value} stands twice here.")
-            seen.add(str(key.value))
-
-
-def _nodes(root: yaml.Node, path: Path) -> Iterator[yaml.Node]:
-    """All that a document holds, as often as its aliases (`*name`) name it."""
-    todo, seen = [root], 0
+    """PurityError where a key stands twice in one place: PyYAML takes the last one without a word."""
+    todo, seen = [root], set[int]()
     while todo:
-        node, seen = todo.pop(), seen + 1
-        if seen > MOST_VALUES:
-            raise PurityError(
-                f"{path} holds over {MOST_VALUES:,} values, for its aliases (*name) repeat: write it out."
-            )
-        yield node
-        if isinstance(node, yaml.CollectionNode):
-            todo += [inner for child in node.value for inner in (child if isinstance(child, tuple) else (child,))]
+        node = todo.pop()
+        if id(node) in seen:  # an alias names it again
+            continue
+        seen.add(id(node))
+        keys: set[str] = set()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key.value, str) and key.value in keys:
+                raise PurityError(f"{path}, line {key.start_mark.line + 1}: {key.value} stands twice here.")
+            keys.add(str(key.value))
+            todo.append(value)
+        todo += node.value if isinstance(node, yaml.SequenceNode) else []

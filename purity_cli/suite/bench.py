@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -12,14 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
-from purity_cli import locks, run, store
+from purity_cli import locks, models, run, store
+from purity_cli.datasets import ImageDataset, open_dataset
 from purity_cli.errors import PurityError, about, log
+from purity_cli.machine import environment_number
+from purity_cli.plan import Job, Preprocessing
 from purity_cli.results import Result
 from purity_cli.run.ranks import RankLost, Ranks, describe
+from purity_cli.run.resolving import resolve_preprocessing
 from purity_cli.suite import Task
-from purity_cli.suite.outlook import Sources, grouped, kept_in
 
 ELSEWHERE = ("held", "elsewhere")
 """What becomes of a job that is left to another process, which may have finished it by the end."""
@@ -31,6 +33,22 @@ class Shard(NamedTuple):
     number: int
     of: int
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`3/8`; PurityError for anything else."""
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        shard = cls(*map(int, found.groups())) if found else None
+        if shard is None or not 1 <= shard.number <= shard.of:
+            raise PurityError(f"--shard {text} is none: write I/N with I from 1 to N, as 3/8 for the third of eight.")
+        return shard
+
+    @classmethod
+    def of_this_task(cls) -> Self | None:
+        """The share of this task of a Slurm array, whose numbers may begin anywhere; None outside of one."""
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+        place, least, count = (environment_number(name) for name in names)
+        return None if place is None or count is None else cls.parse(f"{place - (least or 0) + 1}/{count}")
+
     def has(self, place: int) -> bool:
         """Whether the job at this place of the suite, from 0, is of this share: of every `of` jobs, one."""
         return place % self.of == self.number - 1
@@ -40,40 +58,6 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard(1, 1)
-
-
-def parse_shard(text: str) -> Shard:
-    """`3/8`; PurityError for anything else."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    shard = Shard(*map(int, found.groups())) if found else WHOLE
-    if not found or not 1 <= shard.number <= shard.of:
-        raise PurityError(f"--shard {text} is none: write I/N with I from 1 to N, as 3/8 for the third of eight.")
-    return shard
-
-
-def shard_of_this_task() -> Shard | None:
-    """The share of this task of a Slurm array, whose numbers may begin anywhere; None outside of one.
-
-    PurityError where its numbers have gaps, so that no place among the tasks follows from one.
-    """
-    place = _number("SLURM_ARRAY_TASK_ID")
-    count = _number("SLURM_ARRAY_TASK_COUNT")
-    if place is None or count is None:
-        return None
-    least, step = _number("SLURM_ARRAY_TASK_MIN") or 0, _number("SLURM_ARRAY_TASK_STEP") or 1
-    most = _number("SLURM_ARRAY_TASK_MAX")
-    before, off = divmod(place - least, step)
-    if off or not 0 <= before < count or (most is not None and most != least + step * (count - 1)):
-        raise PurityError(
-            f"This is task {place} of a Slurm array of {count} whose numbers are not evenly spaced: give --shard I/N, "
-            "or submit the array without gaps, as --array=1-8."
-        )
-    return Shard(before + 1, count)
-
-
-def _number(name: str) -> int | None:
-    text = os.environ.get(name, "").strip()
-    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -100,8 +84,8 @@ class Jobs(Protocol):
 class ProgressCallback(Protocol):
     """Is told how a suite goes on."""
 
-    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None:
-        """The jobs in the order in which they run, each with its images and the pixels of one, 0 where unknown."""
+    def plans(self, tasks: Sequence[Task]) -> None:
+        """The jobs in the order in which they run."""
 
     def begins(self, task: Task) -> None:
         """This job is next."""
@@ -116,10 +100,25 @@ class ProgressCallback(Protocol):
 class Unwatched:
     """Tells nobody."""
 
-    def plans(self, tasks: Sequence[tuple[Task, int, int]]) -> None: ...
+    def plans(self, tasks: Sequence[Task]) -> None: ...
     def begins(self, task: Task) -> None: ...
     def images(self, done: int, total: int) -> None: ...
     def ends(self, outcome: JobOutcome) -> None: ...
+
+
+class Sources:
+    """Data sets, each opened once for all jobs."""
+
+    def __init__(self, download: bool = False) -> None:
+        self.download = download
+        self._open: dict[tuple[str | None, ...], ImageDataset] = {}
+
+    def open(self, job: Job) -> ImageDataset:
+        """The images of a Job; PurityError as `open_dataset`."""
+        name = (job.dataset, job.data_dir, job.split)
+        if name not in self._open:
+            self._open[name] = open_dataset(job.dataset, data_dir=job.data_dir, split=job.split, download=self.download)
+        return self._open[name]
 
 
 class Bench:
@@ -156,39 +155,32 @@ class Bench:
 
     def run(self) -> list[JobOutcome]:
         """Run every job of this shard that no other process holds; the outcomes are in the order of the suite."""
-        self.ranks.together(lambda: locks.prepare(self.folder) if self.ranks.first else None)
+        self.ranks.on_first(lambda: locks.prepare(self.folder))
+        tasks = self.ranks.on_first(self.suite.tasks)
+        order = self.ranks.on_first(lambda: grouped(tasks, self.shard))
+        if self.shard == WHOLE and not locks.there_are(self.folder):
+            log.warning(
+                f"The file system of {self.folder} has no locks: several processes would score the same jobs, "
+                "unless each is given its --shard."
+            )
+        self.watch.plans([tasks[place] for place in order])
+        outcomes = [self._left(task, "elsewhere", f"of another shard than {self.shard}") for task in tasks]
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            tasks = self.ranks.together(self.suite.tasks)[0]
-            if self.shard == WHOLE and not locks.there_are(self.folder):
-                log.warning(
-                    f"The file system of {self.folder} has no locks: several processes would score the same jobs, "
-                    "unless each is given its --shard."
-                )
-            mine = [task for place, task in enumerate(tasks) if self.shard.has(place)]
-            order = self.ranks.together(lambda: [tasks.index(task) for task in grouped(mine)])[0]
-            if self.ranks.first:
-                absent = (0, 0)
-                amounts = [absent if tasks[i].absent else self.sources.amount(tasks[i].job) for i in order]
-                self.watch.plans([(tasks[i], *amount) for i, amount in zip(order, amounts, strict=True)])
-            outcomes = {
-                place: JobOutcome(
-                    task, "elsewhere", self.folder / task.name, error=f"of another shard than {self.shard}"
-                )
-                for place, task in enumerate(tasks)
-                if not self.shard.has(place)
-            }
             while order:
-                for i in order:
-                    outcomes[i] = self._outcome(tasks[i], pool)
-                    if outcomes[i].status != "held":
-                        self.watch.ends(outcomes[i])
+                for place in order:
+                    outcomes[place] = self._outcome(tasks[place], pool)
+                    if outcomes[place].status != "held":
+                        self.watch.ends(outcomes[place])
                 # What another process held may be free by now, if that was killed; if nothing is, it is still at it.
-                held = [i for i in order if outcomes[i].status == "held"]
+                held = [place for place in order if outcomes[place].status == "held"]
                 order = held if len(held) < len(order) else []
-            for outcome in (outcome for outcome in outcomes.values() if outcome.status == "held"):
-                self.watch.begins(outcome.task)
-                self.watch.ends(outcome)
-        return [outcomes[i] for i in range(len(tasks))]
+        for outcome in (outcome for outcome in outcomes if outcome.status == "held"):
+            self.watch.begins(outcome.task)
+            self.watch.ends(outcome)
+        return outcomes
+
+    def _left(self, task: Task, status: str, why: str) -> JobOutcome:
+        return JobOutcome(task, status, self.folder / task.name, error=why)
 
     @contextmanager
     def closing(self, outcomes: Sequence[JobOutcome]) -> Iterator[list[JobOutcome]]:
@@ -200,18 +192,22 @@ class Bench:
             yield [self._finished(outcome) if outcome.status in ELSEWHERE else outcome for outcome in outcomes]
 
     def _finished(self, outcome: JobOutcome) -> JobOutcome:
-        try:
-            result = store.read(outcome.folder)
-        except PurityError:
+        """With the result that another process stored, if that is of this very job: its network is loaded to see."""
+        if not (outcome.folder / store.STATES).exists():
             return outcome
-        same = result.job == outcome.task.job
-        return replace(outcome, status="kept", result=result, error=None) if same else outcome
+        try:
+            with about(outcome.task.name):
+                job = run.resolve(outcome.task.job, source=self.sources.open(outcome.task.job))
+            result, _ = run.stored(outcome.folder, job)
+        except Exception as error:  # anything can go wrong in a user's network
+            return replace(outcome, error=describe(error))
+        return replace(outcome, status="kept", result=result, error=None) if result else outcome
 
     def _outcome(self, task: Task, pool: ThreadPoolExecutor) -> JobOutcome:
         folder = self.folder / task.name
         if task.absent:
             self.watch.begins(task)
-            return JobOutcome(task, "left out", folder, error=f"{task.absent} is not there")
+            return self._left(task, "left out", f"{task.absent} is not there")
         try:
             with run.claimed(folder, self.name, self.ranks):
                 self.watch.begins(task)
@@ -220,18 +216,16 @@ class Bench:
         except (RankLost, KeyboardInterrupt):
             raise
         except locks.Held:
-            return JobOutcome(task, "held", folder, error="another process is at it")
+            return self._left(task, "held", "another process is at it")
         except Exception as error:  # anything can go wrong in a user's network, and the other jobs must go on
             if self.ranks.first:
                 self._record(task, folder, error)
-            return JobOutcome(task, "failed", folder, error=describe(error))
+            return self._left(task, "failed", describe(error))
 
     def _run(self, task: Task, folder: Path, pool: ThreadPoolExecutor) -> JobOutcome:
         job = run.resolve_together(task.job, self.ranks, source=lambda: self.sources.open(task.job))
-        look = self.ranks.first and not self.fresh and not (folder / store.STATES).exists()
-        elsewhere = self.ranks.together(lambda: kept_in(self.folder, task, job) if look else None)[0]
-        if elsewhere:
-            return JobOutcome(task, "kept", elsewhere, store.read(elsewhere) if self.ranks.first else None)
+        if not self.fresh and (renamed := self.ranks.on_first(lambda: kept_in(self.folder, task, job))):
+            return JobOutcome(task, "kept", renamed, store.read(renamed) if self.ranks.first else None)
         result, kept = run.score_into(
             folder,
             job,
@@ -264,3 +258,32 @@ class Bench:
             store.write_text(locks.prepare(folder) / store.FAILED, json.dumps(record, indent=2) + "\n")
         except PurityError as problem:
             log.warning(str(problem))
+
+
+def kept_in(folder: Path, task: Task, job: run.Resolved) -> Path | None:
+    """Another folder than the job's own with the result of this very job, as one that was renamed."""
+    if (folder / task.name / store.STATES).exists():
+        return None
+    others = sorted(path.parent for path in folder.glob(f"*/{store.STATES}"))
+    return next((place for place in others if run.stored(place, job)[0]), None)
+
+
+def grouped(tasks: Sequence[Task], shard: Shard = WHOLE) -> list[int]:
+    """The places of a shard's tasks, with those that need the same pixels together, so that these are decoded once."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, task in enumerate(tasks):
+        if shard.has(place):
+            groups.setdefault(_pixels_wanted(task.job), []).append(place)
+    return [place for group in groups.values() for place in group]
+
+
+def _pixels_wanted(job: Job) -> tuple[Any, ...]:
+    """What decides the bytes of a Job's pixels; for a model that does not exist, nothing but the data set."""
+    images = (job.dataset, job.data_dir, job.split)
+    try:
+        paper = job.preprocess == "paper"
+        declared = Preprocessing() if paper else models.preview(job.model, job.weights).preprocessing
+        pixels = resolve_preprocessing(job, declared)
+    except Exception:  # the job itself will say what is wrong
+        return images
+    return (*images, pixels.resize, pixels.crop, pixels.interpolation)

@@ -1,49 +1,73 @@
-"""How far a suite is, and who is at it, from what lies in its folder; no data set or network is opened, and nothing
-written."""
+"""What a suite would do, and how far it is: one table of its jobs. Nothing is scored, downloaded or written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from purity_cli import locks, store
-from purity_cli.errors import PurityError
+from purity_cli import locks, models, run, stages, store
+from purity_cli.errors import PurityError, gathered
 from purity_cli.locks import Holder
 from purity_cli.plan import Job
 from purity_cli.report import Report, Table, duration, number, text
+from purity_cli.run.ranks import describe as sentence
+from purity_cli.run.resolving import resolve_preprocessing
 from purity_cli.states import describe
-from purity_cli.suite import Task, costs
-from purity_cli.suite.outlook import images_of, wanted
+from purity_cli.suite import Task
+from purity_cli.suite.bench import Sources, grouped, kept_in
 
 STATES = ("done", "running", "unfinished", "failed", "waiting", "left out")
 """What a job can be: `unfinished` is one that was begun and that nobody is at now."""
+PATHS = {"model", "weights", "dataset", "data_dir"}
+"""Settings of a Job that are written otherwise where the suite is run from another folder."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """What there is of one job. A result counts as done that was asked for in the same words: whether what lies behind
-    them is the same is looked at by whoever scores."""
+    them is the same is looked at by `look`, and by whoever scores."""
 
     task: Task
     state: str
     holder: Holder | None = None
     images: int | None = None
-    """That are in its result, or saved of it."""
+    """That are in its result, or saved of it; after `look` those that it has."""
     seconds: float | None = None
     """That its result took."""
-    error: str | None = None
+    note: str | None = None
+    weights: str | None = None
+    """`here` or `missing`; None where no such model is known."""
+    pixels: str | None = None
+    taps: Sequence[stages.Tap] = ()
+    """What it reads; known of any network that can be built, even without weights and images."""
 
 
-PATHS = {"model", "weights", "dataset", "data_dir"}
-"""Settings of a Job that are written otherwise where the suite is run from another folder."""
+def standings(tasks: Sequence[Task], folder: Path) -> list[JobStatus]:
+    """Every job of a suite, in its order; of one that is at work without locks nobody can tell that it is."""
+    results = _finished(tasks, folder)
+    return [_standing(task, folder / task.name, results.get(task.name)) for task in tasks]
 
 
-def finished(tasks: list[Task], folder: Path) -> dict[str, Mapping[str, Any]]:
+def _standing(task: Task, place: Path, result: Mapping[str, Any] | None) -> JobStatus:
+    with suppress(OSError, ImportError):
+        if holder := locks.holder(place):
+            return JobStatus(task, "running", holder, _saved(place))
+    if result:
+        return JobStatus(task, "done", None, result["n_images"], result["provenance"]["seconds"])
+    if (place / store.FAILED).exists():
+        return JobStatus(task, "failed", note=_why(place / store.FAILED))
+    if task.absent:
+        return JobStatus(task, "left out", note=f"{task.absent} is not there")
+    saved = _saved(place)
+    return JobStatus(task, "waiting" if saved is None else "unfinished", None, saved)
+
+
+def _finished(tasks: Sequence[Task], folder: Path) -> dict[str, Mapping[str, Any]]:
     """What the results of a suite say of themselves, by the names of their jobs, in whichever folders they lie."""
     found: dict[str, Mapping[str, Any]] = {}
     names = {task.job.key(): task.name for task in tasks}
@@ -59,35 +83,13 @@ def finished(tasks: list[Task], folder: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def standings(tasks: list[Task], folder: Path) -> Iterator[JobStatus]:
-    """Every job of a suite, in its order; of one that is at work without locks nobody can tell that it is."""
-    results = finished(tasks, folder)
-    for task in tasks:
-        place = folder / task.name
-        holder, result = None, results.get(task.name)
-        with suppress(OSError, ImportError):
-            holder = locks.holder(place)
-        if holder:
-            yield JobStatus(task, "running", holder, _saved(place))
-        elif result:
-            record = result["provenance"]
-            yield JobStatus(task, "done", None, result["n_images"], record["seconds"])
-        elif (place / store.FAILED).exists():
-            yield JobStatus(task, "failed", error=_why(place / store.FAILED))
-        elif task.absent:
-            yield JobStatus(task, "left out", error=f"{task.absent} is not there")
-        else:
-            saved = _saved(place)
-            yield JobStatus(task, "waiting" if saved is None else "unfinished", None, saved)
-
-
 def _saved(place: Path) -> int | None:
     """Images of which an unfinished job is kept, as far as its files say so; None where there is none."""
     found = None
     for path in place.glob(store.PARTIAL):
         with suppress(PurityError, FileNotFoundError, KeyError, TypeError):
-            about = describe(path)
-            found = (found or 0) + len(about["images"]) * about["identity"]["images to a pass"]
+            heading = describe(path)["states"]
+            found = (found or 0) + len(heading["images"]) * heading["block_size"]
     return found
 
 
@@ -99,29 +101,73 @@ def _why(path: Path) -> str:
         return "failed"
 
 
-def report(tasks: list[Task], folder: Path, now: datetime | None = None) -> Report:
-    """The standings as a table, and above it how many are what, and how long the rest may take."""
-    found = list(standings(tasks, folder))
+def look(tasks: Sequence[Task], folder: Path) -> list[JobStatus]:
+    """As `standings`, in the order in which the jobs would run, after a look at every network and data set."""
+    sources, found = Sources(), standings(tasks, folder)
+    with gathered(len(tasks)):
+        return [_look(found[place], folder, sources) for place in grouped(tasks)]
+
+
+def _look(job: JobStatus, folder: Path, sources: Sources) -> JobStatus:
+    asked = job.task.job
+    if job.task.absent:
+        return replace(job, taps=_taps(asked))
+    weights = None
+    try:
+        preview = models.preview(asked.model, asked.weights)
+        weights = "here" if preview.weights_here else "missing"
+        # The stages of a network do not depend on its weights.
+        plan = run.resolve(
+            asked if preview.weights_here else asked.model_copy(update={"weights": "none"}), source=sources.open(asked)
+        )
+        pixels = resolve_preprocessing(asked, preview.preprocessing).describe().partition(", mean")[0]
+        own = run.stored(folder / job.task.name, plan)[0] is not None
+        done = preview.weights_here and (own or kept_in(folder, job.task, plan) is not None)
+    except Exception as error:  # anything can go wrong in a user's network
+        return replace(job, weights=weights, taps=_taps(asked), note=sentence(error))
+    state = "done" if done else "waiting" if job.state == "done" else job.state
+    return replace(job, state=state, weights=weights, pixels=pixels, taps=plan.taps, images=len(plan.selection))
+
+
+def _taps(job: Job) -> Sequence[stages.Tap]:
+    """The layers of a Job without its weights and images, at the network's own size; none where that cannot be told."""
+    try:
+        network = models.load(job.model, "none", headless=True)
+        size = resolve_preprocessing(job, network.preprocessing).crop or network.input_size
+        return stages.resolve(network.module, network.source, network.name, job.layers, size)
+    except Exception:  # the job itself will say what is wrong
+        return ()
+
+
+def report(jobs: Sequence[JobStatus], now: datetime | None = None) -> Report:
+    """The jobs as a table, and above it how many are what."""
     rows = [
         {
-            "job": one.task.name,
-            "state": one.state,
-            "by": f"{one.holder.host} {one.holder.pid}" if one.holder else None,
-            "since": _ago(one.holder.since, now or datetime.now(UTC)) if one.holder else None,
-            "images": one.images,
-            "seconds": one.seconds,
-            "note": one.error,
+            "job": job.task.name,
+            "state": job.state,
+            "by": f"{job.holder.host} {job.holder.pid}" if job.holder else None,
+            "since": _ago(job.holder.since, now or datetime.now(UTC)) if job.holder else None,
+            "images": job.images,
+            "seconds": job.seconds,
+            "weights": job.weights,
+            "pixels": job.pixels,
+            "layers": [f"{tap.name if tap.stage else ''} {tap.module}".strip() for tap in job.taps] or None,
+            "note": job.note,
         }
-        for one in found
+        for job in jobs
     ]
     columns = [
         text("job", fold=True), text("state"), text("by", "host and process", fold=True), text("since"),
-        number("images", digits=None), number("seconds", digits=0, drop=1), text("note", fold=True),
+        number("images", digits=None), number("seconds", digits=0, drop=1), text("weights"),
+        text("pixels", fold=True), text("layers", fold=True), text("note", fold=True),
     ]  # fmt: skip
-    counts = {state: sum(one.state == state for one in found) for state in STATES}
+    said = [column for column in columns if any(row[column.key] is not None for row in rows)]
+    counts = {state: sum(job.state == state for job in jobs) for state in STATES}
     amounts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    lead = f"{len(found)} job{'' if len(found) == 1 else 's'}: {amounts}.{_outlook(found)}"
-    return Report([Table("status", columns, rows)], lead=lead)
+    missing = any(job.weights == "missing" for job in jobs)
+    notes = ["Weights that are missing are downloaded when their job begins, if there is a connection."]
+    lead = f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}: {amounts}."
+    return Report([Table("jobs", said, rows)], notes if missing else [], lead=lead)
 
 
 def _ago(since: str, now: datetime) -> str | None:
@@ -129,32 +175,3 @@ def _ago(since: str, now: datetime) -> str | None:
         seconds = (now - datetime.fromisoformat(since)).total_seconds()
         return duration(max(0.0, seconds))
     return None
-
-
-def _outlook(found: list[JobStatus]) -> str:
-    """How long the rest may take, by what the finished ones took."""
-    done = [one for one in found if one.state == "done" and one.seconds]
-    rest = [one for one in found if one.state in ("running", "unfinished", "waiting")]
-    if not done or not rest:
-        return ""
-    weights = {one.task.name: _weight(one.task.job) for one in (*done, *rest)}
-    if not all(weights.values()):
-        weights = dict.fromkeys(weights, 1.0)
-    speed = sum(one.seconds or 0 for one in done) / sum(weights[one.task.name] or 0 for one in done)
-    left = sum((weights[one.task.name] or 0) * (1 - _part(one, done)) for one in rest)
-    running = sum(one.state == "running" for one in found)
-    by = f"the {running} that are at it" if running > 1 else "one process"
-    return f" About {duration(left * speed / max(1, running))} more for {by}, as long as the finished ones took."
-
-
-def _weight(job: Job) -> float | None:
-    """What an image costs the job's network, where that was found before."""
-    pixels = None if ".py" in job.model else wanted(job)
-    found = costs.known(job.model, *pixels.crop) if pixels and pixels.crop else None
-    return found.gmacs if found else None
-
-
-def _part(one: JobStatus, done: list[JobStatus]) -> float:
-    """How much of an unfinished job is saved, by the images of a finished one on the same data."""
-    whole = next((other.images for other in done if images_of(other.task.job) == images_of(one.task.job)), None)
-    return min(1.0, (one.images or 0) / whole) if whole else 0.0
