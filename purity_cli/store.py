@@ -117,9 +117,6 @@ class Images(Protocol):
     def digest(self, number: int, /) -> str:
         """What is in them, and their labels; this reads them."""
 
-    def with_labels(self, number: int, digest: str, /) -> str:
-        """The same, from the digest of their content."""
-
 
 def kept(
     folder: Path, identity: Mapping[str, Any], images: Callable[[int], Images]

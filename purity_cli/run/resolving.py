@@ -68,45 +68,9 @@ class Resolved:
         asked = [PURITY.name, *(read(text)[0].name for text in self.job.metrics)]
         return asked if self.classifies else [name for name in asked if not METRICS[name].gradient]
 
-    def images(self, block_size: int) -> BlockImages:
-        """What lies behind the job's images, in blocks of so many."""
-        return BlockImages(self, block_size)
-
-
-class BlockImages:
-    """What lies behind a job's images, block by block: results of before are compared with it.
-
-    A result of other images must not be kept, nor gone on from. Equal stamps show that a block's images are the same:
-    these are where they lie, how large they are and when they changed. Where the stamps differ, the images are read,
-    and the digests of their content decide. Both hold the labels.
-    """
-
-    def __init__(self, job: Resolved, block_size: int) -> None:
-        self.block_size = block_size
-        self._pixels = Pixels(job.source, job.selection, job.preprocessing, batch_size=block_size, workers=1)
-        self._source, self._labels, self._selection = job.source, job.source.labels, job.selection
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def stamp(self, number: int) -> str:
-        """What can be said of a block's images without reading them."""
-        if hasattr(self._pixels, "stamp"):
-            return self._pixels.stamp(number)
-        source = self._source
-        block = self._selection[number * self.block_size : (number + 1) * self.block_size]
-        told = [(source.paths[i], source.changed(i), self._labels[i] if self._labels else None) for i in block]
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-
-    def digest(self, number: int) -> str:
-        """What is in a block's images; this reads them."""
-        return self.with_labels(number, self._pixels.digest(number)) if hasattr(self._pixels, "digest") else "?"
-
-    def with_labels(self, number: int, digest: str) -> str:
-        """The digest of a block's images together with their labels."""
-        block = self._selection[number * self.block_size : (number + 1) * self.block_size]
-        labels = [self._labels[i] for i in block] if self._labels else []
-        return hashlib.sha256(f"{digest} {labels}".encode()).hexdigest()[:16]
+    def images(self, block_size: int) -> Pixels:
+        """The job's images in blocks of so many, as results of before are compared with them."""
+        return Pixels(self.source, self.selection, self.preprocessing, batch_size=block_size, workers=1)
 
 
 def resolve(

@@ -119,13 +119,10 @@ class JobRunner:
         assert self._engine is not None
         self._engine.check()
         skipped = {number: block.skipped for number, block in self._done.items() if block.skipped}
-        images = {number: self._image_marks(block) for number, block in self._done.items()}
+        stamp = self.unfinished.images.stamp
+        images = {number: (stamp(number), block.digest) for number, block in self._done.items()}
         states = self._base + States.of(self._engine, self._done, skipped, images, self.job.batch_size)
         return replace(states, seconds=self._base.seconds + time.monotonic() - self._began)
-
-    def _image_marks(self, block: Block) -> tuple[str, str]:
-        images = self.unfinished.images
-        return images.stamp(block.number), images.with_labels(block.number, getattr(block, "digest", ""))
 
     def total(self, headings: Sequence[States]) -> States:
         """Everybody's states in one; the times are those of rank 0."""
