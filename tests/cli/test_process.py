@@ -106,12 +106,9 @@ def test_names_that_no_encoding_has_are_printed() -> None:
 
 # Without torch, which the package around it imports.
 LOAD = """
-import hashlib, importlib.util, logging, signal, sys, time
+import hashlib, logging, signal, sys, time
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from purity_cli import process
-spec = importlib.util.spec_from_file_location("purity_cli.run.interrupts", "purity_cli/run/interrupts.py")
-interrupts = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(interrupts)
 
 def c_code():
     "One operation that lets no signal handler run, as a backward pass does."
@@ -153,24 +150,24 @@ WORK = {
     ),
     "short blocks": (
         """
-        with interrupts.Interrupts(last_word) as it:
+        with process.saving(last_word) as stop_if_asked:
             for block in range(1000):
                 for part in range(20):
                     time.sleep(0.01)
                 say("whole")
-                it.check()
+                stop_if_asked()
         """, "whole",
     ),
     "long blocks in pieces": (
         """
-        with interrupts.Interrupts(last_word):
+        with process.saving(last_word):
             for part in range(6000):
                 time.sleep(0.01)
         """, "stopping after this batch",
     ),
     "a long block in one piece": (
         """
-        with interrupts.Interrupts(last_word):
+        with process.saving(last_word):
             c_code()
         """, "last word\nInterrupted. The same command goes on where this stopped.\n",
     ),
@@ -384,15 +381,14 @@ def test_what_is_said_beside_a_bar_stands_on_a_line_of_its_own() -> None:
         assert re.search(rb"[\r\n]Warning: number %d \[of\] 5 *\r?\n" % done, plain), plain
 
 
-def test_a_suite_says_what_it_prepares_before_its_first_job(
+def test_a_suite_says_how_many_jobs_it_has_before_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("defaults: {dataset: digits, limit: 6}\nmodels: [tiny_vgg_10]\n")
     assert cli.run(["bench", "mine.yaml", "--cache", "none", "--workers", "1"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("Preparing the suite mine")
-    assert lines[1] == "1 job, 6 images in all."
+    assert lines[0] == "1 job."
     assert lines[-2].startswith("[1/1]")
 
 
