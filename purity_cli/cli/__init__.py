@@ -21,6 +21,7 @@ COMMANDS = {
     "score": "Score",
     "bench": "Score",
     "show": "Look",
+    "channels": "Look",
     "plot": "Look",
     "report": "Look",
     "cam": "Look",
