@@ -283,8 +283,8 @@ class Job(Frozen):
         for name in cls.model_fields if isinstance(given, dict) else ():
             if cls.model_fields[name].annotation is not bool and isinstance(given.get(name), bool):
                 raise ValueError(
-                    f"{name} cannot be {str(given[name]).lower()}, which is also what YAML makes of yes and no: write a "
-                    "value of it, in quotes if it is such a word."
+                    f"{name} cannot be {str(given[name]).lower()}, which is also what YAML makes of yes and no: write "
+                    "a value of it, in quotes if it is such a word."
                 )
         return given
 

@@ -298,7 +298,7 @@ def test_what_fails_in_a_user_s_file_is_said_of_it(
     monkeypatch.setattr(_command("datasets"), "callback", fail)
     assert cli.run(["datasets"]) == 1
     kind = type(error).__name__
-    assert re.fullmatch(rf"Error: test_machine.py, line \d+, failed with {kind}: .*\n", capsys.readouterr().err)
+    assert re.fullmatch(rf"Error: test_process.py, line \d+, failed with {kind}: .*\n", capsys.readouterr().err)
 
 
 def test_help_has_every_command_in_its_group_and_its_sentence_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
+from purity_cli.metrics import METRICS
 from purity_cli.purity import MapStatistics, levels_passed, map_statistics
 from tests.core import oracle
 
@@ -179,6 +180,37 @@ def test_a_bad_number_names_the_layer_and_the_image(value: float) -> None:
     batch.pixels[5:7] = 255
     with engine(Spoilt(), 4) as run, pytest.raises(NonFinite, match="layer features.2 holds a NaN.* for image 5"):
         run.run(blocks(batch, 4))
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_though_the_map_is() -> None:
+    """The slope of a square root is infinite at 0, and 0 times infinity is NaN."""
+
+    class Root(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.sqrt(self.features[4](self.features[:4](x))).mean((2, 3)))
+
+    with engine(Root(), 4, ("features.4",)) as run, pytest.raises(NonFinite, match="layer features.4 holds a NaN"):
+        run.run(blocks(images(4), 4))
+
+
+def test_five_classes_are_all_among_the_first_five() -> None:
+    net, batch = make_net(), images(20)
+    net.fc, batch.labels = nn.Linear(96, 5), batch.labels % 5
+    with engine(net, 8) as run:
+        run.run(blocks(batch, 8))
+    assert run.tally[3] == run.tally[1] == 20
+
+
+def test_states_stand_in_the_order_of_the_metrics_asked_for() -> None:
+    for asked in (("purity", "rankme"), ("rankme", "purity")):
+        run = Engine(
+            make_net(), ["features.2"], normalise=scale, thresholds=GRID, groups=4, device=CPU, batch_size=4,
+            metrics=asked,
+        )  # fmt: skip
+        with run:
+            run.run([images(4)])
+        order = list(dict.fromkeys(name.split("/")[1] for name in run.arrays()))
+        assert order == [METRICS[name].accumulator().name for name in asked]
 
 
 def test_half_precision_stays_close() -> None:

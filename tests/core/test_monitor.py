@@ -263,7 +263,7 @@ def test_a_threshold_that_no_channel_can_cross_is_refused(threshold: float) -> N
         PurityMonitor(new(), threshold=threshold)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, math.nan, "x"])
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 5, math.nan])
 def test_a_rate_that_is_no_share_is_refused(rate: Any) -> None:
     with pytest.raises(PurityError, match="A rate must lie between 0 and 1"):
         PurityMonitor(new(), rate=rate)
@@ -278,6 +278,7 @@ TOGETHER = """
 import sys
 import torch
 import torch.distributed as dist
+from purity_cli.errors import log
 from purity_cli.monitor import PurityMonitor
 from tests.core.test_monitor import new
 
@@ -294,6 +295,18 @@ for epoch in range(2):
         print(epoch, rank, found, file=said)
 nobody = PurityMonitor(new().eval(), ["last"])
 assert nobody.compute() == {}
+
+said = []
+log.addFilter(lambda record: said.append(record.getMessage()) or True)
+shared = PurityMonitor(new().eval(), ["C1"], threshold=0.05)
+shared.update(images[8 * rank : 8 * rank + 8])  # too few on each process, and enough on both
+shared.compute()
+assert not said, said
+alone = PurityMonitor(new().eval(), ["C1"], threshold=0.05)
+if rank == 0:
+    alone.update(images[:8])
+alone.compute()
+assert len(said) == 1, said
 dist.destroy_process_group()
 """
 
