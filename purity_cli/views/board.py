@@ -121,15 +121,16 @@ def _row(result: Result, own: Mapping[str, Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _staged(rows: Sequence[Row]) -> list[str]:
+def _staged(results: Sequence[Result], rows: Sequence[Row]) -> list[str]:
     """The columns of stages and averages, in their order."""
+    others = {LAST, TOP1, "top5", *(name.removesuffix("_se") for name in cells.measures(results))}
     keys = dict.fromkeys(key.removesuffix("_se") for row in rows for key in row if key.endswith("_se"))
-    return sorted((key for key in keys if key not in (LAST, TOP1, "top5") and " rate" not in key), key=place)
+    return sorted((key for key in keys if key not in others and " rate" not in key), key=place)
 
 
 def _columns(results: Sequence[Result], rows: Sequence[Row], rate: float) -> list[Column]:
     # Other readings than the activation have the same stages once more.
-    staged = _staged(rows)
+    staged = _staged(results, rows)
     percent = rate_title(rate)[2:]
     main = [
         text("model"), text("source", optional=True), text("weights", optional=True),
@@ -157,7 +158,7 @@ def compared(results: Sequence[Result], table: Table) -> tuple[Plot, Report]:
     import pandas as pd
 
     headings = {one.key: one.heading for one in table.columns}
-    staged = [part for key in (LAST, *_staged(table.rows)) for part in (key, f"{key} rate")]
+    staged = [part for key in (LAST, *_staged(results, table.rows)) for part in (key, f"{key} rate")]
     quantities = [key for key in (TOP1, *staged, *cells.measures(results), *SIZES) if key in headings]
     groups = [result.dataset for result in results]
     # Without a column, a quantity is NaN everywhere; text has no ranks.
