@@ -16,39 +16,46 @@ from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.machine import usual_torch
 from purity_cli.models import called
-from purity_cli.plan import STORED_GRID, Job, check_thresholds
+from purity_cli.plan import STORED_GRID, Job, check_rate, check_thresholds
 from purity_cli.results import Result
+from purity_cli.stats import RATE
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-SHOWN = ["stage", "layer", "channels", "height", "width", "purity", "se", "purity_jk", "activations", "live"]
+SHOWN = ["stage", "layer", "channels", "height", "width", "purity", "se", "purity_rate", "activations", "live"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Scores:
-    """The purity of a network's layers, read at one threshold; a notebook shows it as a table."""
+    """The purity of a network's layers, read at one threshold and one rate; a notebook shows it as a table."""
 
     result: Result
     """The counts at every threshold, and what must stand beside them."""
     threshold: float = 0.5
+    rate: float = RATE
+    """Share of all pairs of image and channel that fire at the threshold at which `purity_rate` is read."""
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], threshold: float = 0.5) -> Scores:
+    def load(cls, folder: str | PathLike[str], threshold: float = 0.5, rate: float = RATE) -> Scores:
         """What `purity score` or `save` has stored; PurityError where it has not, or not at this threshold."""
-        return cls(store.read(Path(folder)), threshold)
+        return cls(store.read(Path(folder)), threshold, check_rate(rate))
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row per layer, with the columns of `purity.csv`; F is `purity`, NaN where nothing fired."""
+        """A row per layer, with the columns of `purity.csv`.
+
+        F is `purity`, NaN where nothing fired; `purity_rate` is F_r, NaN where no threshold gives the rate.
+        """
         from purity_cli.views import cells
 
-        return cells.frame([self.result], self.threshold)
+        return cells.frame([self.result], self.threshold, self.rate)
 
-    def at(self, threshold: float) -> Scores:
-        """The same counts, read at another threshold."""
-        return Scores(self.result, threshold)
+    def at(self, threshold: float | None = None, rate: float | None = None) -> Scores:
+        """The same counts, read at another threshold or another rate."""
+        read = self.threshold if threshold is None else threshold
+        return Scores(self.result, read, self.rate if rate is None else check_rate(rate))
 
     def plot(self) -> Figure:
         """F from stage to stage, with 95 % intervals."""
@@ -87,6 +94,7 @@ def score(
     dataset: str | PathLike[str] | None = None,
     *,
     threshold: float = 0.5,
+    rate: float = RATE,
     workers: int = 2,
     download: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -100,9 +108,9 @@ def score(
     `layers=["C1", "last"]`, `per_class=11`, `weights="w.pth"`, `device="cuda"`; a network that does not say how its
     pixels are prepared, as timm's do in their `pretrained_cfg`, needs `resize`, `crop`, `mean` and `std`.
 
-    `workers` threads decode, and `progress` is called with the images done and the images in all. What changes how far
-    a number can be trusted is a warning of the logger `purity`. Counts are kept at 51 thresholds, those that
-    tables show (0.05, 0.10, ... 0.95) among them, and at `threshold`. Raises PurityError.
+    F is read at `threshold`, and F_r where the share `rate` of all pairs of image and channel fires; `Scores.at` reads
+    others from the same counts. `workers` threads decode, and `progress` is called with the images done and the images
+    in all. What changes how far a number can be trusted is a warning of the logger `purity`. Raises PurityError.
 
     >>> from purity_cli import score
     >>> scores = score(layers=["C3", "C4"], per_class=5)
@@ -128,9 +136,9 @@ def score(
         "model": model if module is None else f"memory:{called(module)}",
         "dataset": fspath(dataset) if isinstance(dataset, PathLike) else dataset,
     }
-    grid = check_thresholds([*settings.pop("thresholds", STORED_GRID), threshold])
+    rate, grid = check_rate(rate), check_thresholds([*settings.pop("thresholds", STORED_GRID), threshold])
     job = Job.of(**{name: value for name, value in named.items() if value is not None}, **settings, thresholds=grid)
     with usual_torch():
         plan = run.resolve(job, module=module, download=download)
         result = run.score(plan, workers=workers, progress=progress or (lambda done, total: None))
-    return Scores(result, threshold)
+    return Scores(result, threshold, rate)

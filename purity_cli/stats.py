@@ -152,6 +152,6 @@ def _why_no_rate(counts: Counts, images: int, thresholds: Floats, rate: float) -
     if rate > fired.max():
         return f"only {fired.max():.2%} fire at the lowest threshold {thresholds[0]:g}"
     if rate < fired.min():
-        last = thresholds[len(fired) - 1]
-        return f"{fired.min():.2%} still fire at the highest threshold that fires, {last:g}"
+        above = "none at the next stored one" if len(fired) < len(share) else "none higher is stored"
+        return f"{fired.min():.2%} still fire at the threshold {thresholds[len(fired) - 1]:g}, and {above}"
     return ""

@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,6 +25,7 @@ import purity_cli
 from purity_cli import Scores, cli, locks, score, scores
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.nets import resnet10_cifar
+from purity_cli.stats import purity_at_rate
 from tests.cli.reference import ROOT
 from tests.logged import logged
 
@@ -72,6 +74,14 @@ def test_it_gives_what_the_command_gives(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"{stored['purity'].iloc[-1]:.3f}" in html
     assert isinstance(ours.plot(), Figure)
     assert isinstance(ours.at(0.3).sweep(), Figure)
+    result = ours.result
+    asked = score(per_class=5, batch_size=20, threshold=0.42, rate=0.05)
+    for rate, read in ((0.01, ours), (0.05, ours.at(rate=0.05)), (0.05, asked)):
+        expected = [purity_at_rate(layer.counts, result.images, result.thresholds, rate) for layer in result.layers]
+        np.testing.assert_allclose(read.frame["purity_rate"], [one.purity for one in expected])
+        np.testing.assert_allclose(read.frame["purity_rate_se"], [one.se for one in expected])
+    with pytest.raises(PurityError, match="A rate must lie between 0 and 1"):
+        ours.at(rate=1)
 
 
 def trained() -> nn.Sequential:

@@ -182,7 +182,7 @@ POINTS = counted(np.random.default_rng(5).integers(0, 2, (60, 8)).astype(float))
         (0 * POINTS, 0.01, "nothing fired"),
         (POINTS[:, :, :1], 0.01, "one channel"),
         (counted(0.5 * made(6, 60, 16)), 0.9, "fire at the lowest threshold 0.05"),
-        (counted(0.5 * np.sqrt(np.random.default_rng(1).random((60, 2)))), 0.005, "the highest threshold that fires"),
+        (counted(0.5 * np.sqrt(np.random.default_rng(1).random((60, 2)))), 0.005, "still fire at the threshold"),
     ],
 )
 def test_a_rate_outside_the_stored_shares_is_nan_with_a_reason(
