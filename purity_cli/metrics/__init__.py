@@ -41,10 +41,10 @@ class Parameter:
 
     def read(self, text: str) -> Number:
         """The number written, in its range; ValueError says in words what is wrong with it."""
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
         try:
             value = type(self.default)(text)
         except ValueError:
+            kind = "a whole number" if isinstance(self.default, int) else "a number"
             raise ValueError(f"{text!r} is not {kind}") from None
         if not self.least <= value <= self.most:
             raise ValueError(f"{text} is not between {self.least:g} and {self.most:g}")
@@ -220,11 +220,11 @@ def about(asked: Iterable[str]) -> list[dict[str, Any]]:
     """What `run.json` says of the measures asked for: columns, parameters, convention and reference."""
     return [
         {
-            "metric": measure.name,
-            "columns": list(measure.columns),
-            **parameters,
-            "convention": measure.convention,
-            "reference": measure.reference,
+            "metric": one.name,
+            "columns": [*one.columns],
+            **given,
+            "convention": one.convention,
+            "reference": one.reference,
         }
-        for measure, parameters in map(read, asked)
+        for one, given in map(read, asked)
     ]

@@ -56,6 +56,18 @@ def test_the_package_is_light_and_says_what_it_offers() -> None:
         _ = purity_cli.scoer  # type: ignore[attr-defined]
 
 
+def test_a_plain_score_loads_no_library_that_it_does_not_use(tmp_path: Path) -> None:
+    code = (
+        "import sys; from purity_cli import cli; assert cli.run(['score', '--limit', '10', '-o', sys.argv[1]]) == 0; "
+        "heavy = {'torchmetrics', 'torchvision', 'timm', 'matplotlib', 'scipy', 'torch._dynamo'}; "
+        "print('loaded:', heavy & {*sys.modules})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ran.stdout.endswith("loaded: set()\n")
+
+
 def test_it_gives_what_the_command_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--per-class", "5", "--batch-size", "20", "--threshold", "0.42"]
