@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from purity_cli.report import Column, Plot, Report, Row, Table, number, text
@@ -66,7 +66,7 @@ def board(
             for shown, value in ((key, "purity"), (f"{key} rate", "purity_rate")):
                 if low(row, value):
                     marks[i, shown] = "starved"
-                if hint := _hint(row, value, threshold, rate):
+                if hint := _hint(row, value, threshold, rate, own.values()):
                     hints[i, shown] = hint
     table = Table("results", _columns(results, rows, rate), rows, marks=marks, hints=hints, links=links or {})
     tidy_rows = [row for row in every if row["layer"]]
@@ -86,7 +86,7 @@ def _by_column(own: Sequence[Row]) -> dict[str, Row]:
     return found | {LAST: next(row for row in own if row.get("deepest"))}
 
 
-def _hint(row: Row, key: str, threshold: float, rate: float) -> str:
+def _hint(row: Row, key: str, threshold: float, rate: float, own: Iterable[Row]) -> str:
     """What a page says of a value that is not what it seems."""
     value, at_rate = row.get(key), key == "purity_rate"
     if value is None:
@@ -98,7 +98,8 @@ def _hint(row: Row, key: str, threshold: float, rate: float) -> str:
     if at_rate:
         return f"About {rate * row['n_images']:.2g} firings per channel, fewer than {ENOUGH}: F is biased low."
     if not row["layer"]:
-        return "Biased low, as one of its stages is."
+        stages = [one["label"] for one in own if one["layer"] and one["reading"] == row["reading"] and low(one)]
+        return f"Biased low in {', '.join(dict.fromkeys(stages))}."
     return f"N = {row['activations']:,} < {ENOUGH} c = {ENOUGH * row['channels']:,}: F is biased low."
 
 

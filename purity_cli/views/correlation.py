@@ -59,7 +59,7 @@ def rows_of(statistic: str, x: Floats, y: Floats) -> Floats:
         changed = changed - changed.mean(-1, keepdims=True)
         with np.errstate(invalid="ignore"):
             both.append(changed / np.sqrt((changed**2).sum(-1, keepdims=True)))
-    return np.asarray((both[0] * both[1]).sum(-1))
+    return np.asarray((both[0] * both[1]).sum(-1).clip(-1, 1))
 
 
 class Correlation(NamedTuple):
@@ -226,14 +226,13 @@ def points(
 
 
 def _purities(results: Sequence[Result], threshold: float, rate: float, prefix: str = "") -> list[dict[str, Any]]:
-    """F of each result's layers, averages and `last`, and the same at the rate."""
+    """F of each result's layers, averages and `last`; at the rate that of averages and `last` alone."""
     found: list[dict[str, Any]] = [{} for _ in results]
     for row in cells.every_row(results, threshold, rate):
-        for name in (row["label"], *(["last"] if row.get("deepest") else [])):
-            found[row["result"]] |= {
-                f"{prefix}{name}": row.get("purity"),
-                f"{prefix}{name} at {100 * rate:g}%": row.get("purity_rate"),
-            }
+        own, last = found[row["result"]], ["last"] if row.get("deepest") else []
+        own |= {f"{prefix}{name}": row.get("purity") for name in (row["label"], *last)}
+        for name in last if row["layer"] else [row["label"]]:
+            own[f"{prefix}{name} at {100 * rate:g}%"] = row.get("purity_rate")
     return found
 
 

@@ -246,7 +246,8 @@ def _where(layers_of: Mapping[str, Sequence[str]]) -> str:
     if len(layers_of) == 1:
         return next(iter(held.values()))
     if len(layers_of) > FEW:
-        return f"{sum(map(len, layers_of.values())):,} layers of {some(list(held))}"
+        n = sum(map(len, layers_of.values()))
+        return f"{n:,} layer{'s' * (n != 1)} of {some(list(held))}"
     alike: dict[str, list[str]] = {}
     for name, layers in held.items():
         alike.setdefault(layers, []).append(name)

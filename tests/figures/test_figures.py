@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+from purity_cli import store
 from purity_cli.errors import PurityError
 from purity_cli.figures import charts, drawing
 from purity_cli.plan import DEFAULT_GRID
@@ -122,7 +127,7 @@ def _n(layer: Layer, t: float) -> int:
 def test_error_bars_stop_at_0_and_1() -> None:
     counts = np.zeros((20, len(DEFAULT_GRID), 24), dtype=np.int64)
     counts[0, :, 0], counts[1, :, 1] = 1, 1  # two images decide: F has a large error
-    wide = made.result("wide", [Layer("x", "C1", 24, 7, 7, counts)])
+    wide = replace(made.result("wide", [Layer("x", "C1", 24, 7, 7, counts)]), images_by_group=(20,) * 20)
     (row,) = cells.rows([wide], 0.5)
     assert row["purity"] - 1.96 * row["se"] < 0
     (ax,) = charts.stage_curve(rows_at([wide])).axes
@@ -187,7 +192,7 @@ def test_a_stage_curve_has_95_percent_intervals_and_a_gap_where_nothing_fires() 
                 assert np.isnan(y[i])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["C1", "C2", "C3", "C4", "C5"]
     # matplotlib drops what begins with _, were it not for the space
-    assert legend(ax) == ["a, nothing fires in C3", " _b"]
+    assert legend(ax) == ["a, no F in C3", " _b"]
     assert ax.get_ylabel() == "feature purity F at t = 0.3"
 
 
@@ -320,3 +325,36 @@ def test_wrapping_loses_nothing_but_space_and_keeps_to_the_width(name: str, widt
 
 def test_names_break_behind_dots() -> None:
     assert drawing.wrapped("features.denseblock4.denselayer32.conv2", 24) == "features.denseblock4.\ndenselayer32.conv2"
+
+
+@pytest.mark.parametrize("screen", [{"MPLBACKEND": "nonsense"}, {"MATPLOTLIBRC": "matplotlibrc"}])
+def test_figures_are_drawn_with_settings_of_our_own(screen: dict[str, str], tmp_path: Path) -> None:
+    """A notebook's screen and a user's matplotlibrc are read when matplotlib is imported, so this is a process."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nlines.linewidth: 9\n")
+    store.write(made.result("net_a", made.stages(2)), tmp_path / "stored")
+    for name, environment in (("plain", {}), ("theirs", screen)):
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("MPL")}
+        (tmp_path / name).mkdir()
+        if "MATPLOTLIBRC" in environment:
+            environment = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+        command = [sys.executable, "-m", "purity_cli", "plot", str(tmp_path / "stored"), "-f", "sweep", "-o", name]
+        subprocess.run(command, check=True, cwd=tmp_path, env={**ours, **environment}, capture_output=True)
+    assert (tmp_path / "theirs" / "sweep.svg").read_bytes() == (tmp_path / "plain" / "sweep.svg").read_bytes()
+
+
+def test_against_the_rate_each_point_stands_at_the_share_that_fires() -> None:
+    one = made.result("net", made.stages(1))
+    (ax,) = charts.threshold_sweep(cells.frame([one]), against_rate=True).axes
+    line = next(line for line in ax.lines if str(line.get_label()).startswith("C1"))
+    fired = one.layers[0].counts.sum((0, 2))
+    shares = sorted(fired[fired > 0] / (400 * 24))
+    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), shares)
+    assert ax.get_xscale() == "log"
+
+
+def test_with_a_rate_figures_show_f_at_that_rate() -> None:
+    rows = charts.at_rate(cells.frame([made.result("net", made.stages(2))], 0.5, 0.05))
+    (ax,) = charts.stage_curve(rows).axes
+    assert ax.get_ylabel() == "feature purity F at a firing rate of 5 %"
+    expected = [row["purity_rate"] for row in cells.rows([made.result("net", made.stages(2))], 0.5, 0.05)]
+    np.testing.assert_allclose(np.asarray(ax.containers[0].lines[0].get_ydata(), float), expected)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,11 @@ def test_csv_loses_no_digit_and_no_character(values: list[float | None], name: s
 
 def test_a_table_goes_where_it_is_aimed_at() -> None:
     aims = ("all", "page", "people", "data")
-    tables = [Table(aim, [text("name")], [{"name": f"of {aim}"}], aim=aim) for aim in aims]  # type: ignore[arg-type]
-    found = {layout: [aim for aim in aims if f"of {aim}" in make(Report(tables))] for layout, make in FORMATS.items()}
+    tables = [Table(aim, [text("name")], [{"name": f"<{aim}>"}], aim=aim) for aim in aims]  # type: ignore[arg-type]
+    found = {
+        layout: [aim for aim in aims if f"<{aim}>" in unescape(make(Report(tables)))]
+        for layout, make in FORMATS.items()
+    }
     assert found == {
         "table": ["all", "people"], "md": ["all", "page", "people"], "json": ["all", "page", "data"], "csv": ["all"],
         "html": ["all", "page", "people"],
@@ -217,7 +221,7 @@ def test_a_new_format_is_one_entry(
         assert "shout" in call([*command.split(), "--help"], capsys)[1], command
     assert call(["show", folder, "--format", "shout"], capsys) == (0, "2 ROWS\n", "")
     assert call(["sweep-threshold", "--from", folder, "--format", "shout"], capsys) == (0, "38 ROWS\n", "")
-    assert call(["diff", folder, folder, "--format", "shout"], capsys) == (0, "2 ROWS\n", "")
+    assert call(["diff", folder, folder, "--format", "shout"], capsys) == (0, "4 ROWS\n", "")
     assert call(["datasets", "--format", "shout"], capsys) == (0, f"{len(FAMILIES)} ROWS\n", "")
     assert call(["models", "bundled:tiny_vgg_10", "--format", "shout"], capsys) == (0, "1 ROWS\n", "")
     assert call(["layers", "tiny_vgg_10", "--format", "shout"], capsys) == (0, "11 ROWS\n", "")
@@ -229,7 +233,7 @@ def test_a_new_view_is_one_entry(
 ) -> None:
     assert call(["show", folder, "--view", "count"], capsys)[0] == 2
     table = Table("count", [number("n", digits=None), number("t", digits=None)], [{"n": 1, "t": 0.3}])
-    monkeypatch.setitem(views.VIEWS, "count", lambda results, t: Report([table], [f"{len(results)} at {t:g}."]))
+    monkeypatch.setitem(views.VIEWS, "count", lambda results, t, rate: Report([table], [f"{len(results)} at {t:g}."]))
     assert "count" in call(["show", "--help"], capsys)[1]
     code, out, _ = call(["show", folder, "--view", "count", "-t", "0.3"], capsys)
     assert code == 0

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from purity_cli.figures.page import page
 from purity_cli.report import FORMATS, to_csv
 from purity_cli.views.diff import StoredResult, diff
+from purity_cli.views.page import page
 from tests.report.browser import Browser, installed
 from tests.report.test_report_page import HOSTILE, found, results, training
 from tests.views import made
@@ -167,8 +167,8 @@ def test_any_two_columns_are_set_against_each_other(browser: Browser, pages: Pat
         "top-1", "last", "net set",
     ]  # fmt: skip
     assert browser[dots] == 4  # one of five has no accuracy
-    assert browser[caption].startswith("top-1 and last: Spearman's rank correlation ")
-    assert "n = 4 allows no p below 0.083" in browser[caption]
+    assert browser[caption].startswith("last and top-1: Spearman's rank correlation ")
+    assert browser[caption].endswith("n = 4.")
     choose = (
         "(([name, text]) => {{ const one = document.querySelector('.plot select.' + name);"
         "one.value = [...one.options].find(option => option.text === text).value;"
@@ -184,6 +184,32 @@ def test_any_two_columns_are_set_against_each_other(browser: Browser, pages: Pat
     box = browser["(({x, y, width, height}) => [x, y, width, height])(document.querySelector('.plot svg').getBBox())"]
     assert box[0] >= -1
     assert box[0] + box[2] <= browser["document.querySelector('.plot svg').viewBox.baseVal.width"] + 1
+
+
+def test_charts_are_drawn_when_a_panel_opens_and_strips_name_their_channels(browser: Browser, pages: Path) -> None:
+    browser.open(pages / "page.html")
+    drawn = "document.querySelectorAll('details.panel figure .chart').length"
+    assert browser[drawn] == 0
+    browser["document.querySelector('details.panel').open = true"]
+    figures = browser[
+        "document.querySelectorAll('details.panel')[0].querySelectorAll('figure.lines, .channels').length"
+    ]
+    assert figures > 2
+    assert browser[f"new Promise(done => setTimeout(() => done({drawn}), 100))"] == figures
+    strip = "document.querySelector('details.panel .channels svg')"
+    counts = browser["JSON.parse(document.querySelector('details.panel .channels script').textContent).counts"]
+    point = (
+        f"(() => {{ const box = {strip}.getBoundingClientRect(); {strip}.dispatchEvent(new MouseEvent('mousemove', "
+        f"{{clientX: box.left + box.width * 2.5 / {len(counts)}, clientY: box.top + 5}})); "
+        f"return {strip}.querySelector('text').textContent; }})()"
+    )
+    assert browser[point].startswith(f"channel 2: {counts[2]} firings")
+    browser[f"{strip}.dispatchEvent(new MouseEvent('click'))"]
+    items = "[...document.querySelectorAll('details.panel .channels li')].slice(0, 1).map(one => one.textContent)"
+    first = max(range(len(counts)), key=lambda i: counts[i])
+    assert browser[f"new Promise(done => setTimeout(() => done({items}), 100))"][0].startswith(
+        f"{first}: {counts[first]}"
+    )
 
 
 def test_the_link_is_the_csv(browser: Browser, pages: Path) -> None:
@@ -203,7 +229,7 @@ def test_dark_and_print(browser: Browser, pages: Path) -> None:
         browser.media(scheme="dark")
         browser.open(pages / "page.html")
         assert (browser[ground], browser[ink]) == ("rgb(20, 23, 27)", "rgb(230, 233, 237)")
-        assert browser["getComputedStyle(document.querySelector('.drawn text')).fill"] != "rgb(0, 0, 0)"
+        assert browser["getComputedStyle(document.querySelector('.chart text')).fill"] != "rgb(0, 0, 0)"
         browser.media("print", "dark")
         assert (browser[ground], browser[ink]) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)")
         assert not browser[

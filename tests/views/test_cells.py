@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Layer, Result
 from purity_cli.views import cells
-from purity_cli.views.layers import Caveats, layers, stored, two_digits, worth, worths
+from purity_cli.views.layers import Caveats, caveats, layers, stored, trust, two_digits
 from tests.core import oracle
 from tests.run.test_store import THRESHOLDS, result
 from tests.views import made
@@ -79,22 +80,25 @@ def test_csv_and_json_keep_every_digit() -> None:
     assert [tuple(r[name] for name in names) for r in json.loads(FORMATS["json"](everything))["rows"]] == expected
 
 
+def averages(one: Result, t: float = 0.5) -> dict[str, Any]:
+    return {row["label"]: row for row in cells.every_row([one], t) if row["layer"] is None}
+
+
 def test_the_average_is_of_the_stages_of_one_reading_and_nan_where_one_is() -> None:
     given_ = of(
         row("C1", None, 4), row("C2", "activation", 16), row("C2", "conv", 2), row("C3", "conv", 0), row(None, None, 1)
     )
-    assert cells.cell(given_, given_.layers[0], 0.5).purity == pytest.approx(0.5)
-    found = cells.averages(given_, 0.5)
+    assert cells.rows([given_], 0.5)[0]["purity"] == pytest.approx(0.5)
+    found = averages(given_)
     assert list(found) == ["Average", "conv:Average"]
-    assert found["Average"].purity == pytest.approx(0.75)
-    assert found["Average"].activations is None
-    assert math.isnan(found["conv:Average"].purity or 0.0)
-    assert cells.average(given_, "pool", 0.5) is None
+    assert found["Average"]["purity"] == pytest.approx(0.75)
+    assert "activations" not in found["Average"]
+    assert math.isnan(found["conv:Average"]["purity"])
     rows = cells.rows([given_], 0.5)
     assert [r["average"] for r in rows][:2] == [pytest.approx(0.75)] * 2
     assert all(math.isnan(r["average"]) for r in rows[2:4])
     assert rows[4]["average"] is None
-    assert cells.averages(of(row(None, None, 1, "fc")), 0.5) == {}
+    assert averages(of(row(None, None, 1, "fc"))) == {}
 
 
 @settings(deadline=None, max_examples=20)
@@ -102,7 +106,7 @@ def test_the_average_is_of_the_stages_of_one_reading_and_nan_where_one_is() -> N
 def test_an_average_is_the_mean_of_the_oracles(live: list[int]) -> None:
     one = of(*(row(f"C{i}", "activation", k) for i, k in enumerate(live, 1)))
     expected = np.mean([oracle.purity(layer.counts.sum(0)[0]) for layer in one.layers])
-    assert cells.averages(one, 0.5)["Average"].purity == pytest.approx(expected, nan_ok=True)
+    assert averages(one)["Average"]["purity"] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -158,20 +162,27 @@ def fired(*amounts: tuple[int, ...]) -> Result:
     return replace(made.result("net", layers_), thresholds=grid, n_images=100)
 
 
-def test_what_a_number_is_worth() -> None:
+def said(*results: Result, t: float, called: Sequence[str] | None = None) -> list[str]:
+    """The sentences on F at the threshold."""
+    names = called or cells.names(results)
+    found = trust(results, cells.every_row(results, t, called=names), t, 0.01, names)
+    return [sentence for sentence in found if not sentence.startswith("F 1%")]
+
+
+def test_how_far_a_number_can_be_trusted() -> None:
     """c = 2, so that N should be 10."""
     fine = fired((30, 20, 10), (99, 98, 97))
-    assert worth(fine, 0.3) == Caveats((), (), (), 0.3, 100)
-    assert worths([fine], 0.3) == []
+    assert caveats(fine, 0.3) == Caveats((), (), (), 0.3, 100)
+    assert said(fine, t=0.3) == []
     low = fired((30, 10, 3), (99, 98, 7))
-    assert worth(low, 0.3) == Caveats(("C1", "C2"), (), (), 0.2, 340)  # 100 * 10 / 3 = 333.3
-    assert worths([low], 0.3) == [
+    assert caveats(low, 0.3) == Caveats(("C1", "C2"), (), (), 0.2, 340)  # 100 * 10 / 3 = 333.3
+    assert said(low, t=0.3) == [
         "N < 5 c where a * stands, so that F is biased low: C1, C2.",
         "Every layer has N >= 5 c up to the threshold 0.2; the threshold 0.3 needs about 340 images.",
     ]
     silent = fired((30, 10, 0), (9, 8, 7), (0, 0, 0))
-    assert worth(silent, 0.3) == Caveats(("C2",), ("C1",), ("C3",), None, None)
-    assert worths([silent, fine], 0.3, ["a", "b"]) == [
+    assert caveats(silent, 0.3) == Caveats(("C2",), ("C1",), ("C3",), None, None)
+    assert said(silent, fine, t=0.3, called=["a", "b"]) == [
         "Nothing fires at any threshold, so that F is NaN: a: C3.",
         "Nothing fires at the threshold 0.3, so that F is NaN: a: C1.",
         "N < 5 c where a * stands, so that F is biased low: a: C2.",
@@ -198,3 +209,45 @@ def test_a_network_without_a_classifier_has_its_other_measures_and_empty_cells()
         assert sentence in FORMATS[layout](page)
         assert "NaN" not in FORMATS[layout](page)
     assert cells.frame([one]).empty
+
+
+def test_f_at_a_rate_stands_beside_f_and_its_columns_behind_all_others() -> None:
+    one = made.result("net", made.stages(2))
+    report = layers([one], 0.5, 0.05)
+    head = next(line for line in FORMATS["md"](report).splitlines() if line.startswith("| stage"))
+    assert [cell.strip() for cell in head.split("|")[4:7]] == ["F", "se", "F 5%"]
+    everything, _ = stored(one, 0.5)
+    (names, *_) = csv.reader(io.StringIO(FORMATS["csv"](everything)))
+    assert names == [*cells.COLUMNS, "purity_rate", "purity_rate_se", "rate", "rate_threshold"]
+    for layer, row in zip(one.layers, cells.rows([one], 0.5, 0.05), strict=True):
+        totals = layer.counts.sum(0)
+        share = totals.sum(1) / (400 * 24)
+        f = np.array([oracle.purity(counts) for counts in totals])
+        expected = np.interp(-np.log(0.05), -np.log(share[share > 0]), f[share > 0])
+        assert row["purity_rate"] == pytest.approx(expected, abs=1e-12)
+        assert row["average"] == pytest.approx(np.mean([r["purity"] for r in cells.rows([one], 0.5)]))
+
+
+def test_a_rate_that_no_threshold_gives_is_nan_with_its_reason() -> None:
+    full = Layer("fc", None, 16, 1, 1, np.repeat(spread(8, per_group=50), 3, axis=1))
+    one = replace(made.result("net", [full]), thresholds=(0.1, 0.5, 0.9), n_images=200)
+    (row,) = cells.rows([one], 0.5)
+    assert math.isnan(row["purity_rate"])
+    notes = layers([one], 0.5).notes
+    assert any(note.startswith("F 1% is NaN, because 50.00% fire at every threshold") for note in notes)
+
+
+def test_few_images_make_f_at_a_rate_biased_low() -> None:
+    one = made.result("net", made.stages(1))
+    starred = layers([one], 0.5, 0.01)
+    assert (0, "purity_rate") in starred.main.marks
+    assert any("F 1% of 400 images has about 4 firings per channel" in note for note in starred.notes)
+    assert (0, "purity_rate") not in layers([one], 0.5, 0.02).main.marks
+
+
+@pytest.mark.parametrize(
+    ("named", "epoch"),
+    [("step=1000-epoch=2.ckpt", 2), ("sweep_20_epoch9.pth", 9), ("deep18.pth", None), ("net_epoch007.pt", 7)],
+)
+def test_the_epoch_of_a_name_is_read_by_one_rule(named: str, epoch: int | None) -> None:
+    assert cells.epoch_of(Job.of(weights=named)) == epoch

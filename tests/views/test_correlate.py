@@ -22,21 +22,21 @@ from scipy import stats
 import purity_cli
 from purity_cli import run, store
 from purity_cli.cli import run as run_command
-from purity_cli.correlations import DRAWS, STATISTICS, all_orders, least_p
-from purity_cli.correlations import correlate as correlations
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Layer, Result
 from purity_cli.stats import feature_purity
 from purity_cli.views import correlation as correlate
 from purity_cli.views.against import read_against
+from purity_cli.views.correlation import DRAWS, STATISTICS, all_orders, least_p, rows_of
+from purity_cli.views.correlation import correlate as correlations
+from tests.views import made
 
 Floats = NDArray[np.float64]
 SCIPY: dict[str, Callable[[Floats, Floats], Any]] = {
     "pearson": stats.pearsonr,
     "spearman": stats.spearmanr,
     "kendall": stats.kendalltau,
-    "weighted": stats.weightedtau,
 }
 TABLE2 = Path(purity_cli.__file__).parent / "paper" / "table2.csv"
 
@@ -61,11 +61,11 @@ def test_rows_are_scipys_on_random_and_tied_data(pair: tuple[list[float], list[f
     x, y = arrays(pair)
     orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(x)), (3, 1)), axis=1)
     assert set(STATISTICS) == set(SCIPY)
-    for name, statistic in STATISTICS.items():
+    for name in STATISTICS:
         expected = [SCIPY[name](x, y[order]).statistic for order in orders]
-        np.testing.assert_allclose(statistic(x, y[orders]), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(rows_of(name, x, y[orders]), expected, rtol=0, atol=1e-12)
         np.testing.assert_allclose(
-            statistic(x[orders], y[orders[::-1]]),
+            rows_of(name, x[orders], y[orders[::-1]]),
             [SCIPY[name](x[a], y[b]).statistic for a, b in zip(orders, orders[::-1], strict=True)],
             rtol=0,
             atol=1e-12,
@@ -230,7 +230,7 @@ def test_points_hold_stages_average_last_and_baselines() -> None:
     )
     assert [second[name] for name in ("parameters", "map h x w", "channels")] == [2000, 16 * 16, 16]
     assert [row["accuracy"] for row in data.rows] == [50, 61, 70, 75, 72]
-    assert list(data.kinds.values()) == ["purity"] * 4 + ["baseline"] * 3
+    assert list(data.kinds.values()) == ["purity"] * 6 + ["baseline"] * 3
 
 
 def test_a_study_is_scipys_numbers_with_words_beside() -> None:
@@ -245,7 +245,7 @@ def test_a_study_is_scipys_numbers_with_words_beside() -> None:
     assert not _unknown(found)
     assert "Left out: map h x w (map h x w is 256 in all 5 results that have both)." in found.notes
     assert "Left out: channels (channels is 16 in all 5 results that have both)." in found.notes
-    assert any("20 correlations stand here" in note for note in found.notes)
+    assert any("15 correlations stand here" in note for note in found.notes)
     assert any("no two-sided p below 0.0167" in note for note in found.notes)
 
 
@@ -276,8 +276,8 @@ def test_peers_and_random_networks_stand_beside() -> None:
         layers = (one.layers[0], replace(one.layers[1], measures={"rankme": 3.0 + i, "alpha_req": 1.0}))
         results[i] = replace(one, layers=layers)
     twins = [result("t", [0.1 * (i + 1), 0.15 * (i + 1)], None) for i in range(5)]
-    data = correlate.points(results, 0.5, twins=twins)
-    kinds = {"purity": 4, "peer": 2, "baseline": 3, "random": 4}
+    data = correlate.points(results, 0.5, random_init=twins)
+    kinds = {"purity": 6, "peer": 2, "baseline": 3, "random": 6}
     assert [kind for kind, many in kinds.items() for _ in range(many)] == list(data.kinds.values())
     found = correlate.study(data)
     assert {"rankme", "random last", "random C1", "random Average"} <= set(sizes(found))
@@ -312,12 +312,12 @@ def test_results_that_differ_or_depend_on_each_other_are_told() -> None:
     results[0] = replace(results[0], dataset="cifar10", n_images=1000, preprocessing="resize 32")
     notes = correlate.points(results, 0.5).notes
     assert notes == (
-        "The results are of different data sets: cifar10; digits.",
-        "The results are of different numbers of images: 1,000; 100.",
-        "The results are of different preprocessings: resize 32; no resize.",
+        "The results are of 2 different data sets (cifar10, digits): compare within one.",
+        "The results are of 2 different numbers of images (1,000, 100): compare within one.",
+        "The results are of 2 different pixels (resize 32, no resize): compare within one.",
     )
     same = [replace(one, model="a", weights=f"epoch{i}") for i, one in enumerate(five())]
-    assert "checkpoints of one training depend on each other" in correlate.points(same, 0.5).notes[0]
+    assert "Checkpoints of one training depend on each other (a)" in correlate.points(same, 0.5).notes[0]
 
 
 def test_fewer_than_three_are_refused() -> None:
@@ -511,7 +511,8 @@ def test_the_command_in_every_format(layout: str, folders: list[str], capsys: py
         assert {row["quantity"] for row in found["correlations"]} >= {"last"}
     else:
         assert "kendall" in out
-    assert "nan" not in whole.lower()
+    shown = whole if layout in ("csv", "table") else ""
+    assert "nan" not in shown.lower()
 
 
 def test_the_command_refuses_in_one_sentence(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -548,3 +549,38 @@ def test_images_that_changed_are_no_baseline(
     code, _, err = call(["correlate", str(tmp_path), *folders[1:], "-t", "0.1", "--baseline", "random"], capsys)
     assert code == 1
     assert "The images of digits are no longer those that net0 was scored on" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["82", "77.5", "1,014.45", "-2,500,000"], [82, 77.5, 1014.45, -2_500_000]),
+        (["82", "77,5", "1", "2"], "'77,5'"),
+        (["82", "0,125", "1", "2"], "'0,125'"),
+        (["82", "9,125", "32,25", "10"], "'32,25'"),
+        (["82", "1,2345", "1", "2"], "'1,2345'"),
+    ],
+)
+def test_a_comma_only_groups_thousands(values: list[str], expected: list[float] | str, tmp_path: Path) -> None:
+    results = [replace(one, model=f"m{i}") for i, one in enumerate(five()[:4])]
+    path = tmp_path / "a.csv"
+    path.write_text("model,v\n" + "".join(f'm{i},"{value}"\n' for i, value in enumerate(values)))
+    if isinstance(expected, str):
+        with pytest.raises(PurityError, match=f"has {expected} in v: a comma may only group thousands"):
+            read_against(f"{path}:v", results)
+        return
+    target = read_against(f"{path}:v", results)
+    assert list(target.values) == expected
+    assert target.notes[-1] == "Commas in v group thousands: 1,014.45 is read as 1014.45."
+
+
+def test_last_layers_that_are_not_alike_are_named() -> None:
+    conv = [replace(one, reading="conv", module=f"{one.module}.conv") for one in made.stages(5, seed=2)]
+    mixed = [
+        made.result("a", made.stages(5, seed=1), top1=70.0), made.result("b", conv, top1=72.0),
+        made.result("c", made.stages(2, seed=3), top1=75.0),
+    ]  # fmt: skip
+    notes = correlate.points(mixed, 0.5).notes
+    assert any("The last layers are not alike (C5 of a, conv:C5 of b, C2 of c)" in note for note in notes)
+    alike = [made.result(name, made.stages(5, seed=i), top1=70.0 + i) for i, name in enumerate("abc")]
+    assert not any("not alike" in note for note in correlate.points(alike, 0.5).notes)

@@ -103,9 +103,10 @@ def purity(capfd: pytest.CaptureFixture[str]) -> Purity:
 def test_values_differences_and_errors(t: int, tmp_path: Path) -> None:
     old, new = result(seed=0), result(seed=1)
     found = diff(save(tmp_path / "old", old), save(tmp_path / "new", new), threshold=GRID[t])
-    assert [row["layer"] for row in found.cells] == ["conv1", "layer4"]
-    assert [row["stage"] for row in found.cells] == [None, "C5"]
-    for row, a, b in zip(found.cells, old.layers, new.layers, strict=True):
+    at_threshold = [row for row in found.cells if row["measure"] == "purity"]
+    assert [row["layer"] for row in at_threshold] == ["conv1", "layer4"]
+    assert [row["stage"] for row in at_threshold] == [None, "C5"]
+    for row, a, b in zip(at_threshold, old.layers, new.layers, strict=True):
         before, after = a.counts[:, t], b.counts[:, t]
         se = math.hypot(se_of(before), se_of(after))
         assert row["old"] == pytest.approx(purity_of(before), abs=1e-12)
@@ -120,7 +121,7 @@ def test_the_same_results_have_not_moved(tmp_path: Path, purity: Purity) -> None
     save(tmp_path / "b", result(), result("other", seed=1))
     code, out, _ = purity(tmp_path / "a", tmp_path / "b", "--tolerance", 0)
     assert code == 0
-    assert "None of 4 cells moved by more than 0." in out
+    assert "None of 8 cells moved by more than 0." in out
     assert "In what else" not in out
     # A folder with one result may stand against a suite that has it.
     assert purity(tmp_path / "a" / "job0", tmp_path / "b")[0] == 0
@@ -137,12 +138,12 @@ def test_a_cell_moves_where_it_differs_by_more_than_the_tolerance(tmp_path: Path
     code, out, err = purity(tmp_path / "a", tmp_path / "b")
     assert (code, err) == (4, "")
     assert f"{moved:+.4f}" in out
-    assert "1 of 2 cells moved by more than 0.005." in out
+    assert "1 of 4 cells moved by more than 0.005." in out
     assert purity(tmp_path / "a", tmp_path / "b", "--tolerance", abs(moved) * 0.999)[0] == 4
     assert purity(tmp_path / "a", tmp_path / "b", "--tolerance", abs(moved))[0] == 0
     assert purity(tmp_path / "b", tmp_path / "a", "--tolerance", abs(moved))[0] == 0
     found = diff(tmp_path / "a", tmp_path / "b")
-    assert [row["status"] for row in found.cells] == ["", "moved"]
+    assert [row["status"] for row in found.cells] == ["", "", "moved", ""]
 
 
 @pytest.mark.parametrize(("old", "new", "code"), [(0, 1, 4), (1, 0, 4), (1, 1, 0), (0, 0, 0)])
@@ -162,12 +163,12 @@ def test_jobs_and_layers_that_vanish_and_appear(tmp_path: Path, purity: Purity) 
     save(tmp_path / "b", result("one"), result("three"))
     code, out, _ = purity(tmp_path / "a", tmp_path / "b")
     assert code == 4
-    assert "None of 2 cells moved by more than 0.005; 1 job vanished (two)." in out
+    assert "None of 4 cells moved by more than 0.005; 1 job vanished (two)." in out
     found = diff(tmp_path / "a", tmp_path / "b")
     assert [[row["job"], row["status"]] for row in found.cells] == [
-        ["one", ""], ["one", ""], ["three", "new"], ["three", "new"], ["two", "vanished"], ["two", "vanished"],
+        *[["one", ""]] * 4, *[["three", "new"]] * 4, *[["two", "vanished"]] * 4,
     ]  # fmt: skip
-    assert [row["difference"] is None for row in found.cells] == [False, False, True, True, True, True]
+    assert [row["difference"] is None for row in found.cells] == [False] * 4 + [True] * 8
     # What is only new is no regression.
     shutil.rmtree(tmp_path / "a" / "job1")
     assert purity(tmp_path / "a", tmp_path / "b")[0] == 0
@@ -175,7 +176,7 @@ def test_jobs_and_layers_that_vanish_and_appear(tmp_path: Path, purity: Purity) 
     store.write(less, tmp_path / "b" / "job0")
     code, out, _ = purity(tmp_path / "a", tmp_path / "b")
     assert code == 4
-    assert "None of 1 cell moved by more than 0.005; 1 layer vanished (one layer4)." in out
+    assert "None of 2 cells moved by more than 0.005; 1 layer vanished (one layer4)." in out
     assert purity(tmp_path / "b" / "job0", tmp_path / "a")[0] == 0
 
 
@@ -262,21 +263,21 @@ def test_formats_hold_the_same_cells(tmp_path: Path, purity: Purity) -> None:
         assert [value == "" for value in read[name]] == [row[name] is None for row in found.cells]
         back = [float(value) for value in read[name] if value]
         np.testing.assert_array_equal(back, [row[name] for row in found.cells if row[name] is not None])
-    assert read["stage"].tolist() == ["", "C5", "", "C5"]
-    assert read["status"].tolist() == ["", "moved", "vanished", "vanished"]
+    assert read["stage"].tolist() == ["", "", "C5", "C5"] * 2
+    assert read["status"].tolist() == ["", "", "moved", "", *["vanished"] * 4]
     code, out, _ = purity(tmp_path / "a", tmp_path / "b", "--format", "json")
     data = json.loads(out, parse_constant=pytest.fail)
-    assert (code, data["regressed"], data["vanished"], len(data["cells"])) == (4, True, ["two"], 4)
-    assert data["cells"][1]["new"] is None
+    assert (code, data["regressed"], data["vanished"], len(data["cells"])) == (4, True, ["two"], 8)
+    assert data["cells"][2]["new"] is None
     assert data["cells"][0]["old"] == found.cells[0]["old"]
     _, out, _ = purity(tmp_path / "a", tmp_path / "b", "--format", "md")
-    assert out.startswith("### Purity: regression\n\n1 of 2 cells moved")
+    assert out.startswith("### Purity: regression\n\n1 of 4 cells moved")
     (row,) = (line for line in out.splitlines() if "| moved" in line and "layer4" in line)
     assert [part.strip() for part in row.split("|")[1:-1]] == [
-        "one", "C5", "layer4", f"{found.cells[1]['old']:.4f}", "NaN", "NaN", "NaN", "NaN", "moved",
+        "one", "C5", "layer4", "purity", f"{found.cells[2]['old']:.4f}", "NaN", "NaN", "NaN", "NaN", "moved",
     ]  # fmt: skip
     _, out, _ = purity(tmp_path / "a", tmp_path / "a", "--format", "md")
-    assert out.startswith("### Purity: no regression\n\nNone of 4 cells moved")
+    assert out.startswith("### Purity: no regression\n\nNone of 8 cells moved")
 
 
 def test_other_measures_move_by_a_share_of_their_value(tmp_path: Path, purity: Purity) -> None:
@@ -291,13 +292,15 @@ def test_other_measures_move_by_a_share_of_their_value(tmp_path: Path, purity: P
         (8.0, 7.9599, 0.005, True),
         (200.0, math.nan, 1, True),
         (200.0, 100.0, 0.5, False),
+        (0.0, 0.4, 0.5, True),  # from 0, any change is more than a share of the value
+        (0.0, 0.0, 0.0, False),
     ):
         save(tmp_path / "a", measured(before))
         save(tmp_path / "b", measured(value))
         found = diff(tmp_path / "a", tmp_path / "b", tolerance=tolerance)
         (row,) = (row for row in found.cells if row["measure"] == "rankme")
         assert (row["status"] == "moved", found.regressed, row["se"]) == (moved, moved, None)
-        assert len(found.cells) == 3
+        assert len(found.cells) == 5
     assert "| rankme " in purity(tmp_path / "a", tmp_path / "b", "--format", "md")[1]
 
 
@@ -310,10 +313,16 @@ def test_readings_of_one_module_are_cells_of_their_own() -> None:
         return view.diff([StoredResult(Path("old"), old)], [StoredResult(Path("new"), new)])
 
     found = against(with_counts(both, silence, layer=2))
-    assert [(row["row"], row["status"]) for row in found.cells] == [(None, ""), ("C5", ""), ("block:C5", "moved")]
-    assert [(row["row"], row["status"]) for row in found.averages] == [("Average", ""), ("block:Average", "moved")]
-    assert found.verdict() == "1 of 3 cells moved by more than 0.005."
-    assert against(one).verdict() == "None of 2 cells moved by more than 0.005; 1 layer vanished (net block:C5 layer4)."
+    assert [(row["row"], row["status"]) for row in found.cells] == [
+        (None, ""), (None, ""), ("C5", ""), ("C5", ""), ("block:C5", "moved"), ("block:C5", ""),
+    ]  # fmt: skip
+    assert [(row["row"], row["status"]) for row in found.averages] == [
+        ("Average", ""), ("Average", ""), ("block:Average", "moved"), ("block:Average", ""),
+    ]  # fmt: skip
+    assert found.verdict() == "1 of 6 cells moved by more than 0.005."
+    assert against(one).verdict() == (
+        "None of 4 cells moved by more than 0.005; 1 layer vanished (net block:C5 layer4)."
+    )
     # An activation may be called so, or nothing, as before there were readings.
     said = replace(one, layers=(one.layers[0], replace(one.layers[1], reading="activation")))
     assert not against(said, one).regressed
@@ -365,8 +374,8 @@ models: [{{}}, {{weights: {weights}}}]
         assert cli.run(["bench", str(suite), "--output", str(tmp_path / "nightly" / date)]) == scored
         code, out, _ = purity("--nightly", tmp_path / "nightly", "--tolerance", 0)
         assert code == moved
-        assert date != "2024-05-01" or "None of 4 cells moved by more than 0." in out
-    assert "None of 2 cells moved by more than 0; 1 job vanished" in out
+        assert date != "2024-05-01" or "None of 8 cells moved by more than 0." in out
+    assert "None of 4 cells moved by more than 0; 1 job vanished" in out
     assert "tiny_vgg_10 on digits failed: " in out
     assert "mine.safetensors" in out
 

@@ -10,12 +10,12 @@ import pytest
 from purity_cli.errors import PurityError
 from purity_cli.plan import DEFAULT_GRID
 from purity_cli.results import Layer
-from purity_cli.views import sweep
+from purity_cli.views import cells, sweep
 from tests.core import oracle
 from tests.views import made
 
 
-def criterion(layers: list[Layer], t: int, least: int) -> float:
+def criterion(layers: list[Layer], t: int, least: int, groups: int = 20) -> float:
     """D(t)^2 from the oracle's purity; -inf where a layer fires less than `least` times per channel or has no error."""
     purities: list[float] = []
     variances: list[float] = []
@@ -24,8 +24,8 @@ def criterion(layers: list[Layer], t: int, least: int) -> float:
         if counts.sum() < max(1, least * counts.shape[1]):
             return -np.inf
         purities.append(oracle.purity(counts.sum(0)))
-        left = [oracle.purity(np.delete(counts, g, 0).sum(0)) for g in range(20)]
-        variances.append(19 / 20 * sum((f - sum(left) / 20) ** 2 for f in left))
+        left = [oracle.purity(np.delete(counts, g, 0).sum(0)) for g in range(groups)]
+        variances.append((groups - 1) / groups * sum((f - sum(left) / groups) ** 2 for f in left))
     if np.isnan(variances).any():
         return -np.inf
     return float(np.var(purities, ddof=1) - sum(variances) / len(variances))
@@ -49,8 +49,8 @@ def test_layers_that_never_fire_take_no_part() -> None:
 
 def test_where_all_thresholds_are_starved_the_best_of_those_is_named_as_such() -> None:
     few = [made.layer(f"layer{i}", seed=i, n=6) for i in range(3)]
-    found = sweep.suggest(made.result("net", few))
-    values = [criterion(few, t, least=0) for t in range(len(DEFAULT_GRID))]
+    found = sweep.suggest(replace(made.result("net", few), n_images=6))
+    values = [criterion(few, t, least=0, groups=6) for t in range(len(DEFAULT_GRID))]
     assert found.threshold == DEFAULT_GRID[int(np.argmax(values))]
     assert found.starved
     assert "fires less than 5 times per channel" in str(found)
@@ -63,13 +63,13 @@ def test_one_layer_cannot_differ() -> None:
 
 def test_thresholds_are_picked_and_a_missing_one_is_named() -> None:
     whole = made.result("net", made.stages(2))
-    picked = sweep.at(whole, [0.9, 0.1])
-    assert picked.thresholds == (0.1, 0.9)
-    for layer, before in zip(picked.layers, whole.layers, strict=True):
-        for i, t in enumerate((0.1, 0.9)):
-            assert np.array_equal(layer.counts[:, i], before.counts[:, DEFAULT_GRID.index(t)])
+    every = cells.rows([whole])
+    picked = sweep.sweep([whole], [0.9, 0.1]).main.rows
+    assert repr(picked) == repr([row for row in every if row["threshold"] in (0.1, 0.9)])  # NaN is NaN
+    # F at a rate is interpolated between all stored thresholds, whichever are shown.
+    assert {row["purity_rate"] for row in picked} == {row["purity_rate"] for row in every}
     with pytest.raises(PurityError, match=r"no counts of net at the threshold 0.12, only at 0.05, 0.1"):
-        sweep.at(whole, [0.1, 0.12])
+        sweep.sweep([whole], [0.1, 0.12])
 
 
 def test_layers_are_picked_by_row_stage_path_or_glob() -> None:

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 import purity_cli
+from purity_cli import paper
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS, Report
 from purity_cli.results import Layer, Result
 from purity_cli.stats import jackknife, jackknife_of_mean
-from purity_cli.views import cells, comparison
-from purity_cli.views.comparison import SuiteColumn
+from purity_cli.views import cells, suites
+from purity_cli.views.suites import SuiteColumn
 from tests.core import oracle
 
 PAPER = Path(purity_cli.__file__).parent / "paper"
@@ -59,16 +60,18 @@ def result(
 
 def found(*results: Result, missing: str | None = None) -> list[SuiteColumn]:
     jobs: list[tuple[Job, Result | None, str | None]] = [(one.job, one, None) for one in results]
-    return comparison.columns([*jobs, *([(Job.of(model=missing), None, "no weights here")] if missing else [])])
+    return suites.columns([*jobs, *([(Job.of(model=missing), None, "no weights here")] if missing else [])])
 
 
 def compared(name: str, *results: Result, missing: str | None = None) -> Report:
-    return comparison.comparison(found(*results, missing=missing), name, comparison.reference(name), 0.5)
+    return paper.comparison(found(*results, missing=missing), name, paper.reference(name), 0.5)
 
 
 def tabled(layout: str, *results: Result, missing: str | None = None, reference: str | None = None) -> Report:
-    known = comparison.reference(reference) if reference else []
-    return comparison.suite(found(*results, missing=missing), 0.5, layout, known)
+    jobs = found(*results, missing=missing)
+    return suites.suite(
+        jobs, 0.5, layout, expected=paper.expected(jobs, paper.reference(reference)) if reference else ()
+    )
 
 
 def read(report: Report) -> list[dict[str, str]]:
@@ -100,7 +103,7 @@ def test_values_and_errors_known_by_hand(tmp_path: Path) -> None:
     assert [row["difference"] for row in rows] == pytest.approx([0.25, 0, -0.5, 1 / 3 - 0.5, 10])
     assert [row["se"] for row in rows] == pytest.approx([0, 0, 0, 0, 100 * math.sqrt(0.25 / 400)], abs=1e-9)
     with pytest.raises(PurityError, match=r"no counts of a at the threshold 0.7"):
-        comparison.compare(found(result("a", STAGES)), comparison.reference(str(path)), 0.7)
+        paper.compare(found(result("a", STAGES)), paper.reference(str(path)), 0.7)
 
 
 @settings(deadline=None)
@@ -173,10 +176,10 @@ def test_table2_is_accuracy_and_purity_and_says_what_is_missing() -> None:
     assert "- Missing: senet154: no weights here." in page
     assert "- alexnet (torchvision, weights W) on 400 images of imagenet" in page
     report = compared("table2", *results, missing="pretrainedmodels:senet154")
-    paper: Any = pd.read_csv(PAPER / "table2.csv").set_index("model")
+    theirs: Any = pd.read_csv(PAPER / "table2.csv").set_index("model")
     assert len(report.main.rows) == 10
     for row in report.main.rows:
-        assert row["reference"] == paper.loc[row["model"], row["cell"]]
+        assert row["reference"] == theirs.loc[row["model"], row["cell"]]
         assert (row["measured"] is None) == (row["model"] == "senet154")
     one = readings(report)["activation"]
     assert (one["cells"], readings(report)["top1"]["cells"]) == (4, 4)
@@ -185,8 +188,8 @@ def test_table2_is_accuracy_and_purity_and_says_what_is_missing() -> None:
     missing = [line for line in FORMATS["md"](report).splitlines() if line.startswith("| senet154")]
     assert len(missing) == 2
     assert all("missing" in line for line in missing)
-    assert comparison.ABOUT["table2"] in report.notes
-    assert comparison.IN_PLACE in report.notes
+    assert paper.ABOUT["table2"] in report.notes
+    assert paper.IN_PLACE in report.notes
 
 
 def test_each_reading_has_its_row_its_distance_and_its_rank() -> None:
@@ -253,7 +256,7 @@ def test_readings_are_set_beside_each_other_over_the_cells_that_they_share() -> 
 def test_equally_near_readings_are_called_so_and_too_few_cells_are_not_compared() -> None:
     same = {f"{reading}C{i}": 0.5 for reading in ("", "block:") for i in (2, 3, 4, 5)}
     verdict = compared("table1", result("resnet50", of_values(same), top1=None)).notes[0]
-    assert "activation and block come equally near the reference" in verdict
+    assert "activation and block come equally near" in verdict
     few = {f"{reading}C{i}": 0.5 for reading in ("", "conv:") for i in (4, 5)}
     verdict = compared("table1", result("resnet50", of_values(few), top1=None)).notes[0]
     assert verdict == "No reading is called the nearest: activation and conv share fewer than 3 cells that are known."
@@ -263,6 +266,16 @@ def test_equally_near_readings_are_called_so_and_too_few_cells_are_not_compared(
     assert report.notes[0].startswith("No reading is called the nearest")
     assert readings(report)["conv"]["cells"] == 2
     assert "In 1 cell nothing fired" in report.notes[1]
+
+
+@pytest.mark.parametrize(("apart", "said"), [(3.9e-4, "come equally near"), (6e-4, "comes nearest")])
+def test_equally_near_is_less_than_what_three_decimals_show(apart: float, said: str) -> None:
+    rows = [
+        {"model": "a", "epoch": None, "cell": f"C{i}", "reading": reading, "measured": 0.5 + error, "reference": 0.5}
+        for reading, error in (("activation", 0.01), ("conv", 0.01 + apart))
+        for i in (1, 2, 3)
+    ]
+    assert said in paper.verdict(rows)
 
 
 def test_an_average_of_other_stages_is_not_set_beside_the_papers() -> None:
@@ -304,7 +317,7 @@ def test_table3_is_by_network_and_epoch_and_says_what_its_accuracies_are() -> No
 def test_random_weights_and_other_images_are_said_beside_the_paper() -> None:
     random = result("resnet50", of_values({"C5": 0.8}), dataset="photos", weights="none")
     notes = compared("table1", random).notes
-    assert "The weights of resnet50 are random: their values say nothing about the reference." in notes
+    assert "The weights of resnet50 are random: their values tell nothing about the reference." in notes
     assert "The paper's values are of ImageNet's validation set, these of photos." in notes
     own = result("resnet50", of_values({"C5": 0.8}), dataset="imagenet", weights="IMAGENET1K_V1")
     assert not any("random" in note or "these of" in note for note in compared("table1", own).notes)
@@ -327,13 +340,13 @@ def test_figure4_is_by_path_of_module_at_its_own_threshold() -> None:
         ("layer1.1.conv1", pytest.approx(0.2), 0.147), ("layer1.1.conv2", pytest.approx(0.3), 0.394),
         ("layer4.1.conv2", pytest.approx(0.6), 0.971),
     ]  # fmt: skip
-    known = comparison.reference("figure4")
-    at = comparison.compare(found(result("resnet18", layers)), known, 0.9)
+    known = paper.reference("figure4")
+    at = paper.compare(found(result("resnet18", layers)), known, 0.9)
     assert [row["measured"] for row in at] == [row["measured"] for row in rows]
 
 
 def test_alexnet_and_vgg_come_with_what_their_hooks_saw() -> None:
-    said = [comparison.IN_PLACE in compared("table1", result(name, STAGES)).notes for name in ("vgg13_bn", "resnet50")]
+    said = [paper.IN_PLACE in compared("table1", result(name, STAGES)).notes for name in ("vgg13_bn", "resnet50")]
     assert said == [True, False]
 
 
@@ -409,14 +422,14 @@ def test_a_reference_that_cannot_be_used_is_named(tmp_path: Path, content: str |
     if content is not None:
         path.write_text(content)
     with pytest.raises(PurityError, match=f"own.csv.*{says}"):
-        comparison.reference(str(path))
+        paper.reference(str(path))
 
 
-@pytest.mark.parametrize("name", comparison.PAPER)
+@pytest.mark.parametrize("name", paper.PAPER)
 def test_every_value_of_the_papers_tables_is_read(name: str) -> None:
     frame: Any = pd.read_csv(PAPER / f"{name}.csv")
     values = frame.drop(columns=["epoch", "threshold"], errors="ignore").select_dtypes("number").to_numpy()
-    assert sorted(one.value for one in comparison.reference(name)) == sorted(values.ravel().tolist())
+    assert sorted(one.value for one in paper.reference(name)) == sorted(values.ravel().tolist())
 
 
 def test_the_smoke_suites_reference_is_of_its_models() -> None:
@@ -424,5 +437,5 @@ def test_the_smoke_suites_reference_is_of_its_models() -> None:
 
     root = Path(__file__).parents[2] / "configs"
     tasks = read_suite(root / "smoke.yaml").tasks()
-    models = {column.model for column in comparison.columns([(task.job, None, None) for task in tasks])}
-    assert {known.model for known in comparison.reference(str(root / "smoke.csv"))} < models
+    models = {column.model for column in suites.columns([(task.job, None, None) for task in tasks])}
+    assert {known.model for known in paper.reference(str(root / "smoke.csv"))} < models
