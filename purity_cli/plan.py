@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -190,22 +189,6 @@ def complaint(error: ValidationError, settings: Iterable[str]) -> str:
     return text if text.endswith((".", "?")) else f"{text}."
 
 
-@dataclass(frozen=True)
-class Option:
-    """That a field is an option of every command that makes a Job; `metavar` is None where the values are few."""
-
-    help: str | Callable[[], str]
-    metavar: str | None = None
-    short: str | None = None
-
-
-def _metrics_help() -> str:
-    return (
-        f"Other measures than purity, of every layer: {', '.join(measures.names())}; with a parameter as in "
-        "rankme:epsilon=1e-5."
-    )
-
-
 class Job(Frozen):
     """One network over one set of images: everything that decides a number.
 
@@ -214,60 +197,26 @@ class Job(Frozen):
     """
 
     model: Text = "resnet10_cifar"
-    weights: Annotated[
-        Text, Option("Weights that the model knows by name, a file, or none for random ones.", "NAME|FILE|none", "-w")
-    ] = "default"
-    dataset: Annotated[
-        Text,
-        Option(
-            "Images by name or path: see `purity datasets` for what is known, and how a path is read.",
-            "NAME|PATH",
-            "-d",
-        ),
-    ] = "cifar10-sample"
-    data_dir: Annotated[Text | None, Option("Where a named data set lies.", "DIR")] = None
-    split: Annotated[Text | None, Option("Which split of the data set.  [default: test, else val]", "NAME")] = None
-    layers: Annotated[
-        Specs,
-        Option(
-            "Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each that there "
-            "is), module paths or globs: see `purity layers MODEL`.",
-            "SPEC,...",
-            "-l",
-        ),
-    ] = ("C1..last",)
-    preprocess: Annotated[
-        Literal["weights", "paper"], Option("Pixels as the weights declare them, or as in the paper.")
-    ] = "weights"
-    resize: Annotated[
-        Positive | Size | Literal["none"] | None,
-        _checked(parse_size),
-        Option("Short side or exact size, instead of what was declared.", "N|HxW|none"),
-    ] = None
-    crop: Annotated[
-        Size | Literal["none"] | None,
-        _checked(_square),
-        Option("Central crop, instead of what was declared.", "N|HxW|none"),
-    ] = None
-    interpolation: Annotated[Interpolation | None, Option("Of the resize.")] = None
-    mean: Annotated[Colour, Option("Per channel, on a scale of 0 to 1.", "R,G,B")] = None
-    std: Annotated[Colour, Option("Per channel, on a scale of 0 to 1.", "R,G,B")] = None
-    per_class: Annotated[Positive | None, Option("Only the first N images of each class.", "N")] = None
-    limit: Annotated[Positive | None, Option("Only the first N images.", "N")] = None
-    batch_size: Annotated[Positive | Literal["auto"], _checked(_count), Option("Images to a pass.", "auto|N", "-b")] = (
-        "auto"
-    )
-    device: Annotated[str, Option("Where the network runs.", "auto|cpu|cuda[:i]")] = "auto"
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"],
-        Option("In which the network computes; all but fp32 are faster and move F."),
-    ] = "fp32"
-    on_bad_image: Annotated[Literal["skip", "fail"], Option("Leave unreadable images out and name them, or stop.")] = (
-        "skip"
-    )
+    weights: Text = "default"
+    dataset: Text = "cifar10-sample"
+    data_dir: Text | None = None
+    split: Text | None = None
+    layers: Specs = ("C1..last",)
+    preprocess: Literal["weights", "paper"] = "weights"
+    resize: Annotated[Positive | Size | Literal["none"] | None, _checked(parse_size)] = None
+    crop: Annotated[Size | Literal["none"] | None, _checked(_square)] = None
+    interpolation: Interpolation | None = None
+    mean: Colour = None
+    std: Colour = None
+    per_class: Positive | None = None
+    limit: Positive | None = None
+    batch_size: Annotated[Positive | Literal["auto"], _checked(_count)] = "auto"
+    device: str = "auto"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    on_bad_image: Literal["skip", "fail"] = "skip"
     thresholds: Grid = STORED_GRID
     groups: Annotated[int, Field(ge=2)] = 20
-    metrics: Annotated[tuple[str, ...], _checked(measures.parse), Option(_metrics_help, "NAME,...")] = ()
+    metrics: Annotated[tuple[str, ...], _checked(measures.parse)] = ()
 
     RESOLVED: ClassVar[frozenset[str]] = frozenset(
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +45,8 @@ def list_(root: Path | None, layout: str) -> None:
     console.show(_report(entries, [] if entries else [f"Nothing is cached in {root}."]), layout)
 
 
-@command.command(cls=options.JobCommand)
-@partial(options.job_options, without=("metrics",))
+@command.command()
+@options.job_options(without=("metrics",))
 @_ROOT
 def build(models: tuple[str, ...], settings: dict[str, Any], download: bool, workers: int, root: Path | None) -> None:
     """Decode images now that will be scored later.

@@ -27,8 +27,12 @@ ROWS, COLUMNS = 16, 12
 """The largest panel that a page still shows."""
 
 
-@click.command("cam", cls=options.JobCommand)
-@partial(options.job_options, several_weights=True, without=("metrics",))
+@click.command("cam")
+@options.job_options(without=("weights", "metrics"))
+@click.option(
+    "--weights", "-w", multiple=True, default=("default",), show_default=True, metavar="NAME|FILE|none",
+    help="As for score; again for each --model, or for more weights of one.",
+)  # fmt: skip
 @click.option(
     "--images",
     "-i",
@@ -69,6 +73,7 @@ ROWS, COLUMNS = 16, 12
 def command(
     models: tuple[str, ...],
     settings: dict[str, Any],
+    weights: tuple[str, ...],
     download: bool,
     workers: int,
     images: tuple[str, ...],
@@ -93,8 +98,8 @@ def command(
     from purity_cli.figures import drawing
 
     drawing.targets(output)
-    pairs = _pairs(models, settings.pop("weights"))
-    if not options.said("layers") and (channels or len(pairs) > 1):
+    pairs = _pairs(models, weights)
+    if not options.is_given("layers") and (channels or len(pairs) > 1):
         settings["layers"] = ("last",)
     chosen, scored = _choose(images, classes, settings, download)
     if channels and chosen.classes is None:
@@ -158,7 +163,7 @@ def _choose(
         raise click.UsageError("--images 0 shows nothing: give a number from 1, or files.")
     _check(max(len(files), len(classes), *numbers, 0), ROWS, "rows")
     chosen = cam.of_files(files) if files else None
-    if chosen and not options.said("dataset"):
+    if chosen and not options.is_given("dataset"):
         return chosen, chosen.source
     place = {name: settings[name] for name in ("data_dir", "split")}
     source = open_dataset(settings["dataset"], **place, download=download)

@@ -1,8 +1,9 @@
-"""Reports on stdout in the form that `--format` names, and choices that are the entries of a dict."""
+"""Reports on stdout in the form that `--format` names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,35 +15,16 @@ if TYPE_CHECKING:
 
 
 class Entries(click.Choice):  # type: ignore[type-arg]  # click before 8.2 has no Generic here
-    """One of a dict's keys, whenever they came into it; `get` is called where the choice is asked for."""
+    """The keys of a dict of this package, `module:NAME`; read when they are asked for, because plug-ins add to it."""
 
-    def __init__(self, get: Callable[[], Mapping[str, Any]]) -> None:
-        self._get, self.case_sensitive = get, True
+    def __init__(self, place: str) -> None:
+        self.place, self.case_sensitive = place, True
 
     @property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(self._get())
-
-
-def formats() -> Entries:
-    """What `--format` can be."""
-    from purity_cli import report
-
-    return Entries(lambda: report.FORMATS)
-
-
-def views() -> Entries:
-    """What `purity show --view` can be."""
-    from purity_cli.views import VIEWS
-
-    return Entries(lambda: VIEWS)
-
-
-def figures() -> Entries:
-    """What `purity plot --figure` can be."""
-    from purity_cli.figures import FIGURES
-
-    return Entries(lambda: FIGURES)
+        module, _, name = self.place.partition(":")
+        entries: Mapping[str, Any] = getattr(import_module(module), name)
+        return tuple(entries)
 
 
 def show(report: Report, layout: str = "table") -> None:

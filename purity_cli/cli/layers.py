@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    size = options.Setting("resize").convert(value, param, ctx)
+    from purity_cli.plan import parse_size
+
+    try:
+        size = parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
     if size == "none":
         raise click.BadParameter("'none' is no size: write 224, or 240x320 (height x width).", ctx, param)
     return (size, size) if isinstance(size, int) else size

@@ -1,171 +1,126 @@
-"""The options of several commands; those that make a Job are made of the Job's fields."""
+"""The options that several commands share, and the Jobs that they make."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from purity_cli.cli import console
-from purity_cli.errors import log
+from purity_cli.cli import progress
+from purity_cli.cli.console import Entries
+from purity_cli.errors import PurityError, log
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from purity_cli.plan import Job, Option
-
-
-class Setting(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no Generic here
-    """A field of a Job, as a user writes it; the field itself says what is wrong with that."""
-
-    name = "text"
-
-    def __init__(self, field: str) -> None:
-        self.field = field
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        from pydantic import TypeAdapter, ValidationError
-
-        from purity_cli.plan import Job, complaint
-
-        try:
-            field = Job.model_fields[self.field]
-            return TypeAdapter(_annotated(field)).validate_python(value)
-        except ValidationError as error:
-            self.fail(complaint(error, ()), param, ctx)
-
-
-def _annotated(field: FieldInfo) -> Any:
-    from typing import Annotated
-
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-
-
-def _option(name: str, field: FieldInfo, about: Option) -> click.Option:
-    """The option of one field; the few values that a field allows, or a whole number, are click's own to check."""
-    kinds = [kind for kind in _kinds(field.annotation) if kind is not type(None)]
-    kind: Any = Setting(name)
-    if kinds == [int]:
-        kind = click.IntRange(1)
-    elif all(get_origin(kind) is Literal for kind in kinds):
-        kind = click.Choice([value for kind in kinds for value in get_args(kind)])
-    names = [f"--{name.replace('_', '-')}", *filter(None, [about.short])]
-    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-    text = about.help if isinstance(about.help, str) else about.help()
-    return click.Option(names, type=kind, metavar=about.metavar, default=default, show_default=bool(default), help=text)
-
-
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself, without what annotates them."""
-    from types import UnionType
-    from typing import Annotated, Union
-
-    if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return tuple(inner for kind in get_args(annotation) for inner in _kinds(kind))
-    return (annotation,)
-
-
-def job_settings() -> dict[str, tuple[FieldInfo, Option]]:
-    """The fields of a Job that are options, by name."""
-    from purity_cli.plan import Job, Option
-
-    found = {name: [m for m in field.metadata if isinstance(m, Option)] for name, field in Job.model_fields.items()}
-    return {name: (Job.model_fields[name], abouts[0]) for name, abouts in found.items() if abouts}
-
-
-class JobCommand(click.Command):
-    """A command whose `job_options` are made when they are asked for: its name and help take no pydantic."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        found = list[click.Parameter]()
-        for parameter in super().get_params(ctx):
-            found += parameter.options(ctx) if isinstance(parameter, _JobOptions) else [parameter]
-        return found
-
-
-class _JobOptions(click.Option):
-    """Stands in a JobCommand's parameters for the options of a Job, but those `without`."""
-
-    def __init__(self, several_weights: bool, without: tuple[str, ...]) -> None:
-        super().__init__(["--job-options"], hidden=True)
-        self.several_weights, self.without = several_weights, without
-
-    def options(self, ctx: click.Context) -> list[click.Parameter]:
-        made: list[click.Parameter] = ctx.meta.get(f"{__name__}.job", [])
-        if not made:
-            for name, (field, about) in job_settings().items():
-                if name in self.without:
-                    continue
-                option = _several_weights(about) if name == "weights" and self.several_weights else None
-                made.append(option or _option(name, field, about))
-                if name == "split":
-                    made.append(
-                        click.Option(["--download"], is_flag=True, help="Fetch the data set where its library can.")
-                    )
-            ctx.meta[f"{__name__}.job"] = made
-        return made
-
-
-def _several_weights(about: Option) -> click.Option:
-    return click.Option(
-        ["--weights", *filter(None, [about.short])], multiple=True, default=("default",), show_default=True,
-        metavar=about.metavar, help="As for score; again for each --model, or for more weights of one.",
-    )  # fmt: skip
-
-
-_MODEL = click.option(
-    "--model", "-m", "models", multiple=True, default=("resnet10_cifar",), show_default=True, metavar="NAME",
-    help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models.",
-)  # fmt: skip
-
-
-def job_options(
-    function: Callable[..., Any], *, several_weights: bool = False, without: tuple[str, ...] = ()
-) -> Callable[..., Any]:
-    """Add every option that makes a Job, but those `without`, to a `JobCommand`.
-
-    `function` is given them as `settings`, for `make_jobs`, and `download`, `workers` and `models` as they are. With
-    `several_weights`, `settings["weights"]` is a tuple.
-    """
-
-    @functools.wraps(function)
-    def wrapper(**given: Any) -> Any:
-        settings = {name: given.pop(name) for name in job_settings() if name in given}
-        return function(settings=settings, **given)
-
-    workers_option(wrapper)
-    _parameters(wrapper).append(_JobOptions(several_weights, without))
-    _MODEL(wrapper)
-    return wrapper
-
-
-def _parameters(function: Any) -> list[click.Parameter]:
-    """What click collects of a function until it becomes a command, last one first."""
-    if not hasattr(function, "__click_params__"):
-        function.__click_params__ = []
-    found: list[click.Parameter] = function.__click_params__
-    return found
-
-
-def make_jobs(models: Iterable[str], settings: dict[str, Any], thresholds: tuple[float, ...]) -> list[Job]:
-    """A Job per model with the same settings."""
     from purity_cli.plan import Job
 
-    return [Job.of(model=model, thresholds=thresholds, **settings) for model in dict.fromkeys(models)]
+Decorator = Callable[[Any], Any]
+COUNT = click.IntRange(1)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+JOB_OPTIONS: Mapping[str, Decorator] = {
+    "weights": click.option(
+        "--weights", "-w", default="default", show_default=True, metavar="NAME|FILE|none",
+        help="Weights that the model knows by name, a file, or none for random ones.",
+    ),
+    "dataset": click.option(
+        "--dataset", "-d", default="cifar10-sample", show_default=True, metavar="NAME|PATH",
+        help="Images by name or path: see `purity datasets` for what is known, and how a path is read.",
+    ),
+    "data_dir": click.option("--data-dir", metavar="DIR", help="Where a named data set lies."),
+    "split": click.option(
+        "--split", metavar="NAME", help="Which split of the data set.  [default: test, else val]"
+    ),
+    "layers": click.option(
+        "--layers", "-l", default="C1..last", show_default=True, callback=_names, metavar="SPEC,...",
+        help="Stages (C1..C5, last), readings of stages (conv:C1..C5, block:last, pool:C1; all:last for each that "
+        "there is), module paths or globs: see `purity layers MODEL`.",
+    ),
+    "preprocess": click.option(
+        "--preprocess", type=click.Choice(["weights", "paper"]), default="weights", show_default=True,
+        help="Pixels as the weights declare them, or as in the paper.",
+    ),
+    "resize": click.option(
+        "--resize", metavar="N|HxW|none", help="Short side or exact size, instead of what was declared."
+    ),
+    "crop": click.option("--crop", metavar="N|HxW|none", help="Central crop, instead of what was declared."),
+    "interpolation": click.option(
+        "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+        help="Of the resize.",
+    ),
+    "mean": click.option("--mean", metavar="R,G,B", help="Per channel, on a scale of 0 to 1."),
+    "std": click.option("--std", metavar="R,G,B", help="Per channel, on a scale of 0 to 1."),
+    "per_class": click.option("--per-class", type=COUNT, metavar="N", help="Only the first N images of each class."),
+    "limit": click.option("--limit", type=COUNT, metavar="N", help="Only the first N images."),
+    "batch_size": click.option(
+        "--batch-size", "-b", default="auto", show_default=True, metavar="auto|N", help="Images in one pass."
+    ),
+    "device": click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where the network runs."
+    ),
+    "precision": click.option(
+        "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True,
+        help="The number format in which the network computes.",
+    ),
+    "on_bad_image": click.option(
+        "--on-bad-image", type=click.Choice(["skip", "fail"]), default="skip", show_default=True,
+        help="Leave unreadable images out and name them, or stop.",
+    ),
+    "metrics": click.option(
+        "--metrics", metavar="NAME,...",
+        help="Other measures than purity, of every layer: rankme, alpha-req, participation-ratio, stable-rank, "
+        "saturation; with a parameter as in rankme:epsilon=1e-5.",
+    ),
+}  # fmt: skip
+"""The settings of a Job by their fields, which say what is wrong with a value."""
+
+
+def job_options(without: tuple[str, ...] = ()) -> Decorator:
+    """Add every option that makes a Job, but those `without`, and --model, --download and --workers.
+
+    The command is given them as `settings`, for `make_jobs`, and as `models`, `download` and `workers`.
+    """
+    names = [name for name in JOB_OPTIONS if name not in without]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in names}
+            return function(settings={name: value for name, value in given.items() if value is not None}, **values)
+
+        options = [model_option, *(JOB_OPTIONS[name] for name in names), download_option, workers_option]
+        for option in reversed(options):
+            option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+def make_jobs(models: Iterable[str], settings: Mapping[str, Any], thresholds: tuple[float, ...]) -> list[Job]:
+    """A Job per model with the same settings; a usage error for a value that cannot be read."""
+    from pydantic import ValidationError
+
+    from purity_cli.plan import Job, complaint
+
+    try:
+        return [Job(model=model, thresholds=thresholds, **settings) for model in dict.fromkeys(models)]
+    except ValidationError as error:
+        place, sentence = error.errors()[0]["loc"], complaint(error, Job.model_fields)
+        if place:
+            raise click.BadParameter(sentence, param_hint=f"--{str(place[0]).replace('_', '-')}") from None
+        raise PurityError(sentence) from None
 
 
 def cores() -> int:
     """Processors that this process may use; of torchrun's on one machine, each takes its part."""
-    import os
-
     from purity_cli.machine import environment_number
 
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -177,20 +132,7 @@ def _workers(ctx: click.Context, param: click.Parameter, value: int | None) -> i
     return value or cores()
 
 
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), callback=_workers, metavar="N",
-    help="Decoding threads.  [default: one per core]",
-)  # fmt: skip
-
-
-def parse_layers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names with commas between them, for `callback=`."""
-    return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-def parse_threshold(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """One threshold, for `callback=`; a usage error outside [0, 1)."""
-    from purity_cli.errors import PurityError
+def _threshold(ctx: click.Context, param: click.Parameter, value: float) -> float:
     from purity_cli.plan import check_thresholds
 
     try:
@@ -199,66 +141,13 @@ def parse_threshold(ctx: click.Context, param: click.Parameter, value: float) ->
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-stored_layers_option = click.option(
-    "--layers", "-l", default="*", show_default=True, callback=parse_layers, metavar="SPEC,...",
-    help="Only these of the layers scored: stages, paths or globs.",
-)  # fmt: skip
-
-
-def threshold_option(about: str = "At which purity is read.") -> Callable[[Any], Any]:
-    """`--threshold`, one of them."""
-    return click.option(
-        "--threshold", "-t", default=0.5, show_default=True, callback=parse_threshold, metavar="T", help=about
-    )
-
-
-def parse_rate(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """A share of all pairs of image and channel, for `callback=`; a usage error outside (0, 1)."""
-    from purity_cli.errors import PurityError
+def _rate(ctx: click.Context, param: click.Parameter, value: float) -> float:
     from purity_cli.plan import check_rate
 
     try:
         return check_rate(value)
     except PurityError as error:
         raise click.BadParameter(str(error), ctx, param) from None
-
-
-def rate_option(function: Any) -> Any:
-    """`--rate`, the share of firings at which F is compared."""
-    return click.option(
-        "--rate", type=float, default=0.01, show_default=True, callback=parse_rate, metavar="R",
-        help="Also F where this share of all pairs of image and channel fires: F at an equal firing rate.",
-    )(function)  # fmt: skip
-
-
-def output_option(about: str, default: Path | None = None) -> Callable[[Any], Any]:
-    """`--output`, a folder."""
-    return click.option(
-        "--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=default,
-        show_default=default is not None, metavar="DIR", help=about,
-    )  # fmt: skip
-
-
-fresh_option = click.option(
-    "--fresh", is_flag=True, help="Score everything again, instead of keeping what is finished."
-)
-
-
-log_option = click.option(
-    "--log", "trackers", multiple=True, metavar="TRACKER[:PLACE]",
-    help="Write the values to a tracker as well: tensorboard:DIR, wandb:PROJECT (offline) or mlflow:URI.",
-)  # fmt: skip
-
-
-def stored_option(about: str) -> Callable[[Any], Any]:
-    """`--from`, given to the command as `folders`."""
-    return click.option("--from", "folders", type=click.Path(path_type=Path), multiple=True, metavar="DIR", help=about)
-
-
-def format_option(about: str | None = None) -> Callable[[Any], Any]:
-    """`--format`, given to the command as `layout`."""
-    layouts = console.formats()
-    return click.option("--format", "layout", type=layouts, default="table", show_default=True, help=about)
 
 
 def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
@@ -273,18 +162,83 @@ def _cache(ctx: click.Context, param: click.Parameter, value: str) -> Path | Non
     return root
 
 
-def cache_option(default: str) -> Callable[[Any], Any]:
-    """`--cache`, given to the command as a Path, or None for none."""
+model_option = click.option(
+    "--model", "-m", "models", multiple=True, default=("resnet10_cifar",), show_default=True, metavar="NAME",
+    help="resnet50, timm:resnet50.tv_in1k, net.py:function, ...: see `purity models`. Give it again for more models."
+)  # fmt: skip
+download_option = click.option("--download", is_flag=True, help="Fetch the data set where its library can.")
+workers_option = click.option(
+    "--workers", type=COUNT, callback=_workers, metavar="N",
+    help="Decoding threads.  [default: one per core]"
+)  # fmt: skip
+
+
+def _trackers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Say what is missing before anything is scored."""
+    from purity_cli import loggers
+
+    for target in value:
+        loggers.check(target)
+    return value
+
+
+log_option = click.option(
+    "--log", "trackers", multiple=True, callback=_trackers, metavar="TRACKER[:PLACE]",
+    help="Write the values to a tracker as well: tensorboard:DIR, wandb:PROJECT (offline) or mlflow:URI."
+)  # fmt: skip
+fresh_option = click.option(
+    "--fresh", is_flag=True,
+    help="Score everything again, instead of keeping what is finished."
+)  # fmt: skip
+rate_option = click.option(
+    "--rate", type=float, default=0.01, show_default=True, callback=_rate, metavar="R",
+    help="Also F where this share of all pairs of image and channel fires: F at an equal firing rate.",
+)  # fmt: skip
+stored_layers_option = click.option(
+    "--layers", "-l", default="*", show_default=True, callback=_names, metavar="SPEC,...",
+    help="Only these of the layers scored: stages, paths or globs."
+)  # fmt: skip
+progress_option = click.option(
+    "--progress", type=click.Choice(["auto", "json"]), default="auto", show_default=True, expose_value=False,
+    callback=progress.set_form,
+    help="json: on stderr a line of JSON for every step, for programs."
+)  # fmt: skip
+
+
+def threshold_option(about: str = "At which purity is read.") -> Decorator:
+    """`--threshold`, one of them."""
     return click.option(
-        "--cache",
-        default=default,
-        show_default=True,
-        callback=_cache,
-        metavar="auto|none|DIR",
-        help="Keep decoded pixels, for models that want the same; auto is $PURITY_CACHE, else ~/.cache/purity.",
+        "--threshold", "-t", default=0.5, show_default=True, callback=_threshold, metavar="T", help=about
     )
 
 
-def said(option: str) -> bool:
+def output_option(about: str, default: Path | None = None) -> Decorator:
+    """`--output`, a folder."""
+    return click.option(
+        "--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=default,
+        show_default=default is not None, metavar="DIR", help=about,
+    )  # fmt: skip
+
+
+def stored_option(about: str) -> Decorator:
+    """`--from`, given to the command as `folders`."""
+    return click.option("--from", "folders", type=click.Path(path_type=Path), multiple=True, metavar="DIR", help=about)
+
+
+def format_option(about: str | None = None) -> Decorator:
+    """`--format`, given to the command as `layout`."""
+    formats = Entries("purity_cli.report:FORMATS")
+    return click.option("--format", "layout", type=formats, default="table", show_default=True, help=about)
+
+
+def cache_option(default: str) -> Decorator:
+    """`--cache`, given to the command as a Path, or None for none."""
+    return click.option(
+        "--cache", default=default, show_default=True, callback=_cache, metavar="auto|none|DIR",
+        help="Keep decoded pixels, for models that want the same; auto is $PURITY_CACHE, else ~/.cache/purity.",
+    )  # fmt: skip
+
+
+def is_given(option: str) -> bool:
     """Whether the running command was given this option, by its parameter's name, and not left to its default."""
     return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE

@@ -13,7 +13,7 @@ from purity_cli.errors import log
 @click.command("plot")
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
 @click.option(
-    "--figure", "-f", "chosen", type=console.figures(), multiple=True,
+    "--figure", "-f", "chosen", type=console.Entries("purity_cli.figures:FIGURES"), multiple=True,
     help="Which to draw; again for more.  [default: all that the results allow]",
 )  # fmt: skip
 @options.threshold_option()
@@ -45,7 +45,7 @@ def command(
     results = stored.read(stored.or_default(folders))
     shown = only(results, layers)
     rows, every = frame(shown, threshold, rate), frame(results, threshold, rate)
-    if options.said("rate"):
+    if options.is_given("rate"):
         rows, every = charts.at_rate(rows), charts.at_rate(every)
     scored = Scored(rows, every, frame(shown), against_rate)
     for name in chosen or FIGURES:

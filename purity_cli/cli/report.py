@@ -16,7 +16,7 @@ from purity_cli.cli import console, options, stored
     help="Where the page is written.  [default: report.html; other forms are printed]",
 )  # fmt: skip
 @click.option(
-    "--format", "layout", type=console.formats(), default="html", show_default=True,
+    "--format", "layout", type=console.Entries("purity_cli.report:FORMATS"), default="html", show_default=True,
     help="html is the page; the others have its table and what to be careful about, as md for a pull request.",
 )  # fmt: skip
 @options.threshold_option()

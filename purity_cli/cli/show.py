@@ -15,7 +15,7 @@ from purity_cli.cli import console, options, stored
 @options.rate_option
 @options.stored_layers_option
 @click.option(
-    "--view", type=console.views(), default="layers", show_default=True,
+    "--view", type=console.Entries("purity_cli.views:VIEWS"), default="layers", show_default=True,
     help="What of the results: their layers, purity against the threshold, over epochs, or against accuracy.",
 )  # fmt: skip
 @click.option(

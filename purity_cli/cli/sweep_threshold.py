@@ -21,8 +21,8 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-@click.command("sweep-threshold", cls=options.JobCommand)
-@options.job_options
+@click.command("sweep-threshold")
+@options.job_options()
 @click.option(
     "--thresholds",
     callback=_thresholds,
@@ -70,12 +70,14 @@ def command(
     if folders:
         stored.refuse_job_options()
         results = stored.read(folders)
-        results = view.only(results, settings["layers"]) if options.said("layers") else results
+        results = view.only(results, settings["layers"]) if options.is_given("layers") else results
     else:
         from purity_cli.cli.score import score_all
 
         thresholds = thresholds or DEFAULT_GRID
-        results = score_all(models, settings, thresholds, 0.5, download, workers, output)
+        results = score_all(
+            thresholds, 0.5, models=models, settings=settings, download=download, workers=workers, output=output
+        )
     report = view.sweep(results, thresholds, suggested=suggest)
     # Before anything is printed: whoever reads that may stop reading.
     if plot:

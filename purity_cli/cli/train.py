@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,78 +25,56 @@ def _epochs(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 @click.command("train")
 @click.option(
-    "--model",
-    "-m",
-    default="tiny_vgg_10",
-    show_default=True,
-    metavar="NAME",
-    help="tiny_vgg, resnet18_cifar, net.py:function, ...: see `purity models`.",
-)
+    "--model", "-m", default="tiny_vgg_10", show_default=True, metavar="NAME",
+    help="tiny_vgg, resnet18_cifar, net.py:function, ...: see `purity models`."
+)  # fmt: skip
 @click.option(
-    "--dataset",
-    "-d",
-    default="digits",
-    show_default=True,
-    metavar="NAME|PATH",
-    help="cifar10, digits, or a folder or tar with train and test (or val) folders of class folders.",
-)
-@click.option("--data-dir", metavar="DIR", help="Where a named data set lies.")
-@click.option("--download", is_flag=True, help="Fetch the data set where its library can.")
+    "--dataset", "-d", default="digits", show_default=True, metavar="NAME|PATH",
+    help="cifar10, digits, or a folder or tar with train and test (or val) folders of class folders."
+)  # fmt: skip
+@options.JOB_OPTIONS["data_dir"]
+@options.download_option
 @click.option(
-    "--resize",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Short side of the images, and then a central crop of NxN.  [default: as they are]",
-)
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
+    "--resize", type=options.COUNT, metavar="N",
+    help="Short side of the images, and then a central crop of NxN.  [default: as they are]"
+)  # fmt: skip
+@click.option("--epochs", type=options.COUNT, default=100, show_default=True)
 @click.option(
-    "--checkpoints",
-    callback=_epochs,
-    metavar="N,N,...",
-    help="Epochs whose weights are kept.  [default: 10,20,50,100 and the last]",
-)
-@click.option(
-    "--batch-size", "-b", type=click.IntRange(1), metavar="N", help="[default: 64 for resnet18_cifar, else 128]"
-)
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 now and then.")
-@click.option("--lr-every", type=click.IntRange(1), default=20, show_default=True, help="After how many epochs it is.")
+    "--checkpoints", callback=_epochs, metavar="N,N,...",
+    help="Epochs whose weights are kept.  [default: 10,20,50,100 and the last]"
+)  # fmt: skip
+@click.option("--batch-size", "-b", type=options.COUNT, metavar="N", help="[default: 64 for resnet18_cifar, else 128]")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Adam's; divided by 3 every --lr-every epochs.")
+@click.option("--lr-every", type=options.COUNT, default=20, show_default=True, metavar="N")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N images of each split, for a trial.")
+@options.JOB_OPTIONS["device"]
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), default="fp32", show_default=True)
+@click.option("--limit", type=options.COUNT, metavar="N", help="Only N images of each split, for a trial.")
 @options.workers_option
+@options.progress_option
 @options.output_option("Folder of the checkpoints.  [default: checkpoints/MODEL_DATASET]")
-def command(download: bool, workers: int, output: Path | None, **settings: Any) -> None:  # fmt: skip
+def command(download: bool, workers: int, output: Path | None, **settings: Any) -> None:
     """Train a network by the paper's recipe, and keep its weights after chosen epochs.
 
-    Images are padded by 4, mirrored at random (but for digits) and cropped at random; a last batch of one image joins
+    Images are padded by 4, mirrored at random (but not digits) and cropped at random; a last batch of one image joins
     the one before it. Each checkpoint is a weight file for `purity score --weights` and a JSON that says how it came
     about. The same command goes on after an interruption, to the same weights, and with more --epochs after the end.
     """
     from purity_cli import train
 
-    course = train.resolve(train.Training.of(**settings), download=download)
-    folder = output or Path("checkpoints", f"{course.network.name}_{course.test.name}")
-    start, first = time.monotonic(), 0
+    resolved = train.resolve(train.Training.of(**settings), download=download)
+    folder = output or Path("checkpoints", f"{resolved.network.name}_{resolved.test.name}")
 
     def report(epoch: Epoch) -> None:
-        nonlocal first
-        first = first or epoch.epoch
-        left = (time.monotonic() - start) / (epoch.epoch - first + 1) * (course.training.epochs - epoch.epoch)
+        progress.step("epoch", **epoch._asdict())
         test = "" if epoch.test_top1 is None else f", test {epoch.test_top1:.2f} %"
         log.info(
-            f"epoch {epoch.epoch}/{course.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %{test}"
-            f", {epoch.seconds:.1f} s, {left / 60:.0f} min left"
+            f"epoch {epoch.epoch}/{resolved.training.epochs}: loss {epoch.loss:.4f}, train {epoch.train_top1:.2f} %"
+            f"{test}, {epoch.seconds:.1f} s"
         )
 
-    with progress.images(course.network.name) as show:
-        files = train.train(
-            course,
-            folder,
-            workers=workers,
-            command=click.get_current_context().find_root().obj,
-            progress=show,
-            report=report,
-        )
+    with progress.images(resolved.network.name) as show:
+        command_line = click.get_current_context().find_root().obj
+        files = train.train(resolved, folder, workers=workers, command=command_line, progress=show, report=report)
     for file in files:
         click.echo(file)

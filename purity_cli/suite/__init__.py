@@ -16,6 +16,7 @@ from purity_cli import datasets, models
 from purity_cli.errors import PurityError, first_line, log
 from purity_cli.files import read_text
 from purity_cli.plan import Frozen, Job, complaint
+from purity_cli.stats import RATE
 from purity_cli.store import slug
 
 NAMED = 8
@@ -73,6 +74,8 @@ class Suite(Frozen):
     defaults: SuiteEntry = SuiteEntry()
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """At which the tables are read."""
+    rate: Annotated[float, Field(gt=0, lt=1)] = RATE
+    """The share of firings at which F stands in a second column."""
     layout: Literal["stages", "last"] = "stages"
     """Of the table: a row per stage as in the paper's Table 1, or accuracy and purity as in its Table 2."""
     reference: str | None = None

@@ -757,10 +757,10 @@ def test_a_reference_that_is_not_there_is_said_before_the_work(capsys: pytest.Ca
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     suite("defaults: {weights: none, limit: 40, batch_size: 8}\nmodels: [tiny_vgg_10, tiny_vgg]")
-    from purity_cli.cli.watch import ConsoleWatch
+    from purity_cli.cli.progress import SuiteProgress
 
     with monkeypatch.context() as patch:
-        patch.setattr(ConsoleWatch, "images", interrupt)
+        patch.setattr(SuiteProgress, "images", interrupt)
         assert cli.run(["bench", "mine.yaml"]) == 130
     assert "Interrupted. The same command goes on where this stopped." in capsys.readouterr().err
     assert len(list(Path("results/mine").glob("*/partial-*.safetensors"))) == 1
