@@ -34,42 +34,28 @@ ROWS, COLUMNS = 16, 12
     help="As for score; again for each --model, or for more weights of one.",
 )  # fmt: skip
 @click.option(
-    "--images",
-    "-i",
-    multiple=True,
-    metavar="FILE|N",
+    "--images", "-i", multiple=True, metavar="FILE|N",
     help=f"Images to show; or one of each of the first N classes.  [default: {CLASSES}]",
-)
+)  # fmt: skip
 @click.option(
     "--class", "-c", "classes", multiple=True, metavar="NAME", help="Show an image of this class; again for more."
-)
+)  # fmt: skip
 @click.option(
-    "--channels",
-    type=click.IntRange(1, COLUMNS),
-    metavar="N",
+    "--channels", type=click.IntRange(1, COLUMNS), metavar="N",
     help="Instead of Grad-CAM the N channels of one layer that fire most on each class, with their counts.",
-)
+)  # fmt: skip
 @options.stored_option("Take purity from stored results instead of scoring the data set; again for more.")
 @options.threshold_option()
 @click.option(
-    "--map",
-    "colours",
-    type=click.Choice(COLOURS),
-    default="jet",
-    show_default=True,
+    "--map", "colours", type=click.Choice(COLOURS), default="jet", show_default=True,
     help="Colours: jet as in the paper; viridis, inferno and cividis are even to the eye and in grey.",
-)
+)  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Opacity of the maps.")
 @click.option("--dpi", type=click.IntRange(20, 1200), default=200, show_default=True, help="Of a PNG.")
 @click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("cam.png"),
-    show_default=True,
-    metavar="FILE",
-    help=".png, .svg or .pdf; without an ending PNG and SVG.",
-)
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), default=Path("cam.png"), show_default=True,
+    metavar="FILE", help=".png, .svg or .pdf; without an ending PNG and SVG.",
+)  # fmt: skip
 def command(
     models: tuple[str, ...],
     settings: dict[str, Any],

@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--any-size", is_flag=True, help="With --against, also take a row of another image size than the result's."
-)
+)  # fmt: skip
 @click.option(
-    "--baseline",
-    type=click.Choice(["random"]),
+    "--baseline", type=click.Choice(["random"]),
     help="Also the purity of the same networks with random weights: scores the same images once more.",
-)
+)  # fmt: skip
 @click.option("--every-layer", is_flag=True, help="Also the other measures of every layer, not of the deepest alone.")
 @options.threshold_option()
 @options.rate_option

@@ -17,19 +17,13 @@ REGRESSION = 4
 @click.argument("old", type=FOLDER, required=False)
 @click.argument("new", type=FOLDER, required=False)
 @click.option(
-    "--nightly",
-    type=FOLDER,
-    metavar="DIR",
+    "--nightly", type=FOLDER, metavar="DIR",
     help="Instead of OLD and NEW: the newest of the nights in DIR, folders named as 2024-05-31, and the one before.",
-)
+)  # fmt: skip
 @click.option(
-    "--tolerance",
-    type=click.FloatRange(0),
-    default=0.005,
-    show_default=True,
-    metavar="F",
+    "--tolerance", type=click.FloatRange(0), default=0.005, show_default=True, metavar="F",
     help="A cell has moved where F differs by more, or another measure by more of its value.",
-)
+)  # fmt: skip
 @options.threshold_option()
 @options.rate_option
 @options.format_option("md is for a summary of CI, html is a page; csv holds the cells only.")

@@ -24,18 +24,14 @@ def _thresholds(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.command("sweep-threshold")
 @options.job_options()
 @click.option(
-    "--thresholds",
-    callback=_thresholds,
-    metavar="A:B:STEP",
+    "--thresholds", callback=_thresholds, metavar="A:B:STEP",
     help="Both ends included.  [default: 0.05:0.95:0.05, or all that are stored]",
-)
+)  # fmt: skip
 @options.stored_option("Read stored counts instead of scoring; again for more results, or a folder of their folders.")
 @click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Draw F against the threshold, as .png, .svg or .pdf; without an ending as PNG and SVG.",
-)
+)  # fmt: skip
 @click.option("--suggest", is_flag=True, help="Also name the threshold at which the layers differ most.")
 @options.output_option("Folder of the results, as for score.  [default: results/MODEL_DATASET]")
 @options.format_option()
