@@ -25,20 +25,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.walk import CNNS, HYBRIDS, OTHERS
 from purity_cli import run
 from purity_cli.errors import PurityError
 from purity_cli.models import SOURCES
 from purity_cli.pixels import normalise
 from purity_cli.plan import Job
 from tests.core import oracle
-from tests.stages.test_stages_walk import CNNS, HYBRIDS
 
 IMAGES = 4
 
 
 def names() -> Iterator[str]:
     """One of each of timm's families, and all of the other libraries that are not of the largest."""
-    yield from (f"timm:{name}" for name in (*CNNS, *HYBRIDS))
+    yield from (f"timm:{name}" for name in (*CNNS, *HYBRIDS, *OTHERS))
     for source in ("torchvision", "pretrainedmodels"):
         yield from (f"{source}:{name}" for name in SOURCES[source].names())
 

@@ -52,6 +52,13 @@ class Layout:
             return output[:, self.prefix :].reshape(len(output), *self.grid, -1).permute(0, 3, 1, 2)
         return output.permute(0, 3, 1, 2) if self.kind == "last" else output
 
+    def map_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """(c, h, w) of an output of this shape."""
+        if self.kind == "first":
+            return shape[1], shape[2], shape[3]
+        height, width = self.grid or (shape[1], shape[2])
+        return shape[-1], height, width
+
     def add_probe(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The output with a zero probe added at every place of the map, and the probe, which requires grad.
 

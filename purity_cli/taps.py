@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
+from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean, log
 from purity_cli.layouts import FIRST, Layout
 from purity_cli.recomputing import without_activation_checkpointing
 
@@ -65,7 +65,7 @@ class Taps(Generic[M]):
         self.net = net
         self.layouts = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, FIRST)
         self.modules = {name: modules[name] for name in self.layouts}
-        self._entered = False
+        self._entered, self._looked_at = False, set[str]()
         self.read_map, self.backward = read_map, gradients
         self._shapes: dict[str, tuple[int, int, int]] = {}
         self._probes: dict[str, Tensor] = {}
@@ -120,7 +120,20 @@ class Taps(Generic[M]):
                 f"{', '.join(deaf)} does not influence the logits, or not in a way that autograd follows: choose "
                 "another layer."
             )
-        return {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
+        sums = {name: gradient.flatten(1).float() for name, gradient in gradients.items() if gradient is not None}
+        self._warn_of_unread(sums)
+        return sums
+
+    def _warn_of_unread(self, sums: Mapping[str, Tensor]) -> None:
+        """Say once where no patch token of the first images has a gradient."""
+        new = [name for name in sums if self.layouts[name].prefix and name not in self._looked_at]
+        self._looked_at.update(new)
+        if silent := [name for name in new if not sums[name].any()]:
+            log.warning(
+                f"Nothing fires at {', '.join(silent)}: no patch token there has a gradient, as behind the last "
+                "attention of a network that predicts from its class token. Read `last`, the normalisation before that "
+                "attention."
+            )
 
     def shapes(self, images: Tensor) -> dict[str, tuple[int, int, int]]:
         """(c, h, w) of every tap, by a pass without gradients."""
@@ -156,7 +169,9 @@ class Taps(Generic[M]):
                 raise UnsuitableLayer(f"{name} runs more than once per image: tap a module that runs once.")
             if not isinstance(output, Tensor) or not layout.fits(output.shape) or not output.is_floating_point():
                 got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-                raise UnsuitableLayer(f"{name} gives no feature map ({layout}) but {got}: choose another layer.")
+                raise UnsuitableLayer(
+                    f"{name} gives no feature map with {layout} but {got}: choose another layer, or give its Layout."
+                )
             maps = layout.maps(output.detach())
             channels, height, width = maps.shape[1:]
             self._shapes[name] = (channels, height, width)

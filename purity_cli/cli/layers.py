@@ -37,9 +37,10 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 def command(model: str, weights: str, size: tuple[int, int] | None, everything: bool, layout: str) -> None:
     """List the modules of MODEL that --layers can name.
 
-    Shows each module's path, type, output (channels x height x width) for an image of the network's own size or of
+    Shows each module's path, type, feature map (channels x height x width) for an image of the network's own size or of
     --size, how often it runs per image, and what else it is called. Only a module that runs once and gives one feature
-    map can be scored.
+    map can be scored. Where the output is not (n, c, h, w), its layout stands beside the map: channels last, or tokens
+    as in 1 + 14x14, a class token and a grid of patches. Below the table stands why each stage is one.
 
     \b
     C1, C2, ...  stages: the layers before each down-sampling, after the activation
@@ -57,11 +58,9 @@ def command(model: str, weights: str, size: tuple[int, int] | None, everything: 
     network = models.tried(network, size, scored=False)
     found = stages.layers(network.module, network.source, network.name, size)
     shown = [layer for layer in found if everything or layer.shape]
-    notes = []
-    try:
-        stages.stages(network.module, network.source, network.name, {layer.module: layer for layer in found})
-    except stages.NoStages as error:
-        notes.append(str(error))
+    notes = [f"{layer.stage} = {layer.module}, {layer.reason}." for layer in found if layer.stage]
+    if not notes:
+        notes.append(f"{network.name} has no stages: none of its modules runs once and gives one map of the image.")
     if not shown:
         notes.append(f"No module of {network.name} can be scored; --all shows why.")
     console.show(_report(shown, size, notes), layout)
@@ -74,19 +73,29 @@ def _report(layers: Sequence[LayerInfo], size: tuple[int, int], notes: list[str]
         text("layer", fold=True), text("type"), text("map", f"c x h x w of {size[0]}x{size[1]}", data=False),
         *(number(key, digits=None, shown=False) for key in ("channels", "height", "width")),
         number("calls", "calls", digits=None), text("stage", shown=False), text("readings", fold=True),
-        text("problem", shown=False),
+        text("layout", shown=False), text("reason", shown=False), text("problem", shown=False),
     ]  # fmt: skip
     rows = [
         {
             "layer": layer.module,
             "type": layer.kind,
-            "map": " x ".join(map(str, layer.shape)) if layer.shape else layer.problem,
+            "map": _map(layer),
             **dict(zip(("channels", "height", "width"), layer.shape or (), strict=False)),
             "calls": layer.calls,
             "stage": layer.stage,
             "readings": layer.readings,
+            "layout": str(layer.layout) if layer.layout else None,
+            "reason": layer.reason,
             "problem": layer.problem,
         }
         for layer in layers
     ]
     return Report([Table("layers", columns, rows)], notes)
+
+
+def _map(layer: LayerInfo) -> str | None:
+    """The size of a layer's map, with its layout where that is not the usual one; else why it has none."""
+    if not layer.shape or not layer.layout:
+        return layer.problem
+    size = " x ".join(map(str, layer.shape))
+    return size if layer.layout.kind == "first" else f"{size}, {layer.layout}"

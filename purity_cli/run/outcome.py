@@ -8,6 +8,7 @@ from typing import Any
 
 from purity_cli import datasets, metrics
 from purity_cli.errors import log
+from purity_cli.layouts import FIRST
 from purity_cli.machine import device_name, versions
 from purity_cli.results import Layer, Result
 from purity_cli.run.resolving import Resolved
@@ -58,6 +59,7 @@ def result_of(job: Resolved, total: States) -> Result:
             "dataset_fingerprint": source.fingerprint,
             "labels": job.label_note or "used",
             "dataset_notes": list(source.notes),
+            "layouts": {tap.module: str(tap.layout) for tap in job.taps if tap.layout != FIRST},
             "metrics": metrics.about(job.job.metrics),
             "images_selected": len(job.selection),
             "images_scored": n_images,

@@ -17,6 +17,7 @@ import purity_cli
 from purity_cli import datasets, models, stages
 from purity_cli.datasets import ImageDataset, open_dataset, select
 from purity_cli.errors import PurityError, log
+from purity_cli.layouts import FIRST
 from purity_cli.machine import resolve_device
 from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
@@ -157,7 +158,7 @@ def identify(job: Resolved) -> dict[str, Any]:
         "selection": hashlib.sha256(array("q", job.selection).tobytes()).hexdigest(),
         "images": hashlib.sha256(stamps.encode("utf-8", "surrogateescape")).hexdigest(),
         "preprocessing": job.preprocessing.model_dump(mode="json"),
-        "layers": [[tap.module, tap.stage, tap.reading] for tap in job.taps],
+        "layers": [[tap.module, tap.stage, tap.reading, *_other_layout(tap)] for tap in job.taps],
         **_versions(network),
     }
 
@@ -170,6 +171,11 @@ def _versions(network: models.Network) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def _other_layout(tap: stages.Tap) -> list[str]:
+    """A tap's layout where it is not channels first, which results of before had alone."""
+    return [] if tap.layout == FIRST else [str(tap.layout)]
 
 
 def resolve_preprocessing(job: Job, declared: Preprocessing) -> Preprocessing:

@@ -12,11 +12,11 @@ from torch import nn
 from purity_cli.errors import PurityError, UnsuitableLayer, did_you_mean
 from purity_cli.layouts import FIRST, Layout
 from purity_cli.naming import ACTIVATION, row_name
-from purity_cli.stages.families import FAMILIES, find
-from purity_cli.stages.probe import LayerInfo, Size, probe
+from purity_cli.stages import families, trunk
+from purity_cli.stages.probe import LayerInfo, Layers, Size, probe
 from purity_cli.stages.readings import FINDERS, RunOrder
 
-__all__ = ["ALL", "FAMILIES", "FINDERS", "LayerInfo", "NoStages", "Tap", "layers", "probe", "resolve", "stages"]
+__all__ = ["ALL", "FINDERS", "LayerInfo", "NoStages", "Tap", "layers", "probe", "resolve", "stages"]
 
 STAGE = r"C\d+|last"
 ALL = "all"
@@ -43,32 +43,47 @@ class Tap:
 
 
 class NoStages(PurityError):
-    """A network without stages C1..Ck: its family is unknown, or gives no (n, c, h, w) maps where they would be."""
+    """A network without stages C1..Ck."""
 
 
-def stages(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]) -> dict[str, str]:
+def stages(net: nn.Module, source: str, name: str, seen: Layers) -> dict[str, str]:
     """`{"C1": "relu", "C2": "layer1", ...}`, shallow to deep; `seen` comes from `probe`.
 
-    A network's own attribute `purity_stages` (module paths in order, or a dict from C1..Ck to them) goes before what
-    `families` says. Raises NoStages where there are none, as in ViTs.
+    In this order: the network's own attribute `purity_stages` (module paths in order, or a dict from C1..Ck to them),
+    the few families where the paper or a library names other modules, timm's `feature_info`, the rule of `trunk`. Of a
+    network that predicts from its class token the last stage stands before the last attention. Raises NoStages where no
+    module gives a map of the image.
     """
     own = getattr(net, "purity_stages", None)
-    if own is not None and (isinstance(own, str) or not isinstance(own, Sequence | Mapping)):
+    if own is not None:
+        return _own_stages(own, source, name, seen)
+    found = families.find(net, seen) or families.feature_info(net, seen) or trunk.find(net, seen)
+    if not found:
+        raise NoStages(
+            f"{name} has no stages C1..Ck, because none of its modules runs once and gives one map of the image: "
+            f"{_listing(source, name)} shows what they give."
+        )
+    readable = trunk.before_attention(seen)
+    if readable and (layout := seen[found[-1]].layout) and layout.prefix:
+        found[-1] = readable
+    return _number(found)
+
+
+def _own_stages(own: object, source: str, name: str, seen: Layers) -> dict[str, str]:
+    if isinstance(own, str) or not isinstance(own, Sequence | Mapping):
         raise PurityError(
             f"purity_stages of {name} is a {type(own).__name__}: give module paths in order, or a dict from C1..Ck."
         )
-    found = dict(own) if isinstance(own, Mapping) else _number(find(net, seen) if own is None else own)
-    if list(found) != list(_number(found)):
+    found = dict(own) if isinstance(own, Mapping) else _number(own)
+    if not found or list(found) != list(_number(found)):
         raise PurityError(f"purity_stages of {name} has {', '.join(map(str, found))}: name its stages C1, C2, ...")
-    reason = None if found else "it is of no known family"
     for stage, module in found.items():
         problem = seen[module].problem if module in seen else "is not there"
-        reason = reason or (problem and f"{module}, where {stage} would be, {problem}")
-    if reason:
-        raise NoStages(
-            f"{name} has no stages C1..Ck, because {reason}: give --layers with module paths, which "
-            f"{_listing(source, name)} shows."
-        )
+        if problem:
+            raise NoStages(
+                f"{name} has no stages C1..Ck, because {module}, where {stage} would be, {problem}: give --layers with "
+                f"module paths, which {_listing(source, name)} shows."
+            )
     return found
 
 
@@ -88,8 +103,7 @@ def resolve(net: nn.Module, source: str, name: str, specs: Sequence[str], input_
     as well. Stages are what a network of any size calls C1, C2, ..., whatever else a module is called. `source` and
     `name` are for messages.
 
-    Raises UnsuitableLayer for a module that does not give one (n, c, h, w) map per image, PurityError for a spec that
-    names nothing.
+    Raises UnsuitableLayer for a module that does not give one map per image, PurityError for a spec that names nothing.
     """
     seen = probe(net, input_size)
     taps = dict.fromkeys(tap for spec in specs for tap in _expand(spec, net, source, name, seen))
@@ -98,19 +112,20 @@ def resolve(net: nn.Module, source: str, name: str, specs: Sequence[str], input_
 
 
 def layers(net: nn.Module, source: str, name: str, input_size: Size) -> list[LayerInfo]:
-    """Every module, in the order of `named_modules`, with all that it is called."""
+    """Every module, in the order of `named_modules`, with all that it is called, and why a stage is one."""
     seen = probe(net, input_size)
     known = _known(net, source, name, seen)
     taps = _read(ALL, list(known), RunOrder(net, seen, known))
     called = {module: tuple(tap.name for tap in taps if tap.module == module) for module in seen}
-    return [replace(layer, readings=called[layer.module]) for layer in seen.values()]
+    reasons = {module: trunk.behind(module, seen) for module in known.values()}
+    return [replace(layer, readings=called[layer.module], reason=reasons.get(layer.module)) for layer in seen.values()]
 
 
 def _number(modules: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return {f"C{i}": module for i, module in enumerate(modules, 1)}
 
 
-def _known(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]) -> dict[str, str]:
+def _known(net: nn.Module, source: str, name: str, seen: Layers) -> dict[str, str]:
     """The stages, and none where there are none."""
     try:
         return stages(net, source, name, seen)
@@ -118,7 +133,7 @@ def _known(net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]
         return {}
 
 
-def _expand(spec: str, net: nn.Module, source: str, name: str, seen: Mapping[str, LayerInfo]) -> list[Tap]:
+def _expand(spec: str, net: nn.Module, source: str, name: str, seen: Layers) -> list[Tap]:
     ends = re.fullmatch(rf"(?:(\w+):)?({STAGE})(?:\.\.({STAGE}))?", spec)
     if ends and ends[1] in (None, ALL, *FINDERS):
         known = stages(net, source, name, seen)
@@ -131,7 +146,7 @@ def _expand(spec: str, net: nn.Module, source: str, name: str, seen: Mapping[str
     _check_colon(spec, seen)
     marks = {module: stage for stage, module in _known(net, source, name, seen).items()}
     return [
-        Tap(module, marks.get(module), ACTIVATION if module in marks else None)
+        Tap(module, marks.get(module), ACTIVATION if module in marks else None, seen[module].layout or FIRST)
         for module in _paths(spec, source, name, {**seen, **_other_names(net, seen)}, marks)
     ]
 
@@ -164,9 +179,10 @@ def _read(reading: str, asked: Sequence[str], order: RunOrder) -> list[Tap]:
     if reading == ALL:
         return [tap for each in (ACTIVATION, *FINDERS) for tap in _read(each, asked, order)]
     if reading == ACTIVATION:
-        return [Tap(order.known[stage], stage, ACTIVATION) for stage in asked]
-    found = ((FINDERS[reading](order, stage), stage) for stage in asked)
-    return [Tap(module, stage, reading) for module, stage in found if module]
+        found = [(order.known[stage], stage) for stage in asked]
+    else:
+        found = [(module, stage) for stage in asked if (module := FINDERS[reading](order, stage))]
+    return [Tap(module, stage, reading, order.seen[module].layout or FIRST) for module, stage in found]
 
 
 def _lacks(reading: str, name: str, asked: Sequence[str], taps: Sequence[Tap], order: RunOrder) -> str:
@@ -193,8 +209,8 @@ def _paths(spec: str, source: str, name: str, seen: Mapping[str, LayerInfo], sta
     if spec in seen:
         if problem := seen[spec].problem:
             raise UnsuitableLayer(
-                f"{spec} {problem}, but a layer must run once per image and give one (n, c, h, w) map: choose another "
-                f"from {_listing(source, name)}."
+                f"{spec} {problem}, but a layer must run once per image and give one map of it: choose another from "
+                f" {_listing(source, name)}."
             )
         return [seen[spec].module]
     matches = fnmatch.filter(seen, spec) if set(spec) & set("*?[") else []
@@ -202,7 +218,7 @@ def _paths(spec: str, source: str, name: str, seen: Mapping[str, LayerInfo], sta
     found = [path for path in seen if path in good]
     if matches and not found:
         raise UnsuitableLayer(
-            f"{spec} matches {len(matches)} modules of {name} and none gives one (n, c, h, w) map per image: "
+            f"{spec} matches {len(matches)} modules of {name} and none gives one map per image: "
             f"{matches[0]} {seen[matches[0]].problem}."
         )
     if not found:

@@ -12,8 +12,8 @@ from itertools import pairwise
 from torch import nn
 
 from purity_cli.stages.probe import Call, LayerInfo
+from purity_cli.stages.trunk import POOLS
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d)
 MIXERS = (nn.Conv2d, nn.Linear)
 """What makes a container of modules a block, and what no norm, activation or other element-wise module is."""
 

@@ -14,13 +14,12 @@ import timm
 import torch
 import torchvision
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from purity_cli.cli import layers as cli
 from purity_cli.errors import PurityError, UnsuitableLayer
-from purity_cli.stages import LayerInfo, NoStages, Tap, layers, probe, resolve, stages
+from purity_cli.layouts import Layout
+from purity_cli.stages import LayerInfo, NoStages, layers, probe, resolve, stages
 from purity_cli.taps import Taps
 
 
@@ -91,11 +90,10 @@ def test_vgg_has_the_relu_before_each_maxpool(source: str, name: str) -> None:
     ]
 
 
-def test_stages_do_not_depend_on_the_size_of_the_picture() -> None:
+@pytest.mark.parametrize("size", [64, 97])
+def test_stages_do_not_depend_on_the_size_of_the_picture(size: int) -> None:
     net = build("torchvision", "resnet50")
-    assert [shape for _, shape in known(net, 16).values()] == [
-        (64, 8, 8), (256, 4, 4), (512, 2, 2), (1024, 1, 1), (2048, 1, 1),
-    ]  # fmt: skip
+    assert [module for module, _ in known(net, size).values()] == ["relu", *BLOCKS]
 
 
 @pytest.fixture(scope="module")
@@ -177,85 +175,22 @@ def test_taps_read_every_stage(name: str) -> None:
     }
 
 
-class Lambda(nn.Module):
-    def __init__(self, function: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> object:
-        return self.function(x)
-
-
-def look(function: Callable[[Tensor], object], size: tuple[int, int] = (32, 32)) -> LayerInfo:
-    """What `probe` says of a module that computes `function`."""
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = Lambda(function)
-
-        def forward(self, x: Tensor) -> object:
-            return self.layer(x)
-
-    return probe(Net(), size)["layer"]
-
-
 @pytest.mark.parametrize(
-    ("function", "problem"),
+    ("name", "stages"),
     [
-        (lambda x: x, None),
-        (lambda x: x[:, :1, :1, :1], None),
-        (lambda x: (x, x), "gave a tuple"),
-        (lambda x: [x], "gave a list"),
-        (lambda x: None, "gave a NoneType"),
-        (lambda x: x > 0, "gave a tensor of torch.bool"),
-        (lambda x: x.flatten(1), "gave (n, 3072)"),
-        (lambda x: x.flatten(2).mT, "gave (n, 1024, 3)"),
-        (lambda x: x.permute(0, 2, 3, 1), "gave (n, 32, 32, 3), channels last"),
-        (lambda x: x.reshape(4, 3, 16, 16), "gave (4, 3, 16, 16)"),
-        (lambda x: x.reshape(1, 12, 4, 64), "gave (n, 12, 4, 64), no map of the image"),
-        (lambda x: x[:, :, :0], "gave (n, 3, 0, 32)"),
+        ("swin_tiny_patch4_window7_224", {f"C{i + 1}": f"layers.{i}" for i in range(4)}),
+        ("deit_tiny_patch16_224", {"C1": "blocks.11.norm1"}),  # it predicts from its class token
+        ("mixer_s16_224", {"C1": "norm"}),
+        ("xcit_nano_12_p16_224", "cls_attn_blocks.1.norm1"),
+        ("convmixer_1536_20", {"C1": "blocks"}),  # it down-samples nowhere
     ],
 )
-def test_what_is_no_map_is_told_apart(function: Callable[[Tensor], object], problem: str | None) -> None:
-    assert look(function).problem == problem
-    assert (look(function).shape is None) == (problem is not None)
-
-
-SIDES = st.sampled_from([32, 48, 64, 96])
-
-
-@settings(max_examples=200, deadline=None)
-@given(height=SIDES, width=SIDES, stride=st.sampled_from([1, 2, 4, 8, 16]), channels=st.integers(16, 256))
-def test_channels_first_is_a_map_and_channels_last_is_not(height: int, width: int, stride: int, channels: int) -> None:
-    if max(height, width) > 2 * min(height, width):
-        width = height
-
-    def strided(x: Tensor) -> Tensor:
-        return x[:, :1, ::stride, ::stride].expand(-1, channels, -1, -1)
-
-    first = look(strided, (height, width))
-    assert first.shape == (channels, -(-height // stride), -(-width // stride))
-    if not 0.8 < channels / first.shape[2] * height / width < 1.25:  # h : w = w : c cannot be told apart
-        last = look(lambda x: strided(x).permute(0, 2, 3, 1), (height, width))
-        assert last.problem is not None
-        assert last.problem.endswith("channels last")
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("swin_tiny_patch4_window7_224", r"layers\.0, where C1 would be, gave \(n, 56, 56, 96\), channels last"),
-        ("deit_tiny_patch16_224", r"blocks\.0, where C1 would be, gave \(n, 197, 192\)"),
-    ],
-)
-def test_transformers_have_no_stages_but_have_layers(name: str, says: str) -> None:
+def test_transformers_have_stages(name: str, stages: dict[str, str] | str) -> None:
     net = build("timm", name)
-    with pytest.raises(NoStages, match=rf"{name} has no stages.*{says}.*`purity layers timm:{name}`"):
-        resolve(net, "timm", name, ["C1..last"], (224, 224))
-    assert resolve(net, "timm", name, ["patch_embed.proj"], (224, 224)) == [Tap("patch_embed.proj", None)]
+    found = {tap.name: tap.module for tap in resolve(net, "timm", name, ["C1..last"], (224, 224))}
+    assert (list(found.values())[-1] if isinstance(stages, str) else found) == stages
     with pytest.raises(PurityError, match="Did you mean"):
-        resolve(net, "timm", name, ["patch_embed.prj"], (224, 224))
+        resolve(net, "timm", name, [f"{list(found.values())[-1]}x"], (224, 224))
 
 
 def state(net: nn.Module) -> list[object]:
@@ -283,9 +218,15 @@ def test_layers_lists_every_module_with_its_calls() -> None:
     net = torchvision.models.resnet50().eval()
     found = {layer.module: layer for layer in layers(net, "torchvision", "resnet50", (224, 224))}
     assert list(found) == [name for name, _ in net.named_modules() if name]
-    assert found["layer1.0.relu"] == LayerInfo("layer1.0.relu", "ReLU", None, 3, "ran 3 times")
-    assert found["layer4.2.conv3"] == LayerInfo("layer4.2.conv3", "Conv2d", (2048, 7, 7), 1, None, ("conv:C5",))
-    assert found["layer4"] == LayerInfo("layer4", "Sequential", (2048, 7, 7), 1, None, ("C5", "block:C5"))
+    assert found["layer1.0.relu"] == LayerInfo("layer1.0.relu", "ReLU", None, 3, "ran 3 times", None)
+    conv, last = found["layer4.2.conv3"], found["layer4"]
+    assert (conv.kind, conv.shape, conv.calls, conv.problem) == ("Conv2d", (2048, 7, 7), 1, None)
+    assert (conv.readings, last.readings, last.layout) == (("conv:C5",), ("C5", "block:C5"), Layout())
+    assert {layer.stage: layer.reason for layer in found.values() if layer.stage} == {
+        "C1": "before maxpool (112x112 to 56x56)", "C2": "before layer2 (56x56 to 28x28)",
+        "C3": "before layer3 (28x28 to 14x14)", "C4": "before layer4 (14x14 to 7x7)",
+        "C5": "before the global pooling by avgpool (7x7 to 1x1)",
+    }  # fmt: skip
     assert [layer.module for layer in found.values() if layer.stage] == ["relu", *BLOCKS]
 
 
@@ -324,16 +265,19 @@ def test_a_users_network_says_its_own_stages() -> None:
     assert of_user(Cnn(), purity_stages=["first", "second"]) == BOTH
     assert of_user(Cnn(), purity_stages=BOTH) == BOTH
     assert of_user(Cnn(), feature_info=[{"module": "first"}, {"module": "second"}]) == BOTH
+    # What is of no use goes to the rule: entries without modules, and such as name no map.
+    assert of_user(Cnn(), feature_info=[{"num_chs": 4}]) == BOTH
+    assert of_user(Cnn(), feature_info=[{"module": "first"}, {"module": "third"}]) == BOTH
     assert of_user(torchvision.models.resnet18(), purity_stages=["layer4"]) == {"C1": "layer4"}
 
 
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        ({}, "mine has no stages.*no known family.*`purity layers FILE.py:FUNCTION`"),
         ({"purity_stages": ["first", "third"]}, "third, where C2 would be, is not there"),
         ({"purity_stages": {"C2": "second"}}, "purity_stages of mine has C2: name its stages C1, C2"),
-        ({"feature_info": [{"num_chs": 4}]}, "no known family"),
+        ({"purity_stages": []}, "name its stages C1, C2"),
+        ({"purity_stages": "second"}, "purity_stages of mine is a str: give module paths"),
     ],
 )
 def test_a_users_network_without_stages_says_so(attributes: dict[str, object], says: str) -> None:
@@ -341,46 +285,131 @@ def test_a_users_network_without_stages_says_so(attributes: dict[str, object], s
         of_user(Cnn(), **attributes)
 
 
-class Resnet(nn.Module):
-    """As people write them: a stem and layer1, layer2."""
+class Chain(nn.Module):
+    """Modules and functions in a row, then the mean and a classifier."""
 
-    def __init__(self, pool: Callable[[Tensor], Tensor] | None = None, last: nn.Module | None = None) -> None:
+    def __init__(self, *steps: nn.Module | Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
-        self.pool = pool or nn.Identity()
-        self.layer1 = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), last or nn.ReLU())
-        self.layer2 = nn.Sequential(nn.Conv2d(4, 8, 3, 2, padding=1), nn.ReLU())
-        self.fc = nn.Linear(8, 10)
+        self.steps = steps
+        for number, step in enumerate(steps):
+            if isinstance(step, nn.Module):
+                self.add_module(f"part{number}", step)
+        self.head = nn.LazyLinear(10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.relu(self.bn1(self.conv1(x))))
-        return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
+        for step in self.steps:
+            x = step(x)
+        return self.head(x.mean((2, 3)))
 
 
-def test_a_users_resnet_follows_the_convention() -> None:
-    assert of_user(Resnet()) == {"C1": "layer1", "C2": "layer2"}
-    assert of_user(Resnet(nn.MaxPool2d(2))) == {"C1": "relu", "C2": "layer1", "C3": "layer2"}
-    small = torchvision.models.resnet18()
-    small.conv1, small.maxpool = nn.Conv2d(3, 64, 3, 1, 1), nn.Identity()
-    assert of_user(small) == {f"C{i}": f"layer{i}" for i in range(1, 5)}
+class Sum(nn.Module):
+    """A residual block with other names, whose shortcut runs first or last."""
 
-    class Mine(torchvision.models.ResNet):  # type: ignore[misc]
-        """A subclass is of its parent's family."""
+    def __init__(self, c: int, stride: int, *, late: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv(c, stride), nn.ReLU(), conv(c))
+        self.aside, self.late = nn.LazyConv2d(c, 1, stride), late
 
-    mine = Mine(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
-    assert list(of_user(mine).values()) == ["relu", *BLOCKS]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.aside(x) if self.late else self.aside(x) + self.body(x)
 
 
-def functional_pool(x: Tensor) -> Tensor:
+class Gate(nn.Module):
+    """Weights of channels, (n, c, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True).sigmoid()
+
+
+class Pair(nn.Module):
+    """A block that hands on a tuple: its own last map is inside."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.part(x), 1
+
+
+def conv(c: int, stride: int = 1) -> nn.Module:
+    return nn.LazyConv2d(c, 3, stride, 1)
+
+
+def pooled(x: Tensor) -> Tensor:
     return nn.functional.max_pool2d(x, 2)
 
 
-def test_a_users_resnet_that_does_not_fit_the_convention_has_no_stages() -> None:
-    hidden = Resnet()
-    hidden.layer1.register_forward_pre_hook(lambda module, inputs: (functional_pool(inputs[0]),))
-    for net in (hidden, Resnet(last=nn.MaxPool2d(2))):
-        with pytest.raises(NoStages, match="no known family"):
-            of_user(net)
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([conv(4), nn.ReLU(), nn.MaxPool2d(2), conv(8), nn.ReLU()], ["part1", "part4"]),
+        ([conv(4), nn.ReLU(), pooled, conv(8), nn.ReLU()], ["part1", "part4"]),
+        ([conv(4, 2), nn.BatchNorm2d(4), conv(8, 2), nn.ReLU(), nn.AvgPool2d(8)], ["part1", "part3"]),
+        ([conv(4), nn.MaxPool2d(2), conv(8, 2), nn.ReLU(), pooled], ["part0", "part3"]),
+        ([Sum(4, 1, late=True), Sum(8, 2, late=True), Sum(8, 2, late=False)], ["part0", "part1", "part2"]),
+        # What down-samples more than once is opened.
+        ([nn.Sequential(conv(4), nn.ReLU(), conv(4, 2), nn.ReLU(), conv(4, 2))], ["part0.1", "part0.3", "part0.4"]),
+        ([nn.Sequential(conv(4, 2), nn.ReLU()), nn.Sequential(conv(4), conv(4, 2))], ["part0", "part1"]),
+        ([Pair(conv(4)), lambda pair: pair[0], conv(8, 2)], ["part0.part", "part2"]),
+        # A classifier that pools at its end, and one after the pooling, are behind the last map.
+        ([conv(4, 2), nn.Sequential(conv(10), nn.ReLU(), nn.AdaptiveAvgPool2d(1))], ["part0"]),
+        ([conv(4, 2), nn.AdaptiveAvgPool2d(1), nn.LazyConv2d(8, 1), nn.ReLU()], ["part0"]),
+        ([conv(4, 2), lambda x: x.mean((2, 3), keepdim=True), nn.LazyConv2d(8, 1)], ["part0"]),
+        # A valid convolution takes places off.
+        ([nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 5), nn.ReLU()], ["part1", "part3"]),
+        ([conv(4, 2), *[nn.ReLU()] * 2, conv(8)], ["part3"]),  # the ReLU that runs twice is left out
+        ([conv(4), lambda x: x.permute(0, 2, 3, 1), nn.LayerNorm(4), lambda x: x[:, ::2, ::2], nn.Linear(4, 8),
+          lambda x: x.permute(0, 3, 1, 2)], ["part2", "part4"]),
+    ],
+)  # fmt: skip
+def test_the_rule_in_networks_of_no_known_family(steps: list[Callable[..., Tensor]], expected: list[str]) -> None:
+    net = Chain(*steps).eval()
+    net(torch.rand(1, 3, 32, 32))  # lazy modules take their shapes
+    assert list(of_user(net).values()) == expected
+
+
+def test_a_branch_aside_is_no_part_of_the_trunk() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.gate, self.main, self.aside = conv(4), Gate(), conv(8, 2), nn.LazyConv2d(8, 1, 2)
+            self.wide, self.end = conv(4), conv(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x * self.gate(x)
+            y = self.main(x) + self.wide(x).mean()
+            return self.end(y + self.aside(x)).mean((2, 3))
+
+    net = Net().eval()
+    net(torch.rand(1, 3, 32, 32))
+    assert of_user(net) == {"C1": "stem", "C2": "end"}
+
+
+def test_a_network_of_no_maps_has_no_stages() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    with pytest.raises(
+        NoStages, match=r"mine has no stages C1\.\.Ck, because none of its modules .*`purity layers FILE"
+    ):
+        of_user(net)
+
+
+def test_a_subclass_is_of_its_parents_family() -> None:
+    class Mine(torchvision.models.AlexNet):  # type: ignore[misc]
+        pass
+
+    assert [module for module, _ in known(Mine()).values()] == [f"features.{i}" for i in (1, 4, 7, 9, 11)]
+
+
+def test_the_released_tiny_vgg(shared: Path) -> None:
+    spec: dict[str, object] = {}
+    exec((shared / "models/tiny_vgg.py").read_text(), spec)
+    net: nn.Module = spec["tiny_vgg"]()  # type: ignore[operator]
+    assert known(net.eval(), 32) == {"C1": ("relu2", (64, 32, 32)), "C2": ("relu4", (256, 16, 16))}
+    assert [tap.module for tap in resolve(net, "file", "net", ["conv:last", "pool:last"], (32, 32))] == [
+        "conv4", "maxpool2",
+    ]  # fmt: skip
 
 
 def test_the_users_resnet_of_the_shared_folder(shared: Path) -> None:
@@ -426,22 +455,19 @@ def test_command_prints_the_same_in_every_format(alexnet: CliRunner) -> None:
     assert [row["layer"] for row in rows if row["stage"]] == [f"features.{i}" for i in (1, 4, 7, 9, 11)]
     assert rows[1] == {
         "layer": "features.0", "type": "Conv2d", "channels": "64", "height": "55", "width": "55", "calls": "1",
-        "stage": "", "readings": "conv:C1", "problem": "",
+        "stage": "", "readings": "conv:C1", "problem": "", "layout": "channels first", "reason": "",
     }  # fmt: skip
     table = run().splitlines()
-    assert [line.split()[0] for line in table[2:]] == [row["layer"] for row in rows]
+    assert [line.split()[0] for line in table[2:-5]] == [row["layer"] for row in rows]
+    assert table[-1] == "C5 = features.11, before features.12 (13x13 to 6x6)."
     assert table[4].split() == ["features.1", "ReLU", "64", "x", "55", "x", "55", "1", "C1"]
     every = json.loads(run("--format", "json", "--all"))["layers"]
     assert [row["layer"] for row in every if row["channels"]] == [row["layer"] for row in rows]
     assert next(row for row in every if row["layer"] == "classifier.6")["problem"] == "gave (n, 1000)"
 
 
-def test_command_says_why_there_are_no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
+def test_command_shows_layouts() -> None:
     run = CliRunner().invoke(cli.command, ["timm:test_vit"])
-    assert re.search(r"^ *patch_embed\.proj +Conv2d +64 x 10 x 10 +1$", run.stdout, re.MULTILINE)
-    assert re.search(
-        r"^test_vit has no stages C1\.\.Ck, because blocks\.0, where C1 .* gave \(n, 101, 64\).*\n",
-        run.stdout,
-        re.MULTILINE,
-    )
+    assert re.search(r"^patch_embed\.proj +Conv2d +64 x 10 x 10 +1 ", run.stdout, re.MULTILINE)
+    assert re.search(r"^blocks\.5\.norm1 +LayerNorm +64 x 10 x 10, tokens 1 \+ 10x10 +1 +C1", run.stdout, re.MULTILINE)
+    assert re.search(r"^C1 = blocks\.5\.norm1, .* predicts from its class token\.", run.stdout, re.MULTILINE)
