@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,42 +111,22 @@ class _Suite:
         return tasks
 
 
-class _Watch(bench.Unwatched):
-    """Tells the images done at all checkpoints."""
-
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self.progress = progress
-        self.jobs = self.before = self.last = 0
-
-    def plans(self, tasks: Sequence[Task]) -> None:
-        self.jobs = len(tasks)
-
-    def begins(self, task: Task) -> None:
-        self.before, self.last = self.before + self.last, 0
-
-    def images(self, done: int, total: int) -> None:
-        self.last = total
-        self.progress(self.before + done, total * self.jobs)  # all are of the same images
-
-
 def score(
     checkpoints: Sequence[CheckpointFile],
     job: Job,
     folder: Path,
     *,
     threshold: float = 0.5,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> list[Result]:
     """Score `job` with the weights of every checkpoint, each into its folder in `folder`.
 
-    What is finished there is kept, and what is unfinished gone on from; `options` are those of `bench.Bench`.
-    `progress` is called with the images done at all checkpoints and their number in all. PurityError names the
-    checkpoint that failed, once the others are done.
+    What is finished there is kept, and what is unfinished is continued; `options` are those of `bench.Bench`.
+    PurityError names the checkpoint that failed, once the others are done.
     """
     suite = _Suite(checkpoints, job, threshold)
     with gathered(len(checkpoints)):
-        runs = bench.Bench(suite, folder, watch=_Watch(progress), name="purity epochs", **options).run()
+        runs = bench.Bench(suite, folder, name="purity epochs", **options).run()
     for one, outcome in zip(checkpoints, runs, strict=True):
         if outcome.result is None:
             raise PurityError(f"{one.path}: {outcome.error}")

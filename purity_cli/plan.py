@@ -131,10 +131,13 @@ def _square(value: Any) -> Any:
 
 
 def _colour(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
     try:
-        return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+        red, green, blue = (float(part) for part in value.split(","))
     except ValueError:
         raise PurityError(f"{value!r} is no colour: write three numbers, e.g. 0.485,0.456,0.406.") from None
+    return red, green, blue
 
 
 def _count(value: Any) -> Any:

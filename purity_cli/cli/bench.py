@@ -24,6 +24,10 @@ FAILED_JOBS = 3
 @click.argument("suite", metavar="SUITE.yaml", type=click.Path(dir_okay=False, path_type=Path))
 @options.output_option("Folder of the tables, with one inside for each job.  [default: results/SUITE]")
 @click.option("--data-dir", metavar="DIR", help="Where the named data sets lie, instead of where the suite says.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE",
+    help="A setting, written as in the suite: it holds for every job, as limit=100; again for more.",
+)  # fmt: skip
 @options.rate_option
 @options.fresh_option
 @click.option("--dry-run", is_flag=True, help="Only show what would run, and what is missing for it.")
@@ -41,8 +45,8 @@ FAILED_JOBS = 3
 @options.progress_option
 @options.format_option("What is printed; the files are always written.")
 def command(
-    suite: Path, output: Path | None, data_dir: str | None, rate: float, dry_run: bool, show_status: bool,
-    shard: str | None, layout: str, **how: Any,
+    suite: Path, output: Path | None, data_dir: str | None, changes: tuple[str, ...], rate: float,
+    dry_run: bool, show_status: bool, shard: str | None, layout: str, **how: Any,
 ) -> None:  # fmt: skip
     """Score the models of a suite, and write their table beside the paper's, and the page of `purity report`.
 
@@ -68,7 +72,7 @@ def command(
     if shard and (dry_run or show_status):
         raise click.UsageError("--dry-run and --status are of the whole suite: leave out --shard.")
     share = bench.Shard.parse(shard) if shard else bench.Shard.of_this_task()
-    chosen = read(suite)
+    chosen = read(suite).changed(changes)
     if options.is_given("rate"):
         chosen = chosen.model_copy(update={"rate": rate})
     if data_dir is not None:

@@ -59,10 +59,9 @@ def command(
     (job,) = options.make_jobs([model], settings, tuple(sorted({*STORED_GRID, threshold})))
     folder = output or Path("results", f"{slug(job)}_epochs")
     command_line = click.get_current_context().find_root().obj
-    with progress.images(model) as show:
-        results = epochs.score(
-            checkpoints, job, folder, threshold=threshold, progress=show, command=command_line, **how
-        )
+    with progress.bars() as bars:
+        watch = progress.SuiteProgress(bars)
+        results = epochs.score(checkpoints, job, folder, threshold=threshold, watch=watch, command=command_line, **how)
     steps = {one.epoch: folder / f"epoch{one.epoch:03}" for one in checkpoints}
     loggers.log_results(trackers, folder.name, steps, threshold)
     published = paper.published(results)

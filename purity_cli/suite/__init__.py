@@ -85,6 +85,8 @@ class Suite(Frozen):
     """The folder of its file."""
     _data_dir: str | None = PrivateAttr(None)
     """What stands for every data_dir."""
+    _for_all: SuiteEntry = PrivateAttr(SuiteEntry())
+    """Settings that hold for every job, whatever else is given."""
 
     @model_validator(mode="after")
     def _patterns_are_models(self) -> Self:
@@ -102,6 +104,30 @@ class Suite(Frozen):
         moved = self.model_copy()
         moved._data_dir = data_dir
         return moved
+
+    def changed(self, changes: Sequence[str]) -> Suite:
+        """The suite with `key=value` for each of `changes`, written as in its file; PurityError as for its file.
+
+        A setting of models holds for every job, whatever the file says.
+        """
+        given: dict[str, Any] = {}
+        for text in changes:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise PurityError(f"--set {text} gives no value: write key=value, as in limit=100.")
+            try:
+                given[key.strip()] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise PurityError(f"--set {text}: this is not YAML: {first_line(error)}.") from None
+        own = {key: given.pop(key) for key in [*given] if key in Suite.model_fields}
+        try:
+            for_all = SuiteEntry.model_validate(given)
+            suite = Suite.model_validate({**self.model_dump(exclude_unset=True), **own})
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise PurityError(f"--set {key}: {complaint(error, SuiteEntry.model_fields)}") from None
+        suite._base, suite._data_dir, suite._for_all = self._base, self._data_dir, for_all
+        return suite
 
     def expanded(self) -> Suite:
         """The suite with the models that its patterns mean in their place; those without a classifier are left out."""
@@ -129,7 +155,7 @@ class Suite(Frozen):
         for number, model in enumerate(self.models, 1):
             for dataset in self.datasets:
                 for settings in self.settings:
-                    parts = (self.defaults, dataset, settings, model)
+                    parts = (self.defaults, dataset, settings, model, self._for_all)
                     job = self.job_of(*parts)
                     # Of the paths as they are written: a folder's name does not depend on where the suite is run.
                     key = job.key()

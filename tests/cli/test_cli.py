@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,8 @@ import torchvision
 from PIL import Image
 
 from purity_cli import cli, store
-from purity_cli.cli import COMMANDS
+from purity_cli.cli import COMMANDS, options
+from purity_cli.plan import Job
 
 FEW = ["--limit", "30", "--device", "cpu"]
 
@@ -280,3 +282,47 @@ def test_an_interrupted_run_ends_with_130_and_without_a_traceback(photos: Path) 
     assert running.returncode == 130, err
     assert "Traceback" not in err
     assert "Interrupted" in err
+
+
+def test_the_options_are_the_fields_of_a_job() -> None:
+    own = {"model", "thresholds", "groups", "target"}
+    assert {*options.JOB_OPTIONS} - own == {*Job.model_fields} - own
+    command = cli.cli.get_command(click.Context(cli.cli), "score")
+    assert command
+    values = command.make_context("score", []).params
+    settings = {name: values[name] for name in options.JOB_OPTIONS if values[name] is not None}
+    assert options.make_jobs(values["models"], settings, Job().thresholds) == [Job()]
+
+
+SUITE = "defaults: {dataset: digits, limit: 6}\nmodels: [{model: tiny_vgg_10, limit: 9}]\n"
+
+
+def test_a_suite_takes_settings_that_hold_for_every_job(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(SUITE)
+    bench = ["bench", "mine.yaml", "--cache", "none", "--workers", "1"]
+    for name, changes in (("as it is", []), ("changed", ["--set", "limit=4", "--set", "rate=0.05"])):
+        assert cli.run([*bench, *changes, "-o", name]) == 0
+        (folder,) = (path for path in Path(name).iterdir() if path.is_dir())
+        assert store.read(folder).n_images == (9 if name == "as it is" else 4)
+    assert "F 5%" in capfd.readouterr().out
+    for wrong, says in (
+        ("limit=-4", "--set limit: .*greater"),
+        ("limt=4", "Did you mean limit"),
+        ("limit", "key=value"),
+    ):
+        assert cli.run([*bench, "--set", wrong]) == 1
+        assert re.search(says, capfd.readouterr().err)
+
+
+def test_progress_is_lines_of_json_for_programs(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(SUITE)
+    assert cli.run(["bench", "mine.yaml", "--cache", "none", "--progress", "json", "-o", "out"]) == 0
+    steps = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (done,) = (one for one in steps if one["event"] == "job")
+    assert (done["status"], done["images"], done["number"], done["of"], done["error"]) == ("scored", 9, 1, 1, None)
+    assert [(one["done"], one["total"]) for one in steps if one["event"] == "images"][-1] == (9, 9)
+    assert {one["level"] for one in steps if one["event"] == "message"} == {"info", "warning"}
+    assert cli.run(["score", "-m", "no", "--progress", "json"]) == 1
+    (error,) = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert error["level"] == "error"
+    assert "No model 'no'" in error["text"]

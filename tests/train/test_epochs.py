@@ -28,6 +28,7 @@ from purity_cli.figures import charts, drawing
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS
 from purity_cli.results import Result
+from purity_cli.suite import bench
 from purity_cli.views import cells
 from purity_cli.views import epochs as view
 from purity_cli.views.epochs import Trajectory
@@ -146,49 +147,48 @@ def test_every_checkpoint_is_scored_as_purity_score_does(measured: list[Result])
     assert not np.array_equal(counts[0], counts[1])
 
 
-def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    load = ArraySource.load
+class Watch(bench.Unwatched):
+    """Keeps what it is told of images; raises KeyboardInterrupt after so many calls."""
 
-    def counted(self: ArraySource, i: int, /) -> Image.Image:
-        seen.append(i)
-        return load(self, i)
+    def __init__(self, calls: int = 1000) -> None:
+        self.calls, self.told = calls, list[tuple[int, int]]()
 
-    monkeypatch.setattr(ArraySource, "load", counted)
-    told: list[tuple[int, int]] = []
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
-    epochs.score(
-        found,
-        Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4),
-        tmp_path / "out",
-        workers=1,
-        cache=tmp_path / "cache",
-        progress=lambda *done: told.append(done),
-    )
-    # The first is opened for its size as well, whenever names are resolved.
-    assert sorted(i for i in seen if i > 0) == list(range(1, 10))
-    assert told == [(done, 30) for done in (4, 8, 10, 14, 18, 20, 24, 28, 30)]
-
-
-def test_a_course_that_was_ended_goes_on_where_it_stopped(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
-    job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4, metrics=("rankme",))
-
-    def stop(done: int, total: int) -> None:
-        if done >= 14:
+    def images(self, done: int, total: int) -> None:
+        self.told.append((done, total))
+        if len(self.told) == self.calls:
             raise KeyboardInterrupt
 
+
+def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = ArraySource.decode
+
+    def counted(self: ArraySource, i: int, data: bytes, /) -> Image.Image:
+        decoded.append(i)
+        return decode(self, i, data)
+
+    monkeypatch.setattr(ArraySource, "decode", counted)
+    watch = Watch()
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
+    job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4)
+    epochs.score(found, job, tmp_path / "out", workers=1, cache=tmp_path / "cache", watch=watch)
+    # The first is opened for its size as well, whenever names are resolved.
+    assert sorted(i for i in decoded if i > 0) == list(range(1, 10))
+    assert watch.told == [(done, 10) for done in (4, 8, 10)] * 3
+
+
+def test_a_course_that_was_ended_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
+    found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
+    job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4, metrics=("rankme",))
     with pytest.raises(KeyboardInterrupt):
-        epochs.score(found, job, tmp_path / "out", workers=1, progress=stop)
+        epochs.score(found, job, tmp_path / "out", workers=1, watch=Watch(4))
     (unfinished,) = (tmp_path / "out").glob("*/partial-*.safetensors")
     assert unfinished.parent.name == "epoch020"
     before = (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns
-    told: list[tuple[int, int]] = []
-    got = epochs.score(found, job, tmp_path / "out", workers=1, progress=lambda *done: told.append(done))
+    watch = Watch()
+    got = epochs.score(found, job, tmp_path / "out", workers=1, watch=watch)
     assert (tmp_path / "out" / "epoch003" / store.STATES).stat().st_mtime_ns == before
-    assert len(told) == 2 + 3
+    assert len(watch.told) == 2 + 3
     whole = epochs.score(found, job, tmp_path / "other", workers=1)
     for one, other in zip(got, whole, strict=True):
         for ours, theirs in zip(one.layers, other.layers, strict=True):
