@@ -4,7 +4,7 @@
       purity score -m efficientnet_lite0 -d folder:../shared/data/imagenet-sample -l C1..last \\
         --resize $size --crop $size -o /tmp/size$size
     done
-    python -m benchmarks.rate /tmp/size* results/resnet20_cifar10-jpeg
+    python -m benchmarks.rate /tmp/size* results/efficientnet_lite0_imagenet-sample results/resnet20_cifar10-jpeg
 
 The jackknife's groups are samples of the images: the first k of 20 give what k / 20 of the images would have given. The
 table goes to `--out`, a row for every result, layer and number of images.
