@@ -151,7 +151,7 @@ def _choose(
     chosen = cam.of_files(files) if files else None
     if chosen and not options.is_given("dataset"):
         return chosen, chosen.source
-    place = {name: settings[name] for name in ("data_dir", "split")}
+    place = {name: settings.get(name) for name in ("data_dir", "split")}
     source = open_dataset(settings["dataset"], **place, download=download)
     if chosen is None and classes:
         chosen = cam.of_classes(source, [cam.find_class(source, name) for name in classes])
