@@ -194,19 +194,18 @@ def test_folders_without_results_are_left_out_of_several_and_said(
 
 def test_plot_draws_all_that_the_results_allow(two: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out = shown("plot", "stored", "-t", "0.3", capfd=capfd)
-    names = ["stages", "heatmap", "accuracy"]
+    names = ["stages", "heatmap", "accuracy", "sweep"]
     assert out.splitlines() == [f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")]
-    for name in names:
-        words = "".join(ElementTree.parse(f"figures/{name}.svg").getroot().itertext())
-        assert "at t = 0.3" in words
-        assert "photos, n = 400 images" in words
-    assert "n = 2, too few or too alike to correlate" in words
+    words = {name: "".join(ElementTree.parse(f"figures/{name}.svg").getroot().itertext()) for name in names}
+    assert all("photos, n = 400 images" in text for text in words.values())
+    assert [name for name in names if "at t = 0.3" in words[name]] == ["stages", "heatmap", "accuracy"]
+    assert "n = 2, too few or too alike to correlate" in words["accuracy"]
 
 
 def test_one_result_has_no_accuracy_plot_and_says_so(two: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plot", two[0], "-o", "one"]) == 0
     assert "needs two results or more" in capfd.readouterr().err
-    assert sorted(path.stem for path in Path("one").glob("*.png")) == ["heatmap", "stages"]
+    assert sorted(path.stem for path in Path("one").glob("*.png")) == ["heatmap", "stages", "sweep"]
     assert cli.run(["plot", two[0], "--figure", "accuracy"]) == 1
 
 
