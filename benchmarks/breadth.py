@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.walk import CNNS, HYBRIDS, OTHERS
 from purity_cli import run
 from purity_cli.errors import PurityError
+from purity_cli.layouts import Layout
 from purity_cli.models import SOURCES
 from purity_cli.pixels import normalise
 from purity_cli.plan import Job
@@ -55,7 +56,7 @@ def enliven(module: nn.Module) -> None:
             tensor.copy_(0.2 * (drawn - 0.5) if shifts else 0.5 + drawn)
 
 
-def reference(module: nn.Module, images: Tensor, taps: list[str]) -> dict[str, NDArray[Any]]:
+def reference(module: nn.Module, images: Tensor, taps: dict[str, Layout]) -> dict[str, NDArray[Any]]:
     """M (n, c) of each tap. What a tap hands on is a copy, so that the one kept is what nothing writes into."""
     kept: dict[str, Tensor] = {}
 
@@ -77,7 +78,8 @@ def reference(module: nn.Module, images: Tensor, taps: list[str]) -> dict[str, N
     found = {}
     for name, tensor in kept.items():
         assert tensor.grad is not None
-        pairs = zip(tensor.detach().numpy(), tensor.grad.numpy(), strict=True)
+        both = (taps[name].maps(each).numpy() for each in (tensor.detach(), tensor.grad))
+        pairs = zip(*both, strict=True)
         found[name] = np.stack([oracle.mass(b, g) for b, g in pairs])
     return found
 
@@ -97,7 +99,7 @@ def compare(name: str) -> dict[str, Any]:
     block = next(iter(run.pixels_of(plan, workers=1).blocks([0])))
     images = normalise(block.pixels, plan.preprocessing).contiguous(memory_format=plan.network.memory_format)
     layers = {layer.module: layer for layer in result.layers}
-    masses = reference(module.requires_grad_(False), images, list(layers))
+    masses = reference(module.requires_grad_(False), images, {tap.module: tap.layout for tap in plan.taps})
     counts, differ, where = 0, 0, []
     for path, layer in layers.items():
         expected = np.stack([(masses[path] > t).sum(0) for t in job.thresholds])

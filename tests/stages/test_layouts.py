@@ -35,7 +35,7 @@ def tokens(side: int, prefix: int = 0) -> Layout:
 
 
 def of_timm(name: str, **settings: Any) -> Callable[[], nn.Module]:
-    return lambda: timm.create_model(name, num_classes=7, **settings)  # type: ignore[no-any-return]
+    return lambda: timm.create_model(name, num_classes=7, **settings)
 
 
 def vit(name: str, **more: Any) -> Callable[[], nn.Module]:
@@ -204,7 +204,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.fixed in (None, x.shape[-1])
-        return self.layer(self.before(self.stem(x)))  # type: ignore[no-any-return]
+        return self.layer(self.before(self.stem(x)))
 
 
 def last(x: Tensor) -> Tensor:
