@@ -57,7 +57,7 @@ def legend(ax: Axes) -> list[str]:
 
 
 def xy(line: Line2D) -> tuple[list[float], list[float]]:
-    return np.asarray(line.get_xdata(), float).tolist(), np.asarray(line.get_ydata(), float).tolist()
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata(), float).tolist()
 
 
 def filled(ax: Axes) -> list[Line2D]:
@@ -348,7 +348,7 @@ def test_against_the_rate_each_point_stands_at_the_share_that_fires() -> None:
     line = next(line for line in ax.lines if str(line.get_label()).startswith("C1"))
     fired = one.layers[0].counts.sum((0, 2))
     shares = sorted(fired[fired > 0] / (400 * 24))
-    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), shares)
+    np.testing.assert_allclose(np.asarray(line.get_xdata()).astype(float), shares)
     assert ax.get_xscale() == "log"
 
 
@@ -356,5 +356,7 @@ def test_with_a_rate_figures_show_f_at_that_rate() -> None:
     rows = charts.at_rate(cells.frame([made.result("net", made.stages(2))], 0.5, 0.05))
     (ax,) = charts.stage_curve(rows).axes
     assert ax.get_ylabel() == "feature purity F at a firing rate of 5 %"
+    (drawn,) = ax.containers
+    assert isinstance(drawn, ErrorbarContainer)
     expected = [row["purity_rate"] for row in cells.rows([made.result("net", made.stages(2))], 0.5, 0.05)]
-    np.testing.assert_allclose(np.asarray(ax.containers[0].lines[0].get_ydata(), float), expected)
+    np.testing.assert_allclose(np.asarray(drawn.lines[0].get_ydata()).astype(float), expected)

@@ -20,6 +20,7 @@ from scipy import stats as scipy_stats
 import purity_cli
 from purity_cli import paper
 from purity_cli.errors import PurityError
+from purity_cli.paper.nearness import verdict
 from purity_cli.plan import Job
 from purity_cli.report import FORMATS, Report
 from purity_cli.results import Layer, Result
@@ -275,7 +276,7 @@ def test_equally_near_is_less_than_what_three_decimals_show(apart: float, said: 
         for reading, error in (("activation", 0.01), ("conv", 0.01 + apart))
         for i in (1, 2, 3)
     ]
-    assert said in paper.verdict(rows)
+    assert said in verdict(rows)
 
 
 def test_an_average_of_other_stages_is_not_set_beside_the_papers() -> None:
