@@ -335,7 +335,7 @@ def memory(times: Sequence[int] = (1, 5)) -> pd.DataFrame:
             size = sum(map(len, files.values())) / 2**20
             peaks = columns.setdefault(f"{len(files):,} images, {size:.0f} MiB", {})
             score = ("score", "--workers", "2", "-b", "16", "--fresh", "-o", str(place / "out"))
-            for kind, make in packing.KINDS.items():
+            for kind, make in packing.PACKINGS.items():
                 where = make(place / kind, files, **layouts.get(kind, {}))
                 peaks[kind] = peak_memory(*score, "-d", where, "--resize", "32", "--crop", "32")
             cached = ("-d", str(place / "folder"), "--resize", "64", "--crop", "64", "--cache", str(place / "cache"))

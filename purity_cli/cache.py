@@ -40,7 +40,7 @@ from PIL import features
 from purity_cli.datasets import ImageDataset
 from purity_cli.errors import PurityError, log
 from purity_cli.files import expanded, shown
-from purity_cli.pixels import Decoded, Pixels, size_of
+from purity_cli.pixels import Decoded, Pixels
 from purity_cli.plan import Preprocessing
 
 FORMAT = 2
@@ -163,11 +163,6 @@ class Cache:
         except OSError as error:
             self._stop(error)
 
-    @property
-    def shape(self) -> Shape | None:
-        """Of one image (h, w, 3); None where nothing is here yet."""
-        return self._files.shape if self._files else None
-
     def get(self, i: int) -> Decoded | None:
         """Image i; None where it is not here."""
         try:
@@ -191,18 +186,14 @@ class Cache:
         except OSError as error:
             self._stop(error)
 
-    def missing(self, shape: Shape) -> int:
-        """Bytes that the selection will add, if one image is of this shape."""
-        absent = len(self.selection) if self._files is None else self._files.absent(self.selection)
-        return absent * int(np.prod(shape))
-
     def _stamp(self, i: int) -> bytes:
         return hashlib.sha256(os.fsencode(self.source.stamp(i))).digest()[:16]
 
     def _announce(self, files: CacheFiles) -> None:
         """Say what will be added, or that there is no room for it."""
         self._announced = True
-        need, free = self.missing(files.shape), shutil.disk_usage(self.root).free
+        need = files.absent(self.selection) * int(np.prod(files.shape))
+        free = shutil.disk_usage(self.root).free
         if need and need + LEFT_FREE > free:
             self.filling = False
             log.warning(
@@ -248,12 +239,6 @@ class CachedPixels(Pixels):
             if isinstance(image.pixels, np.ndarray):
                 self.cache.put(i, image)
         return image
-
-
-def estimate(root: Path, source: ImageDataset, preprocessing: Preprocessing, selection: Sequence[int]) -> int:
-    """Bytes that a run over these images would add to the cache; decodes an image where only that tells its size."""
-    here = Cache(root, source, preprocessing, selection)
-    return here.missing(here.shape or (*(size_of(source, selection, preprocessing) or (0, 0)), 3))
 
 
 def size_text(count: float) -> str:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 GROUPS = {
     "purity_cli.metrics": "a purity_cli.metrics.Measure",
     "purity_cli.models": "a purity_cli.models.base.ModelLibrary",
-    "purity_cli.datasets": "a purity_cli.datasets.Family",
+    "purity_cli.datasets": "a purity_cli.datasets.DatasetKind",
     "purity_cli.formats": "a function from a purity_cli.report.Report to a text",
 }
 """The groups of entry points -> what an entry of each is."""

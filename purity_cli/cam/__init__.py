@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from purity_cli.datasets import ImageDataset, UnreadableImage
-from purity_cli.datasets.base import decode, fingerprint
+from purity_cli.datasets.base import fingerprint
+from purity_cli.datasets.decoding import decode
 from purity_cli.errors import PurityError, did_you_mean
 from purity_cli.models import failed
 from purity_cli.pixels import normalise, prepare

@@ -32,17 +32,17 @@ def command(name: str | None, data_dir: str | None, split: str | None, layout: s
 
 
 def _known() -> Report:
-    from purity_cli.datasets import FAMILIES
+    from purity_cli.datasets import KINDS
 
     facts = [
         {
-            "name": family.name,
-            "classes": family.classes,
-            "splits": family.splits or None,
-            "needs": family.needs if isinstance(family.needs, str) else family.needs(),
-            "about": family.about,
+            "name": kind.name,
+            "classes": kind.classes,
+            "splits": kind.splits or None,
+            "needs": kind.needs,
+            "about": kind.about,
         }
-        for family in FAMILIES.values()
+        for kind in KINDS.values()
     ]
     return _report(facts, "as found", [])
 

@@ -87,11 +87,11 @@ def _trained() -> tuple[str, ...]:
 
 def _recorded(checkpoints: Sequence[CheckpointFile], model: str, settings: dict[str, Any]) -> str:
     """The network, and in `settings` the images: as given, else as the training recorded them."""
-    from purity_cli.datasets import FAMILIES
+    from purity_cli.datasets import KINDS
 
     recipe: dict[str, Any] = next((one.about["recipe"] for one in checkpoints if "recipe" in one.about), {})
     if recipe and not options.is_given("dataset"):
-        if recipe["dataset"] not in FAMILIES:
+        if recipe["dataset"] not in KINDS:
             raise click.UsageError(f"The training was on {recipe['dataset']}: give its path with --dataset.")
         settings["dataset"] = recipe["dataset"]
     recorded: str = recipe.get("model", model)

@@ -11,7 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from purity_cli.datasets.base import ArraySource, Family, ImageDataset, choose_split, decode, with_split
+from purity_cli.datasets.base import ArrayImages, DatasetKind, ImageDataset, choose_split, with_split
+from purity_cli.datasets.decoding import decode
 from purity_cli.errors import PurityError
 from purity_cli.files import expanded
 from purity_cli.machine import impatient, why_not
@@ -48,11 +49,10 @@ def open_cifar10(data_dir: str | None, split: str | None, download: bool) -> Ima
         raise PurityError(
             f"{FOLDER} in {data_dir} is incomplete or damaged, for its checksums differ: remove it and {way_out}."
         ) from None
-    return ArraySource(
+    return ArrayImages(
         name=with_split("cifar10", chosen, SPLITS[0]),
         paths=[f"{chosen}/{i:05d}" for i in range(len(data))],
         labels=[int(label) for label in data.targets],
-        label_note=None,
         class_names=list(data.classes),
         kind="the python version",
         pixels=data.data,
@@ -70,11 +70,10 @@ def open_sample(data_dir: str | None, split: str | None, _: bool) -> ImageDatase
         files = {member.name: file.read() for member in tar if (file := tar.extractfile(member))}
     paths = sorted(files)
     class_names = sorted({path.partition("/")[0] for path in paths})
-    return ArraySource(
+    return ArrayImages(
         name=SAMPLE,
         paths=paths,
         labels=[class_names.index(path.partition("/")[0]) for path in paths],
-        label_note=None,
         class_names=class_names,
         pixels=np.stack([np.asarray(decode(files[path])) for path in paths]),
     )
@@ -94,11 +93,10 @@ def open_digits(data_dir: str | None, split: str | None, _: bool) -> ImageDatase
     positions = np.flatnonzero(in_test == (chosen == "test"))
     grey = np.rint(images[positions] * (255 / 16)).astype(np.uint8)
     enlarged = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in grey]
-    return ArraySource(
+    return ArrayImages(
         name=with_split("digits", chosen, SPLITS[0]),
         paths=[f"{chosen}/{position:04d}" for position in positions],
         labels=labels[positions].tolist(),
-        label_note=None,
         class_names=DIGITS,
         kind="images that this package carries",
         pixels=np.stack([np.asarray(image.convert("RGB")) for image in enlarged]),
@@ -111,8 +109,8 @@ def _asset(name: str, suffix: str, data_dir: str | None) -> BinaryIO:
     return io.BytesIO((resources.files("purity_cli") / "assets" / f"{name}{suffix}").read_bytes())
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
+KINDS: tuple[DatasetKind, ...] = (
+    DatasetKind(
         name="cifar10",
         open=open_cifar10,
         about="10,000 test images of 32x32 and 50,000 train images",
@@ -121,7 +119,7 @@ FAMILIES: tuple[Family, ...] = (
         needs=f"--data-dir with {FOLDER}, or --download",
         class_names=lambda: ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
     ),
-    Family(
+    DatasetKind(
         name=SAMPLE,
         open=open_sample,
         about="1,000 test images of CIFAR-10, 100 of each class: what is scored where no data set is named",
@@ -129,7 +127,7 @@ FAMILIES: tuple[Family, ...] = (
         splits=SPLITS[:1],
         needs="nothing: they ship with this package",
     ),
-    Family(
+    DatasetKind(
         name="digits",
         open=open_digits,
         about="1,797 handwritten digits, enlarged from 8x8 to 32x32: 540 test, 1,257 train",

@@ -1,34 +1,26 @@
-"""What every set of images gives: the contract `ImageDataset`, its decoding, and what families share."""
+"""What every set of images gives: the contract `ImageDataset`, images in memory and in files, and their splits."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
-from typing import Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from purity_cli.datasets.endings import FORMATS
+from purity_cli.datasets.decoding import UnreadableImage, decode
 from purity_cli.errors import PurityError, did_you_mean
 
 SPLITS = ("test", "val", "validation", "valid", "train")
 """What splits are called, the one taken by default first; train never is."""
-
-# PIL cuts these off at 255 without a word when it converts to RGB.
-CLIPPED = ("I", "F")
-
-
-class UnreadableImage(PurityError):
-    """One image that cannot be decoded; the text is the reason, in a few words, without its path."""
 
 
 class NoSplit(PurityError):
@@ -47,11 +39,11 @@ class ImageDataset(ABC):
     paths: Sequence[str]
     """Relative to where the images were said to be, with `/`; for errors and `run.json`, so that they can be written
     whatever bytes they are of (`files.shown`)."""
-    labels: Sequence[int] | None
+    labels: Sequence[int] | None = None
     """Class of each image, 0..len(class_names)-1; None where unknown."""
-    label_note: str | None
+    label_note: str | None = None
     """Why `labels` is None, as a clause."""
-    class_names: Sequence[str] | None
+    class_names: Sequence[str] | None = None
     """None where labels are unknown, or are numbers without names."""
     kind: str = field(default="", kw_only=True)
     """How the images lie there, in a few words: `class folders in a tar`."""
@@ -66,14 +58,7 @@ class ImageDataset(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over everything that decides which images and labels these are; see each source."""
-
-    def relabelled(self, labels: Sequence[int], class_names: Sequence[str]) -> Self:
-        """The same images with labels that count the classes of something else, a network. The fingerprint stays."""
-        other = copy.copy(self)
-        other.labels, other.class_names = labels, class_names
-        other.__dict__["fingerprint"] = self.fingerprint  # it is a cached property, of the images' own labels
-        return other
+        """SHA-256, in hex, that names this list of images and labels; see each data set for what it covers."""
 
     @abstractmethod
     def read(self, i: int, /) -> bytes:
@@ -91,12 +76,19 @@ class ImageDataset(ABC):
         """Image i, RGB; UnreadableImage where it cannot be read or decoded. Threads may call this at once."""
         return self.decode(i, self.read(i))
 
+    def relabelled(self, labels: Sequence[int], class_names: Sequence[str]) -> Self:
+        """The same images with labels that count the classes of something else, a network. The fingerprint stays."""
+        other = copy.copy(self)
+        other.labels, other.class_names = labels, class_names
+        other.__dict__["fingerprint"] = self.fingerprint  # it is a cached property, of the images' own labels
+        return other
+
 
 @dataclass(eq=False)
-class ArraySource(ImageDataset):
+class ArrayImages(ImageDataset):
     """Images that are in memory. The fingerprint covers every pixel."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] = field(kw_only=True)
     """(n, h, w, 3)."""
 
     @cached_property
@@ -111,11 +103,67 @@ class ArraySource(ImageDataset):
         return Image.frombytes("RGB", (width, height), data)
 
     def stamp(self, i: int, /) -> str:
-        return hashlib.sha256(self.pixels[i].tobytes()).hexdigest()
+        return hashlib.sha256(self.read(i)).hexdigest()
+
+
+class File(NamedTuple):
+    """One image file, wherever it lies."""
+
+    path: str
+    """Relative to the root of all files, with `/`."""
+    size: int
+    """Bytes."""
+    changed: int
+    """When the file, or the archive that it is in, last changed in any way: its ctime in ns, which no program sets."""
+    problem: str | None = None
+    """Why it cannot be read, where that is known without opening it."""
+    place: Any = None
+    """Where its bytes are, for its reader."""
+
+
+class Reader(Protocol):
+    """Gives a file's bytes; UnreadableImage where it cannot. Threads may call this at once."""
+
+    def read(self, file: File) -> bytes: ...
+
+
+@dataclass(eq=False)
+class FileImages(ImageDataset):
+    """Images in files, in a folder, an archive or tables.
+
+    The fingerprint covers each image's path below the folder of the images, its size in bytes and its label: it is
+    the same for a folder and a tar of it, wherever that lies. It does not notice a file whose content was changed
+    while its size was not; that is what `stamp` and `pixels.Block.digest` are for.
+    """
+
+    reader: Reader = field(kw_only=True)
+    files: Sequence[File] = field(kw_only=True)
+    root: str = field(kw_only=True)
+    """The whole path of what the files' paths are relative to."""
+    base: str = field(default="", kw_only=True)
+    """The folder of the images, relative to that."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        below = (file.path.removeprefix(f"{self.base}/") for file in self.files)
+        return fingerprint(below, (file.size for file in self.files), self.labels)
+
+    def read(self, i: int, /) -> bytes:
+        file = self.files[i]
+        if file.problem:
+            raise UnreadableImage(file.problem)
+        return self.reader.read(file)
+
+    def decode(self, i: int, data: bytes, /) -> Image.Image:
+        return decode(data, self.files[i].path)
+
+    def stamp(self, i: int, /) -> str:
+        file = self.files[i]
+        return f"{self.root}/{file.path} {file.size} {file.changed}"
 
 
 @dataclass(frozen=True)
-class Family:
+class DatasetKind:
     """A kind of data set: one row of `purity datasets`."""
 
     name: str
@@ -126,7 +174,7 @@ class Family:
     classes: int | None
     splits: tuple[str, ...]
     """The default first; empty where they depend on what is found."""
-    needs: str | Callable[[], str]
+    needs: str
     """What has to be there."""
     fits: Callable[[str], bool] | None = None
     """Whether the images at a path are of this kind; None where this is no kind of path but one set of images."""
@@ -159,33 +207,5 @@ def choose_split(owner: str, asked: str | None, there: Sequence[str], default: s
 
 
 def with_split(name: str, split: str | None, default: str | None) -> str:
-    """A source's name: with its split, unless that is the one taken by default."""
+    """A data set's name: with its split, unless that is the one taken by default."""
     return name if split == default else f"{name}-{split}"
-
-
-def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """The image in a file's bytes as torchvision's `pil_loader` gives it; UnreadableImage says what is wrong.
-
-    That is PIL's conversion to RGB: alpha is dropped, a palette looked up, the orientation in EXIF not applied, and
-    the first frame taken. Pixels of 16 or 32 bits, grey only, are refused: PIL would clip them.
-    """
-    if not data:
-        raise UnreadableImage("empty file")
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
-        if image.mode.startswith(CLIPPED):
-            raise UnreadableImage(f"16-bit or floating-point pixels (mode {image.mode}), which 8 bits would clip")
-        image.load()
-        # RGB has no use for it, and PIL would warn that it is lost.
-        image.info.pop("transparency", None)
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except (UnreadableImage, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImage(f"not an image of a known kind ({', '.join(FORMATS)}), or damaged at its start") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImage("so many pixels that PIL takes it for a decompression bomb") from None
-    except Exception as error:  # PIL's decoders raise anything on damaged files: OSError, SyntaxError, struct.error
-        text = str(error).strip()
-        reason = "truncated" if "truncated" in text.lower() else f"damaged ({text[:80] or type(error).__name__})"
-        raise UnreadableImage(reason) from None

@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from purity_cli.datasets.archive import open_archive
-from purity_cli.datasets.base import Family, ImageDataset, choose_split, with_split
-from purity_cli.datasets.classes import WNID
-from purity_cli.datasets.folder import open_tree, refuse_mixture, some
-from purity_cli.datasets.trees import FileSource, Tree
+from purity_cli.datasets.base import DatasetKind, ImageDataset, choose_split, with_split
+from purity_cli.datasets.folder import file_images, refuse_mixture
+from purity_cli.datasets.labels import WNID
+from purity_cli.datasets.readers import Tree, open_tree
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import expanded, read_text, shown, to_text
 from purity_cli.imagenet import class_names, wnids
@@ -47,37 +46,45 @@ def open_imagenet(data_dir: str | None, split: str | None, _: bool) -> ImageData
         raise PurityError(
             f"imagenet needs --data-dir: the folder that holds ILSVRC2012's validation images, or their tar{missing}."
         )
-    archive, tree = open_tree(data_dir)
+    tree = open_tree(data_dir)
     chosen = choose_split("imagenet", split, SPLITS, SPLITS[0])
     base = _find(tree, chosen)
-    if base is None and chosen == "val" and archive == "folder":
-        packed = next((path for name in PACKED if os.path.isfile(expanded(path := os.path.join(data_dir, name)))), None)
-        if packed:
-            archive, tree = open_archive(packed)
-            base = _find(tree, chosen)
+    packed = [path for name in PACKED if os.path.isfile(expanded(path := os.path.join(data_dir, name)))]
+    if base is None and chosen == "val" and packed:
+        tree = open_tree(packed[0])
+        base = _find(tree, chosen)
     if base is None:
-        raise PurityError(_nothing_found(tree, chosen))
+        places = ", ".join(place.format(split=chosen) for place in PLACES[:3])
+        raise PurityError(
+            f"{shown(tree.path)} holds no ImageNet {chosen} images, in class folders ({wnids()[0]}, ...) or flat, "
+            f"where they are looked for ({places}, {PACKED[0]}): give the folder in which they lie, or another --split."
+        )
     name = with_split("imagenet", chosen, SPLITS[0])
     folders = [folder for folder in tree.listing(base).folders if WNID.fullmatch(folder)]
-    inside = {folder: list(tree.walk(posixpath.join(base, folder))) for folder in folders}
-    if not any(inside.values()):
-        return _flat(name, tree, base, archive)
-    refuse_mixture(tree, base)
-    index = {wnid: k for k, wnid in enumerate(wnids())}
-    unknown = next((folder for folder in folders if folder not in index), None)
-    files, kind = [file for its in inside.values() for file in its], f"ILSVRC2012 in class folders in a {archive}"
-    if unknown:
-        note = f"class folder {unknown} is not one of ILSVRC2012's 1000 classes"
-        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
-    return FileSource.of(
+    inside = {file.path: folder for folder in folders for file in tree.walk(posixpath.join(base, folder))}
+    kind = f"ILSVRC2012 in class folders in a {tree.kind}"
+    if inside:
+        refuse_mixture(tree, base)
+        files = [file for folder in folders for file in tree.walk(posixpath.join(base, folder))]
+        found, order, what = list(inside.values()), "classes by their WordNet ids", "class folder"
+        labels, note = _to_classes([file.path for file in files], found, what)
+    else:
+        files = tree.listing(base).images
+        names = [posixpath.basename(file.path) for file in files]
+        labels, note = label_flat(names, Path(os.path.abspath(expanded(tree.path))) / base)
+        kind = f"ILSVRC2012 without class folders in a {tree.kind}"
+        order = "classes by their WordNet ids, from a list of labels or the images' names"
+    known = labels is not None
+    return file_images(
         name,
         tree,
         base,
         files,
         kind=kind,
-        labels={file.path: index[folder] for folder, its in inside.items() for file in its},
-        class_names=class_names(),
-        order="classes by their WordNet ids",
+        labels=dict(zip((file.path for file in files), labels, strict=True)) if labels is not None else None,
+        label_note=note,
+        class_names=class_names() if known else None,
+        order=order if known else None,
     )
 
 
@@ -92,61 +99,30 @@ def _find(tree: Tree, split: str) -> str | None:
     return None
 
 
-def _nothing_found(tree: Tree, split: str) -> str:
-    there = [other for other in SPLITS if other != split and _find(tree, other) is not None]
-    hint = f"pass --split {there[0]} for what is there" if there else "give the folder in which they lie"
-    places = [place.format(split=split) for place in PLACES[:3]]
-    looked = ", ".join(["itself", *places, PACKED[0]] if split == SPLITS[0] else places)
-    return (
-        f"{shown(tree.path)} holds no ImageNet {split} images, in class folders ({wnids()[0]}, ...) or flat, where "
-        f"they are looked for ({looked}): {hint}."
-    )
-
-
-def _flat(name: str, tree: Tree, base: str, archive: str) -> ImageDataset:
-    files = some(tree, tree.listing(base).images)
-    root = Path(os.path.abspath(expanded(tree.path)))
-    labels, note = label_flat([posixpath.basename(file.path) for file in files], root / base)
-    kind = f"ILSVRC2012 without class folders in a {archive}"
-    if labels is None:
-        return FileSource.of(name, tree, base, files, kind=kind, label_note=note)
-    return FileSource.of(
-        name,
-        tree,
-        base,
-        files,
-        kind=kind,
-        labels={file.path: label for file, label in zip(files, labels, strict=True)},
-        class_names=class_names(),
-        order="classes by their WordNet ids, from a list of labels or the images' names",
-    )
-
-
 def label_flat(names: Sequence[str], images: Path) -> tuple[list[int] | None, str | None]:
     """Labels of the images with these file names in the folder (or tar) `images`; else None and why.
 
     A file that carries its WordNet id in its name needs nothing else. Validation images are looked up by their number
     in the first of `READERS` that lies beside them or in a folder above. PurityError where that is damaged.
     """
-    index = {wnid: k for k, wnid in enumerate(wnids())}
     named = [found[1] if (found := NAMED.search(name)) else None for name in names]
     if all(named):
-        return _to_classes(names, named, index, "WordNet id in the name")
+        return _to_classes(names, named, "WordNet id in the name")
     places = (place for place in [images, *images.parents][: ABOVE + 1])
     source = next((path for place in places for name in READERS if (path := place / name).exists()), None)
     if source is None:
         return None, f"the images are in no class folders, and none of {', '.join(READERS)} lies beside or above them"
     table = read_table(source)
     numbers = [int(found[1]) if (found := VALIDATION.match(name)) else 0 for name in names]
-    return _to_classes(names, [table.get(number) for number in numbers], index, f"line in {source.name}")
+    return _to_classes(names, [table.get(number) for number in numbers], f"line in {source.name}")
 
 
-def _to_classes(
-    names: Sequence[str], found: Sequence[str | None], index: dict[str, int], what: str
-) -> tuple[list[int] | None, str | None]:
+def _to_classes(names: Sequence[str], found: Sequence[str | None], what: str) -> tuple[list[int] | None, str | None]:
+    """The number of each image's class, of which `found` is the WordNet id; else None and why."""
+    index = {wnid: k for k, wnid in enumerate(wnids())}
     wrong = next((name for name, wnid in zip(names, found, strict=True) if wnid not in index), None)
     if wrong is not None:
-        return None, f"{wrong} has no {what} that gives one of ILSVRC2012's 1000 classes"
+        return None, f"{shown(wrong)} has no {what} that gives one of ILSVRC2012's 1000 classes"
     return [index[wnid] for wnid in found if wnid], None
 
 
@@ -215,7 +191,7 @@ READERS: dict[str, Callable[[Path], dict[int, str]]] = {
 """Files that label the validation images by number, the first of them preferred."""
 
 
-FAMILY = Family(
+KIND = DatasetKind(
     name="imagenet",
     open=open_imagenet,
     about="ILSVRC2012's 50,000 validation photographs, or any part of them",

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from purity_cli.datasets.base import Family, ImageDataset, UnreadableImage, fingerprint
-from purity_cli.datasets.classes import number
-from purity_cli.datasets.pieces import DataFiles
-from purity_cli.datasets.trees import File, FileSource
+from purity_cli.datasets.base import DatasetKind, File, FileImages, ImageDataset
+from purity_cli.datasets.data_files import DataFiles
+from purity_cli.datasets.decoding import UnreadableImage
+from purity_cli.datasets.labels import COLUMNS, number
 from purity_cli.errors import PurityError, first_line
 from purity_cli.files import shown
 
@@ -25,8 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet",)
 IMAGES = ("image", "img", "jpg", "png", "webp", "picture", "photo")
-LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
-"""Names of columns, the preferred first, where Hugging Face's description does not tell."""
+"""Names of columns of images, the preferred first, where Hugging Face's description does not tell."""
 WINDOW, LARGE = 32, 2**22
 """Rows that are taken from a table at once, or as many as take so many bytes."""
 HELD, FEW = 2**25, 64
@@ -49,17 +45,15 @@ class Columns(NamedTuple):
 
 
 class Tables:
-    """Reads rows of parquet files by their places, some at a time.
+    """Reads rows of parquet files, some at a time; the place of each is its table, row group and row in that.
 
     A row group is read from its start on and only forwards, for it may be larger than memory, of which one of its pages
     takes up to twice its size; going back in it begins anew. A row is let go as soon as it was asked for, as an image
     is needed only once in a pass over them. What a row group cannot be read from on is remembered.
     """
 
-    def __init__(self, columns: Columns, places: dict[str, tuple[str, int, int]]) -> None:
-        self.columns, self._places = columns, places
-        """Of each image the table, the row group and the row in that."""
-        self._lock = Lock()
+    def __init__(self, column: str) -> None:
+        self._column, self._lock = column, Lock()
         self._held: dict[tuple[str, int, int], bytes | None] = {}
         """Rows that were read and not asked for, by their places, in the order in which they were read."""
         self._bytes = 0
@@ -70,11 +64,10 @@ class Tables:
         self._broken: dict[tuple[str, int], tuple[int, str]] = {}
 
     def read(self, file: File) -> bytes:
-        place = self._places[file.path]
         with self._lock:
-            if place not in self._held:
-                self._read_to(*place)
-            data = self._held.pop(place)
+            if file.place not in self._held:
+                self._read_to(*file.place)
+            data = self._held.pop(file.place)
             self._bytes -= len(data or b"")
         if data is None:
             raise UnreadableImage("its row holds no bytes")
@@ -86,10 +79,10 @@ class Tables:
             raise UnreadableImage(reason)
         try:
             if self._group != (table, group) or row < self._next:
-                self._cursor = _rows(_opened(table), group, self.columns.bytes)
+                self._cursor = _rows(_opened(table), group, self._column)
                 self._group, self._next = (table, group), 0
             while self._next <= row:
-                for data in _bytes_of(next(self._cursor), self.columns.bytes):
+                for data in _bytes_of(next(self._cursor), self._column):
                     self._hold((table, group, self._next), data)
                     self._next += 1
         except MemoryError:
@@ -111,66 +104,43 @@ class Tables:
             self._bytes -= len(self._held.pop(next(iter(self._held))) or b"")
 
 
-@dataclass(eq=False)
-class ParquetSource(FileSource):
-    """Images in tables. The fingerprint covers the tables' footers, in which the size and the place of every part of
-    them stands, and the images' paths and labels.
-    """
-
-    footers: Sequence[str]
-    """SHA-256, in hex, of the footer of each image's table."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint((file.path for file in self.files), self.footers, self.labels)
-
-
 def open_parquet(path: str | None, split: str | None, _: bool) -> ImageDataset:
     """The images of all tables behind `path`, table by table in the order of their rows."""
-    pieces = DataFiles(path or "", SUFFIXES)
-    if not pieces.files:
-        raise PurityError(f"{shown(path or 'parquet:')} stands for no .parquet: give a folder of them, or a pattern.")
-    name, tables = pieces.chosen(split)
+    data = DataFiles(path or "", SUFFIXES)
+    name, tables = data.chosen(split)
     columns = _columns(tables[0], _opened(tables[0]).schema_arrow)
-    places: dict[str, tuple[str, int, int]] = {}
-    files, stored, footers = list[File](), list[str | None](), list[str]()
+    files, stored = list[File](), list[str | None]()
     for table in tables:
-        opened, inner = _opened(table), pieces.inner(table)
+        opened, inner, status = _opened(table), data.inner(table), os.stat(table)
         there = {field.name for field in opened.schema_arrow}
         lacking = [c for c in (columns.bytes, columns.label) if c and c.partition(".")[0] not in there]
         if lacking:
             raise PurityError(f"{shown(inner)} has no column {lacking[0]}, which {shown(tables[0])} has: take it away.")
-        changed, footer = os.stat(table).st_ctime_ns, _footer(table)
-        names, labels = _small(opened, table, columns)
+        inside, labels = _small(opened, table, columns)
         stored += labels
-        footers += [footer] * len(names)
-        row = 0
-        for group in range(opened.num_row_groups):
-            for k in range(opened.metadata.row_group(group).num_rows):
-                place = posixpath.join(inner, f"row {row}", posixpath.basename(names[row] or ""))
-                files.append(File(place.rstrip("/"), 0, None, changed))
-                places[files[-1].path] = table, group, k
-                row += 1
+        sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+        places = ((table, group, k) for group, size in enumerate(sizes) for k in range(size))
+        for row, place in enumerate(places):
+            path = posixpath.join(inner, f"row {row}", posixpath.basename(inside[row] or ""))
+            files.append(File(path.rstrip("/"), status.st_size, status.st_ctime_ns, None, place))
     if not files:
-        raise PurityError(f"The tables in {shown(pieces.path)} have no rows: give others.")
+        raise PurityError(f"The tables in {shown(data.path)} have no rows: give others.")
     lacks = f"no label in column {columns.label}" if columns.label else "no column of labels"
-    numbers, names_, order, note, said = number(stored, shown(name), lacks)
+    numbers, names, order, note, said = number(stored, shown(name), lacks)
     if columns.names and numbers is not None and max(numbers) < len(columns.names):
-        names_, order = columns.names, "classes by the numbers and names that are stored"
-    return ParquetSource(
+        names, order = columns.names, "classes by the numbers and names that are stored"
+    return FileImages(
         name=shown(name),
         paths=[shown(file.path) for file in files],
         labels=numbers,
         label_note=note,
-        class_names=names_,
+        class_names=names,
         kind=f"{len(tables):,} parquet table{'s' if len(tables) != 1 else ''}",
         order=order,
         notes=(*columns.said, *said),
-        tree=Tables(columns, places),
+        reader=Tables(columns.bytes),
         files=files,
-        base="",
-        place=os.path.realpath(pieces.root),
-        footers=footers,
+        root=os.path.realpath(data.root),
     )
 
 
@@ -206,8 +176,8 @@ def _columns(table: str, schema: pa.Schema) -> Columns:
     struct = types.is_struct(schema.field(image).type)
     inside = [field.name for field in schema.field(image).type] if struct else []
     classes = [name for name, about in features.items() if about.get("_type") == "ClassLabel" and name in schema.names]
-    labels = classes or [name for name in LABELS if name in schema.names and _is_label(schema.field(name).type)]
-    label = next((name for name in LABELS if name in labels), labels[0] if labels else None)
+    labels = classes or [name for name in COLUMNS if name in schema.names and _is_label(schema.field(name).type)]
+    label = next((name for name in COLUMNS if name in labels), labels[0] if labels else None)
     said = tuple(
         f"{shown(table)} has the columns {', '.join(several)} for {what}: {taken} is taken."
         for what, several, taken in (("images", images, image), ("labels", labels, label))
@@ -276,16 +246,7 @@ def _bytes_of(batch: Any, column: str) -> list[bytes | None]:
     return [value and value["bytes"] for value in values] if column.endswith(".bytes") else values
 
 
-def _footer(table: str) -> str:
-    """SHA-256, in hex, of what stands at the end of a table: its length and a mark are its last eight bytes."""
-    with open(table, "rb") as file:
-        file.seek(-8, 2)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(-8 - length, 2)
-        return hashlib.sha256(file.read(length)).hexdigest()
-
-
-FAMILY = Family(
+KIND = DatasetKind(
     name="parquet:PATH",
     open=open_parquet,
     about="tables in Hugging Face's image layout, as ILSVRC/imagenet-1k: image {bytes, path} and label",

@@ -98,7 +98,7 @@ def resolve(
     batch_size = resolve_batch_size(job.batch_size, device, size)
     network = models.tried(network, size, batch_size=batch_size)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
-    source, no_labels, notes = datasets.labels_fit(
+    source, no_labels, notes = datasets.match_labels(
         source, network.name, network.num_classes, known_classes(network, job)
     )
     classifies = bool(network.num_classes)
@@ -131,7 +131,7 @@ def _warn(job: Resolved, guess: str | None, of_labels: Sequence[str]) -> None:
         taken = ", ".join(job.metrics)
         warnings.append(f"{network.name} predicts no class: there is neither purity nor accuracy, only {taken}.")
     warnings += [*source.notes, *(of_labels if job.classifies else ())]
-    warnings.append(datasets.seen_note(source, job.selection, job.job.limit))
+    warnings.append(datasets.limit_note(source, job.selection, job.job.limit))
     if job.classifies and job.label_note:
         warnings.append(f"No accuracy: {job.label_note}.")
     for sentence in filter(None, warnings):

@@ -190,12 +190,9 @@ def located(job: Job, base: Path) -> Job:
     changes = {}
     if job.data_dir:
         changes["data_dir"] = beside(base, job.data_dir)
-    kind, colon, path = job.dataset.partition(":")
-    family = datasets.FAMILIES.get(kind)
-    if family and colon and family.fits:
-        changes["dataset"] = f"{kind}:{beside(base, path)}"
-    elif not family and ("/" in job.dataset or os.path.exists(base / job.dataset)):
-        changes["dataset"] = beside(base, job.dataset)
+    kind, path = datasets.path_of(job.dataset)
+    if path and (kind or "/" in path or os.path.exists(base / path)):
+        changes["dataset"] = kind + beside(base, path)
     if found := re.fullmatch(r"(file:)?(.+\.py)(:.*)?", job.model):
         changes["model"] = (found[1] or "") + beside(base, found[2]) + (found[3] or "")
     if models.looks_like_file(job.weights) or os.path.exists(base / job.weights):

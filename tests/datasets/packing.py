@@ -84,7 +84,7 @@ def in_parquet(place: Path, files: Files, rows: int = 30, described: bool = True
     return str(place)
 
 
-KINDS: dict[str, Callable[..., str]] = {
+PACKINGS: dict[str, Callable[..., str]] = {
     "folder": in_folder, "tar": in_tar, "zip": in_zip, "shards": in_shards, "parquet": in_parquet,
 }  # fmt: skip
 """From a place that is not there yet and files to what `open_dataset` is given."""

@@ -33,9 +33,9 @@ from PIL import Image
 
 from purity_cli import cache as caching
 from purity_cli import cli
-from purity_cli.cache import Cache, CachedPixels, default_root, estimate
+from purity_cli.cache import Cache, CachedPixels, default_root
 from purity_cli.datasets import ImageDataset, open_dataset
-from purity_cli.datasets.base import ArraySource
+from purity_cli.datasets.base import ArrayImages
 from purity_cli.errors import PurityError
 from purity_cli.pixels import Block, Decoded, Pixels
 from purity_cli.plan import Preprocessing
@@ -68,13 +68,11 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def noise(n: int, size: tuple[int, int] = (12, 10)) -> ArraySource:
-    return ArraySource(
+def noise(n: int, size: tuple[int, int] = (12, 10)) -> ArrayImages:
+    return ArrayImages(
         name="noise",
         paths=[f"{i:03}" for i in range(n)],
         labels=[i % 3 for i in range(n)],
-        label_note=None,
-        class_names=None,
         pixels=np.random.default_rng(n).integers(0, 256, (n, *size, 3), dtype=np.uint8),
     )
 
@@ -349,7 +347,6 @@ def test_a_file_that_is_cut_short_in_use_is_done_without(name: str, tmp_path: Pa
     pixels = CachedPixels(source, range(8), CROPPED, root=folder, batch_size=5, workers=1)
     path = only_folder(folder) / name
     os.truncate(path, path.stat().st_size // 2)
-    assert pixels.cache.missing((1, 1, 1)) == (4 if name == caching.RECORDS else 0)
     assert_same(list(pixels.blocks()), expected)
     assert set(loads) == {4, 5, 6, 7}
 
@@ -495,28 +492,12 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path) -> None:
             list(pixels.blocks())
         says.extend(said)
 
-    assert estimate(tmp_path, source, CROPPED, range(20)) == 20 * 32 * 32 * 3
     blocks(20)
-    assert estimate(tmp_path, source, CROPPED, range(50)) == 30 * 32 * 32 * 3
     blocks(50)
-    assert estimate(tmp_path, source, CROPPED, range(50)) == 0
     blocks(50)
     assert len(says) == 2
     assert says[0].startswith(f"Caching noise in {only_folder(tmp_path)}: 61.4 KB, with ")
     assert ": 92.2 KB, with " in says[1]
-
-
-def test_an_estimate_needs_an_image_only_where_nothing_else_tells(photos: Path, tmp_path: Path) -> None:
-    source = open_dataset(str(photos))
-    loads = count_loads(source)
-    every = range(len(source))
-    assert estimate(tmp_path, source, Preprocessing(resize=(20, 30)), every) == 12 * 20 * 30 * 3
-    assert estimate(tmp_path, source, Preprocessing(resize=256, crop=(20, 31)), every) == 12 * 20 * 31 * 3
-    assert not loads
-    (photos / "cat" / "0.jpg").write_bytes(b"")
-    source = open_dataset(str(photos))
-    assert estimate(tmp_path, source, PLAIN, every) == 12 * 45 * 59 * 3
-    assert list(tmp_path.iterdir()) == [photos]
 
 
 def test_without_room_the_run_goes_on_uncached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

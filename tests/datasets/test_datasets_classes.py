@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from purity_cli import cli
-from purity_cli.datasets import chance_note, class_names, labels_fit, open_dataset, seen_note, select
-from purity_cli.datasets.base import ArraySource, UnreadableImage
-from purity_cli.datasets.classes import in_order
-from purity_cli.datasets.endings import ENDINGS, FORMATS, strange
+from purity_cli.datasets import chance_note, class_names, limit_note, match_labels, open_dataset, select
+from purity_cli.datasets.base import ArrayImages
+from purity_cli.datasets.decoding import ENDINGS, FORMATS, UnreadableImage, maybe_images
+from purity_cli.datasets.labels import in_order
 from purity_cli.errors import PurityError
 from purity_cli.imagenet import wnids
 from tests.datasets.test_datasets import labelled, pack, picture
 
 
-def made(labels: Sequence[int] | None, names: Sequence[str] | None) -> ArraySource:
+def made(labels: Sequence[int] | None, names: Sequence[str] | None) -> ArrayImages:
     n = len(labels or "1")
     paths, pixels = [f"{i:04}" for i in range(n)], np.zeros((n, 1, 1, 3), np.uint8)
-    return ArraySource("set", paths, labels, None if labels else "set has no labels", names, pixels)
+    return ArrayImages("set", paths, labels, None if labels else "set has no labels", names, pixels=pixels)
 
 
 # Order
@@ -91,7 +91,7 @@ def fitted(
 ) -> tuple[list[int] | None, str]:
     """The labels that result, None where there are none, and what is said."""
     source = made(labels, names)
-    fit = labels_fit(source, "net", classes, known)
+    fit = match_labels(source, "net", classes, known)
     assert fit.source.fingerprint == source.fingerprint
     assert source.labels == labels
     if fit.note is None and fit.source.class_names is not None:
@@ -122,8 +122,8 @@ def test_classes_that_do_not() -> None:
     _, why = fitted([0, 1], ["crane", "ox"], 3, ["crane", "ox", "crane"])
     assert why.endswith("net has several of this name: its 3 classes are crane, ox, crane")
     unlabelled = made(None, None)
-    assert labels_fit(unlabelled, "net", 10).note == "set has no labels"
-    assert labels_fit(made([0], ["a"]), "net", None).note == "net has no classes"
+    assert match_labels(unlabelled, "net", 10).note == "set has no labels"
+    assert match_labels(made([0], ["a"]), "net", None).note == "net has no classes"
 
 
 def test_classes_in_another_order_are_found_by_name() -> None:
@@ -232,13 +232,13 @@ def test_what_chance_says() -> None:
 def test_a_limit_that_sees_some_classes_only() -> None:
     source = made([0, 0, 1, 1, 2], ["a", "b", "c", "d"])
     for limit, expected in ((1, "1 of its 3"), (3, "2 of its 3"), (5, None), (None, None)):
-        said = seen_note(source, select(source, None, limit), limit)
+        said = limit_note(source, select(source, None, limit), limit)
         assert (expected in (said or "")) if expected else said is None
-    said = seen_note(source, select(source, 1, 2), 2)
+    said = limit_note(source, select(source, 1, 2), 2)
     assert said is not None
     assert said.startswith("--limit 2 takes the first images of set, and with them 2 of its 3 classes: use --per-class")
-    assert seen_note(source, select(source, 1, 3), 3) is None
-    assert seen_note(made(None, None), range(1), 1) is None
+    assert limit_note(source, select(source, 1, 3), 3) is None
+    assert limit_note(made(None, None), range(1), 1) is None
 
 
 # Endings
@@ -298,7 +298,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         (note,) = source.notes
         assert note.startswith(f"Left out in {path}: 5 files not named as images that are read (2 .heic, ")
         assert {"1 .cr2", "1 without ending", "1 hidden"} < set(note.split("(")[1].rstrip(").").split(", "))
-    assert not strange(["a.csv", "LICENSE", "._x.png", ".DS_Store"])
+    assert not maybe_images(["a.csv", "LICENSE", "._x.png", ".DS_Store"])
 
 
 # Links and names
@@ -321,7 +321,7 @@ def test_links_that_lead_into_each_other(tmp_path: Path) -> None:
     (tmp_path / "set" / "a" / "x").symlink_to(tmp_path / "set" / "b")
     assert labelled(open_dataset(str(tmp_path / "set"))) == {"a/1.png": 0, "a/x/1.png": 0, "b/1.png": 1}
     (tmp_path / "set" / "b" / "y").symlink_to(tmp_path / "set" / "a")
-    with pytest.raises(PurityError, match=r"The link a/x/y in .* leads back to a folder it is in: remove it\."):
+    with pytest.raises(PurityError, match=r"The link a/x/y in .* leads back to a folder above"):
         open_dataset(str(tmp_path / "set"))
 
 

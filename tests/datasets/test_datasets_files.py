@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.datasets.folder import pil_loader
 
 from purity_cli.datasets import UnreadableImage, open_dataset
-from purity_cli.datasets.base import decode
+from purity_cli.datasets.decoding import decode
 from tests.datasets.test_datasets import NOISE
 
 SIZE = (23, 17)
@@ -177,11 +177,11 @@ def test_files_that_go_or_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UnreadableImage, match=r"^No such file or directory$"):
         source.load(0)
 
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path: str, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # root, as whom tests may run, may read everything
-    with pytest.raises(UnreadableImage, match=r"^permission denied$"):
+    monkeypatch.setattr("builtins.open", refuse)  # root, as whom tests may run, may read everything
+    with pytest.raises(UnreadableImage, match=r"^Permission denied$"):
         source.load(1)
 
 

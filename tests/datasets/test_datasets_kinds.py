@@ -28,13 +28,12 @@ from pyarrow import parquet
 
 from purity_cli import cli, run, store
 from purity_cli.cli.datasets import command
-from purity_cli.datasets import FAMILIES, Family, ImageDataset, UnreadableImage, open_dataset, select
-from purity_cli.datasets.archive import ARCHIVES, Archive, ZipTree
-from purity_cli.datasets.base import ArraySource
+from purity_cli.datasets import KINDS, DatasetKind, ImageDataset, UnreadableImage, open_dataset, select
+from purity_cli.datasets.base import ArrayImages
 from purity_cli.errors import PurityError
 from purity_cli.plan import Job
 from purity_cli.results import Result
-from tests.datasets.packing import KINDS, in_folder, in_parquet, in_shards, in_zip
+from tests.datasets.packing import PACKINGS, in_folder, in_parquet, in_shards, in_zip
 from tests.datasets.test_datasets import labelled, member, pack, picture, png
 from tests.memory import PEAK
 from tests.run.test_ranks import torchrun
@@ -59,10 +58,10 @@ def pixels_of(source: ImageDataset, chosen: Sequence[int]) -> list[bytes]:
     return [source.load(i).tobytes() for i in chosen]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_every_kind_has_the_same_images_in_the_same_order(kind: str, tmp_path: Path) -> None:
     files = images()
-    source = open_dataset(KINDS[kind](tmp_path / "set", files))
+    source = open_dataset(PACKINGS[kind](tmp_path / "set", files))
     assert source.labels == [COLOURS.index(path.split("/")[0]) for path in files]
     expected = [Image.open(io.BytesIO(data)).tobytes() for data in files.values()]
     assert pixels_of(source, range(len(files))) == expected
@@ -84,11 +83,11 @@ def source_path(tmp_path: Path, kind: str) -> str:
     return str(tmp_path / "set" / "set.tar" if kind == "tar" else tmp_path / "set")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_one_damaged_image_is_named_and_the_others_are_read(kind: str, tmp_path: Path) -> None:
     files = images()
     files["green/04.jpg"] = files["green/04.jpg"][:300]
-    source = open_dataset(KINDS[kind](tmp_path / "set", files))
+    source = open_dataset(PACKINGS[kind](tmp_path / "set", files))
     unreadable = {}
     for i, path in enumerate(source.paths):
         try:
@@ -100,11 +99,11 @@ def test_one_damaged_image_is_named_and_the_others_are_read(kind: str, tmp_path:
     assert next(iter(unreadable)).endswith(name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_scores_are_the_same_to_the_bit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     plain = in_folder(tmp_path / "plain", images())
-    place = KINDS[kind](tmp_path / "set", images())
+    place = PACKINGS[kind](tmp_path / "set", images())
     found: list[list[dict[str, str]]] = []
     for path, cache in ((plain, "none"), (place, "none"), (place, "auto"), (place, "auto")):
         out = tmp_path / f"out{len(found)}"
@@ -132,7 +131,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tmp_path = tmp_path_factory.mktemp("kinds")
     files = images()
     files["blue/04.jpg"] = files["blue/04.jpg"][:300]
-    return {kind: make(tmp_path / kind, files) for kind, make in KINDS.items()}
+    return {kind: make(tmp_path / kind, files) for kind, make in PACKINGS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +146,13 @@ def test_two_processes_give_every_kind_the_counts_of_one(damaged: dict[str, str]
     ran = torchrun(2, "bench", "suite.yaml", "--output", "two", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     found = [store.read(path.parent) for path in sorted((tmp_path / "two").glob("*/states.safetensors"))]
-    assert len(found) == len(KINDS)
+    assert len(found) == len(PACKINGS)
     alone = run.score(run.resolve(job_of(damaged["folder"], per_class=9, limit=30)), workers=1)
     for result in found:
         assert_same(result, alone, places)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_a_run_that_was_cut_short_goes_on_to_the_same_counts(
     kind: str, damaged: dict[str, str], whole: Result, tmp_path: Path
 ) -> None:
@@ -229,8 +228,8 @@ def test_damage_in_a_zip(tmp_path: Path) -> None:
         except UnreadableImage as error:
             reasons.append((path, str(error)))
     assert [path for path, _ in reasons] == ["set/red/03.jpg"]
-    assert reasons[0][1].startswith("damaged in the zip (")
-    assert len(reasons[0][1]) < 100
+    assert reasons[0][1].startswith("damaged in the zip")
+    assert len(reasons[0][1]) < 150
 
 
 def test_an_encrypted_zip_and_one_that_leads_out(tmp_path: Path) -> None:
@@ -488,7 +487,7 @@ print(len(source), peak())
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_memory_does_not_follow_the_archive(kind: str, tmp_path: Path) -> None:
     """24 MB of images and 120 take the same: of neither more is kept than a few images, or those of a row group."""
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
@@ -497,7 +496,7 @@ def test_memory_does_not_follow_the_archive(kind: str, tmp_path: Path) -> None:
     peaks = []
     for count in (8, 40):
         names = [f"{COLOURS[4 * k // count]}/{k:02}.jpg" for k in range(count)]
-        place = KINDS[kind](tmp_path / str(count), {name: data.getvalue() + name.encode() for name in names})
+        place = PACKINGS[kind](tmp_path / str(count), {name: data.getvalue() + name.encode() for name in names})
         assert sum(file.stat().st_size for file in (tmp_path / str(count)).rglob("*")) > 2.9e6 * count
         ran = subprocess.run([sys.executable, "-c", PEAK + READ, place], capture_output=True, text=True, check=True)
         read, peak = map(int, ran.stdout.split())
@@ -509,39 +508,21 @@ def test_memory_does_not_follow_the_archive(kind: str, tmp_path: Path) -> None:
 # One entry each
 
 
-def test_a_named_set_and_an_archive_are_one_entry_each(
+def test_a_named_set_is_one_entry_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def opened(data_dir: str | None, split: str | None, download: bool) -> ImageDataset:
         pixels = np.random.default_rng(3).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-        return ArraySource("noise", [f"{i:02}" for i in range(20)], [i % 10 for i in range(20)], None, None, pixels)
+        return ArrayImages("noise", [f"{i:02}" for i in range(20)], [i % 10 for i in range(20)], pixels=pixels)
 
-    class Bundle(ZipTree):
-        """A zip behind four bytes of its own."""
-
-    def fits(path: str) -> bool:
-        return path.endswith(".bundle")
-
-    entry = Family("noise", opened, "noise of four colours", 10, ("test",), "nothing but patience")
-    monkeypatch.setitem(FAMILIES, "noise", entry)
-    monkeypatch.setitem(ARCHIVES, "bundle", Archive(Bundle, (".bundle",), fits))
-    (tmp_path / "set.bundle").write_bytes(b"MINE" + Path(in_zip(tmp_path / "set", images())).read_bytes())
-    (tmp_path / "x.txt").write_text("words")
-
+    monkeypatch.setitem(KINDS, "noise", DatasetKind("noise", opened, "noise", 10, ("test",), "nothing but patience"))
     shown = CliRunner().invoke(command, ["--format", "json"]).output
     rows = {row["name"]: row for row in json.loads(shown)["datasets"]}
     assert rows["noise"]["needs"] == "nothing but patience"
-    assert "tar or zip or bundle" in rows["folder:PATH"]["needs"]
-    shown = CliRunner().invoke(command, [str(tmp_path / "set.bundle"), "--format", "json"]).output
-    found = json.loads(shown)["datasets"][0]
-    assert (found["name"], found["kind"], found["images"]) == ("set", "class folders in a bundle", 44)
     with pytest.raises(PurityError, match=r"Did you mean noise\?"):
         open_dataset("noize")
-    with pytest.raises(PurityError, match="neither a folder nor a tar or zip or bundle"):
-        open_dataset(str(tmp_path / "x.txt"))
     monkeypatch.chdir(tmp_path)
-    for name in ("noise", "set.bundle"):
-        arguments = ["score", "-m", "tiny_vgg_10", "-d", name, "--resize", "32", "--crop", "32", "--device", "cpu"]
-        assert cli.run([*arguments, "-o", f"out-{len(name)}"]) == 0
-        assert (tmp_path / f"out-{len(name)}" / "purity.csv").is_file()
+    arguments = ["score", "-m", "tiny_vgg_10", "-d", "noise", "--resize", "32", "--crop", "32", "--device", "cpu"]
+    assert cli.run([*arguments, "-o", "out"]) == 0
+    assert (tmp_path / "out" / "purity.csv").is_file()
     assert "Traceback" not in capfd.readouterr().err

@@ -19,9 +19,9 @@ from purity_cli import cache as caching
 from purity_cli import cli, store
 from purity_cli.cli import progress
 from purity_cli.datasets import open_dataset
-from purity_cli.datasets.trees import FileSource
+from purity_cli.datasets.base import FileImages
 from purity_cli.results import Result
-from tests.datasets.packing import KINDS, classes_of, in_folder
+from tests.datasets.packing import PACKINGS, classes_of, in_folder
 from tests.run.test_ranks import torchrun
 
 OPTIONS: dict[str, dict[str, Any]] = {"shards": {"size": 40}, "parquet": {"rows": 200, "row_group_size": 100}}
@@ -46,7 +46,7 @@ def places(photographs: dict[str, bytes], tmp_path_factory: pytest.TempPathFacto
 
 
 def pack(files: dict[str, bytes], place: Path) -> dict[str, str]:
-    made = {kind: make(place / kind, files, **OPTIONS.get(kind, {})) for kind, make in KINDS.items()}
+    made = {kind: make(place / kind, files, **OPTIONS.get(kind, {})) for kind, make in PACKINGS.items()}
     # A suite scores sets of one name and content once, and the tar has both as well.
     return {**made, "zip": str(Path(made["zip"]).rename(place / "zip" / "zipped.zip"))}
 
@@ -73,7 +73,7 @@ def assert_same(ours: Result, theirs: Result) -> None:
         assert a.counts.sum() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_every_kind_has_the_same_photographs(
     kind: str, places: dict[str, str], photographs: dict[str, bytes], shared: Path
 ) -> None:
@@ -86,7 +86,7 @@ def test_every_kind_has_the_same_photographs(
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+@pytest.mark.parametrize("kind", [kind for kind in PACKINGS if kind != "folder"])
 def test_counts_are_those_of_the_folder(
     kind: str, part: str, places: dict[str, str], expected: dict[str, Result], tmp_path: Path
 ) -> None:
@@ -104,22 +104,22 @@ def test_a_part_is_scored_as_a_folder_of_it_alone(
     assert_same(score(alone, tmp_path / "out"), expected[part])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_a_cache_is_filled_and_then_read_alone(
     kind: str, places: dict[str, str], expected: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(self: FileSource, i: int, /) -> Image.Image:
+    def load(self: FileImages, i: int, /) -> Image.Image:
         pytest.fail(f"{self.paths[i]} was decoded again")
 
     monkeypatch.setattr(caching, "LEFT_FREE", 0)  # on a disk that is nearly full, too
     cache = ["--cache", str(tmp_path / "cache")]
     assert_same(score(places[kind], tmp_path / "filled", *cache), expected["all"])
-    monkeypatch.setattr(FileSource, "load", load)
+    monkeypatch.setattr(FileImages, "load", load)
     for part, options in PARTS.items():
         assert_same(score(places[kind], tmp_path / part, *cache, *options), expected[part])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_an_interrupted_run_goes_on_to_the_same_counts(
     kind: str, places: dict[str, str], expected: dict[str, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,7 @@ def test_two_processes_come_to_the_counts_of_one(
     ran = torchrun(2, "bench", "suite.yaml", "--output", "two", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     found = [store.read(path.parent) for path in (tmp_path / "two").glob(f"*/{store.STATES}")]
-    assert len(found) == len(KINDS) * len(PARTS)
+    assert len(found) == len(PACKINGS) * len(PARTS)
     assert {result.job.dataset for result in found} == {*places.values()}
     for result in found:
         part = "per class" if result.job.per_class else "limit" if result.job.limit else "all"
@@ -185,7 +185,7 @@ def damaged(
     # Kept as they are, so that the bytes of one photograph are nowhere but in its place.
     options = {**OPTIONS, "zip": {"compression": zipfile.ZIP_STORED}}
     options["parquet"] = {**OPTIONS["parquet"], "compression": "none"}
-    made = {kind: make(place / kind, photographs, **options.get(kind, {})) for kind, make in KINDS.items()}
+    made = {kind: make(place / kind, photographs, **options.get(kind, {})) for kind, make in PACKINGS.items()}
     for kind, where in made.items():
         files = [Path(where)] if os.path.isfile(where) else sorted(p for p in Path(where).rglob("*") if p.is_file())
         assert sum(overwrite(file, photographs[path]) for file in files) == 1, kind
@@ -201,7 +201,7 @@ def overwrite(file: Path, photograph: bytes) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PACKINGS)
 def test_one_damaged_photograph_is_named(
     kind: str, damaged: dict[str, str], photographs: dict[str, bytes], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -19,8 +19,8 @@ CODE = '''
 import torch
 from torch import nn
 
-from purity_cli.datasets import Family
-from purity_cli.datasets.base import ArraySource
+from purity_cli.datasets import DatasetKind
+from purity_cli.datasets.base import ArrayImages
 from purity_cli.metrics import Measure
 from purity_cli.metrics.accumulators import SecondMoments
 from purity_cli.models.base import ModelLibrary, ModelSpec
@@ -56,13 +56,13 @@ class Plain(ModelLibrary):
 def _open(data_dir, split, download):
     pixels = torch.randint(0, 256, (8, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     paths = tuple(f"{i}.png" for i in range(8))
-    return ArraySource(
+    return ArrayImages(
         name="noise", kind="noise", paths=paths, labels=None, label_note="none", class_names=None,
         pixels=pixels.numpy(),
     )
 
 
-noise = Family(name="noise", open=_open, about="eight images", classes=None, splits=(), needs="nothing")
+noise = DatasetKind(name="noise", open=_open, about="eight images", classes=None, splits=(), needs="nothing")
 
 
 def lines(report):

@@ -18,7 +18,7 @@ from hypothesis import given
 from rich.cells import cell_len
 
 from purity_cli import cli, figures, report, store, views
-from purity_cli.datasets import FAMILIES
+from purity_cli.datasets import KINDS
 from purity_cli.report import FORMATS, Column, Report, Table, console, number, text
 from purity_cli.views.layers import layers
 from tests.views import made
@@ -222,7 +222,7 @@ def test_a_new_format_is_one_entry(
     assert call(["show", folder, "--format", "shout"], capsys) == (0, "2 ROWS\n", "")
     assert call(["sweep-threshold", "--from", folder, "--format", "shout"], capsys) == (0, "38 ROWS\n", "")
     assert call(["diff", folder, folder, "--format", "shout"], capsys) == (0, "4 ROWS\n", "")
-    assert call(["datasets", "--format", "shout"], capsys) == (0, f"{len(FAMILIES)} ROWS\n", "")
+    assert call(["datasets", "--format", "shout"], capsys) == (0, f"{len(KINDS)} ROWS\n", "")
     assert call(["models", "bundled:tiny_vgg_10", "--format", "shout"], capsys) == (0, "1 ROWS\n", "")
     assert call(["layers", "tiny_vgg_10", "--format", "shout"], capsys) == (0, "11 ROWS\n", "")
     assert call(["cache", "list", "--cache", "empty", "--format", "shout"], capsys) == (0, "0 ROWS\n", "")

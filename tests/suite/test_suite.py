@@ -23,7 +23,7 @@ from PIL import Image
 from purity_cli import cli, datasets, locks, nets, run, store
 from purity_cli.cli.bench import command as bench_command
 from purity_cli.datasets import ImageDataset
-from purity_cli.datasets.trees import FileSource
+from purity_cli.datasets.base import FileImages
 from purity_cli.errors import PurityError
 from purity_cli.plan import STORED_GRID, Job
 from purity_cli.run.ranks import Ranks
@@ -622,8 +622,8 @@ def test_jobs_with_the_same_pixels_run_together_and_decode_once(
 ) -> None:
     """Six images, two kinds of pixels, five jobs in a mixed order: twelve decodes, by the same threads."""
     decoded = Counter[int]()
-    load = FileSource.load
-    monkeypatch.setattr(FileSource, "load", lambda self, i: (decoded.update([i]), load(self, i))[1])
+    load = FileImages.load
+    monkeypatch.setattr(FileImages, "load", lambda self, i: (decoded.update([i]), load(self, i))[1])
     pools = Counter[str]()
     init = threading.Thread.__init__
 

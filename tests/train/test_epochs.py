@@ -21,7 +21,7 @@ from scipy import stats
 from purity_cli import epochs, models, paper, run, store
 from purity_cli.cli import run as run_command
 from purity_cli.datasets import open_dataset
-from purity_cli.datasets.base import ArraySource
+from purity_cli.datasets.base import ArrayImages
 from purity_cli.epochs import CheckpointFile
 from purity_cli.errors import PurityError
 from purity_cli.figures import charts, drawing
@@ -161,13 +161,13 @@ class Watch(bench.Unwatched):
 
 def test_pixels_are_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    decode = ArraySource.decode
+    decode = ArrayImages.decode
 
-    def counted(self: ArraySource, i: int, data: bytes, /) -> Image.Image:
+    def counted(self: ArrayImages, i: int, data: bytes, /) -> Image.Image:
         decoded.append(i)
         return decode(self, i, data)
 
-    monkeypatch.setattr(ArraySource, "decode", counted)
+    monkeypatch.setattr(ArrayImages, "decode", counted)
     watch = Watch()
     found = epochs.number(epochs.find([f"{folder}/*.safetensors"]))
     job = Job(model="tiny_vgg_10", dataset="digits", limit=10, batch_size=4)

@@ -8,22 +8,22 @@ import os
 import re
 
 from purity_cli.datasets.base import SPLITS, NoSplit, choose_split, default_split, with_split
-from purity_cli.datasets.endings import is_image, is_systems
+from purity_cli.datasets.decoding import is_image, is_systems
 from purity_cli.errors import PurityError
 from purity_cli.files import natural, shown
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """webdataset's way to write many names: `shard-{000000..000099}.tar`."""
 MOST = 10**6
-"""Files that such a name may stand for, lest a slip of the pen fill the memory."""
+"""Files that such a name may stand for, because a mistyped range would fill the memory."""
 SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?=[^a-z]|$)")
 
 
 class DataFiles:
     """The files with one of `suffixes` behind a path: itself, those that a pattern names, or all in a folder.
 
-    They are in the order of their names, numbers in these by value. None where the path stands for anything else: a
-    folder with images in it is a folder of images.
+    They are in the order of their names, numbers in these by value. There are none where the path stands for anything
+    else: a folder with images in it is a folder of images.
     """
 
     def __init__(self, path: str, suffixes: tuple[str, ...]) -> None:
@@ -32,10 +32,8 @@ class DataFiles:
         self.is_folder = os.path.isdir(place)
         if self.is_folder:
             self.root, found = place, _inside(place, suffixes)
-        elif os.path.exists(place):
-            found = [place] if place.lower().endswith(suffixes) else []
         else:
-            names = _expanded(place)
+            names = {place} if os.path.exists(place) else _expanded(place)
             found = [name for name in names if os.path.exists(name)]
             self.missing = sorted(names - set(found)) if found else []
             found = found if all(name.lower().endswith(suffixes) for name in found) else []
@@ -52,9 +50,13 @@ class DataFiles:
         Files say their split in their names or in those of their folders; PurityError where some of them do not, and
         where a file is not there that was named.
         """
+        if not self.files:
+            raise PurityError(f"{shown(self.path)} stands for no such files: give a folder of them, or a pattern.")
         if self.missing:
             raise PurityError(f"{shown(self.missing[0])} is not there: bring it, or leave it out of the pattern.")
-        name = self._name()
+        single = len(self.files) == 1 and not self.is_folder
+        name = os.path.basename(os.path.abspath(self.files[0] if single else self.root))
+        name = (name.partition(".")[0] if single else name) or "images"
         splits = [_split_of(self.inner(file)) for file in self.files]
         there = [known for known in SPLITS if known in splits]
         if not there:
@@ -64,9 +66,9 @@ class DataFiles:
                 )
             return name, self.files
         if None in splits:
-            strange = self.inner(self.files[splits.index(None)])
+            other = self.inner(self.files[splits.index(None)])
             raise PurityError(
-                f"{shown(self.path)} has files of the splits {', '.join(there)}, and {shown(strange)}, which names "
+                f"{shown(self.path)} has files of the splits {', '.join(there)}, and {shown(other)}, which names "
                 "none: give a pattern of the files that are meant."
             )
         # Who names files means them.
@@ -74,12 +76,6 @@ class DataFiles:
         wanted = choose_split(shown(self.path), split, there, default)
         files = [file for file, its in zip(self.files, splits, strict=True) if its == wanted]
         return with_split(name, wanted, default), files
-
-    def _name(self) -> str:
-        """For tables: the folder's name, or a single file's own."""
-        single = len(self.files) == 1 and not self.is_folder
-        base = os.path.basename(os.path.abspath(self.files[0] if single else self.root))
-        return (base.partition(".")[0] if single else base) or "images"
 
 
 def _inside(place: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -90,10 +86,10 @@ def _inside(place: str, suffixes: tuple[str, ...]) -> list[str]:
     found = []
     for folder, folders, files in os.walk(place, onerror=refuse):
         folders[:] = sorted(name for name in folders if not is_systems(name))
-        seen = [name for name in files if not is_systems(name)]
-        if any(map(is_image, seen)):
+        visible = [name for name in files if not is_systems(name)]
+        if any(map(is_image, visible)):
             return []
-        found += [os.path.join(folder, name) for name in seen if name.lower().endswith(suffixes)]
+        found += [os.path.join(folder, name) for name in visible if name.lower().endswith(suffixes)]
     return found
 
 
@@ -113,7 +109,4 @@ def _expanded(pattern: str) -> set[str]:
 
 def _split_of(inner: str) -> str | None:
     """The split that a file's name says, or else the nearest of its folders'."""
-    for part in reversed(inner.lower().split("/")):
-        if found := SPLIT.search(part):
-            return found[1]
-    return None
+    return next((found[1] for part in reversed(inner.lower().split("/")) if (found := SPLIT.search(part))), None)
