@@ -253,9 +253,14 @@ def _csv_value(value: Value) -> str | float | None:
     return value if value is None or isinstance(value, (str, int, float)) else ";".join(value)
 
 
+SCHEMA = "purity-report/1"
+"""Of the JSON: the number grows where a key goes or changes its meaning, and stays where one is added."""
+
+
 def to_json(report: Report) -> str:
-    """An object with the facts, a list of objects for each table, and the notes; null for NaN."""
+    """An object with the facts, a list of objects for each table, and the notes; null for NaN. See docs/python.md."""
     found = {
+        "schema": SCHEMA,
         **report.facts,
         **{
             table.key: [{column.key: row.get(column.key) for column in table.data} for row in table.rows]

@@ -10,13 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import scipy.stats
 from PIL import Image
 
@@ -265,80 +263,3 @@ def test_cam_takes_files_checkpoints_models_and_channels() -> None:
     words = "\n".join(ElementTree.parse("channels.svg").getroot().itertext())
     assert re.search(r"channel \d", words)
     assert "of 4" in words
-
-
-# mistakes
-
-
-def _other_version() -> None:
-    Path("other").mkdir()
-    array = {"x": np.zeros(1, np.uint8)}
-    Path("other/states.safetensors").write_bytes(safetensors.numpy.save(array, {"format": "purity counts 99"}))
-
-
-def _twice() -> None:
-    for name in ("a", "b"):
-        store.write(made.result("net", made.stages(1)), Path("twice") / name)
-
-
-def _unreadable() -> None:
-    Path("bad.jpg").write_text("no picture")
-
-
-def _flat() -> None:
-    Path("flat").mkdir()
-    Image.new("RGB", (32, 32)).save("flat/a.png")
-
-
-MISTAKES: dict[str, tuple[list[str], int, str, Callable[[], None] | None]] = {
-    "sweep of nothing": (["sweep-threshold", "--from", "nowhere"], 1, "nowhere is not there: give", None),
-    "sweep of another version": (
-        ["sweep-threshold", "--from", "other"], 1, "purity counts 99, and this version reads", _other_version,
-    ),
-    "sweep of both": (["sweep-threshold", "--from", "x", "--limit", "3"], 2, "which --limit cannot change", None),
-    "bad grid": (["sweep-threshold", "--thresholds", "0.1-0.9"], 2, "write them as start:stop:step", None),
-    "grid above 1": (["sweep-threshold", "--thresholds", "0.5:1.5:0.5"], 2, r"must lie in \[0, 1\), not 1", None),
-    "bad ending": (["sweep-threshold", "--plot", "f.docx"], 1, "must end in .png, .svg, .pdf", None),
-    "plot of nothing": (["plot", "nowhere"], 1, "nowhere is not there", None),
-    "plot of another version": (["plot", "other"], 1, "purity counts 99", _other_version),
-    "plot of the same twice": (["plot", "twice"], 1, "twice/a and twice/b both hold net", _twice),
-    "plot of a threshold that was not counted": (
-        ["plot", "twice/a", "-t", "0.33"], 1, "no counts of net at .* 0.33", _twice,
-    ),
-    "plot of a layer that was not scored": (["plot", "twice/a", "-l", "C9"], 1, "No layer 'C9' was scored", _twice),
-    "cam of an unreadable image": (["cam", "-i", "bad.jpg"], 1, "bad.jpg cannot be read", _unreadable),
-    "cam of no image": (["cam", "-i", "none.jpg"], 1, "There is no image none.jpg", None),
-    "cam of an unknown class": (
-        ["cam", "-d", "digits", "-c", "nine"], 1, "digits has no class 'nine': it has 10, from 0 to 9", None,
-    ),
-    "cam of 500 images": (["cam", "-i", "500"], 1, "room for 16 rows, not for 500", None),
-    "cam of 0 images": (["cam", "-i", "0"], 2, "--images 0 shows nothing", None),
-    "cam of too many layers": (
-        ["cam", "-m", "efficientnet_lite0", "-w", "none", "-l", "blocks.*"], 1, "room for 12 columns, not for", None,
-    ),
-    "cam of other results": (["cam", "--from", "twice/a"], 1, "None of the results of --from is of layer1", _twice),
-    "cam from nothing": (["cam", "--from", "nowhere"], 1, "nowhere is not there", None),
-    "cam of models that do not pair": (
-        ["cam", "-m", "a", "-m", "b", "-w", "c", "-w", "d", "-w", "e"], 2, "2 --model and 3 --weights do not", None,
-    ),
-    "cam of files and classes": (["cam", "-i", "3", "-c", "3"], 2, "or else --class", None),
-    "channels of several layers": (["cam", "--channels", "2", "-l", "C1,C2"], 1, "one layer, not 2", None),
-    "channels without classes": (["cam", "--channels", "2", "-d", "flat"], 1, "--channels counts .* of a class", _flat),
-    "channels of a class that --limit cuts off": (
-        ["cam", "--channels", "2", "--limit", "1", "-i", "9"], 1, "--limit leaves no image of class", None,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_sentence(mistake: str, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments, code, answer, prepare = MISTAKES[mistake]
-    if prepare:
-        prepare()
-    assert cli.run(arguments) == code
-    out, err = capfd.readouterr()
-    errors = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    assert re.search(answer, errors[0])
-    assert "Traceback" not in err
-    assert out == ""

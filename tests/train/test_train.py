@@ -475,12 +475,6 @@ def test_nothing_half_written_is_left_when_the_disk_is_full(tmp_path: Path, monk
     assert files() == before
 
 
-@pytest.mark.parametrize("wrong", ["0,2", "a", "1,,2", "-1"])
-def test_command_needs_whole_positive_epochs(wrong: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert purity(["train", "--checkpoints", wrong]) == 2
-    assert "is no list of epochs" in capfd.readouterr().err
-
-
 def test_the_weights_that_ship() -> None:
     file = Path(purity_cli.__file__).parent / "assets/tiny_vgg_10_digits/tiny_vgg_10_epoch100.safetensors"
     about = json.loads(file.with_suffix(".json").read_text())
