@@ -29,7 +29,7 @@ from benchmarks.walk import CNNS, HYBRIDS, OTHERS
 from purity_cli import run
 from purity_cli.errors import PurityError
 from purity_cli.layouts import Layout
-from purity_cli.models import SOURCES
+from purity_cli.models import LIBRARIES
 from purity_cli.pixels import normalise
 from purity_cli.plan import Job
 from tests.core import oracle
@@ -41,7 +41,7 @@ def names() -> Iterator[str]:
     """One of each of timm's families, and all of the other libraries that are not of the largest."""
     yield from (f"timm:{name}" for name in (*CNNS, *HYBRIDS, *OTHERS))
     for source in ("torchvision", "pretrainedmodels"):
-        yield from (f"{source}:{name}" for name in SOURCES[source].names())
+        yield from (f"{source}:{name}" for name in LIBRARIES[source].names())
 
 
 def enliven(module: nn.Module) -> None:

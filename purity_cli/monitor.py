@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from purity_cli import stages
 from purity_cli.errors import PurityError, log
 from purity_cli.metrics.accumulators import FiringCounts, LayerBatch
-from purity_cli.models.from_file import bare
+from purity_cli.models import bare
 from purity_cli.plan import STORED_GRID, check_rate, check_thresholds
 from purity_cli.purity import MapStatistics, map_statistics
 from purity_cli.stats import ENOUGH, RATE, feature_purity, purity_at_rate

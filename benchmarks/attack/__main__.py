@@ -43,7 +43,7 @@ def warm() -> None:
 
     for name in COMMANDS:
         cli.get_command(None, name)  # type: ignore[arg-type]
-    for source in purity_cli.models.SOURCES.values():
+    for source in purity_cli.models.LIBRARIES.values():
         source.names()
     assert all((pandas, rich, scipy, timm, torchvision, matplotlib))
 

@@ -55,7 +55,7 @@ def command(model: str, weights: str, size: tuple[int, int] | None, everything: 
 
     network = models.load(model, weights, headless=True)
     size = size or network.input_size
-    network = models.tried(network, size, scored=False)
+    network = models.validate(network, size, scored=False)
     found = stages.layers(network.module, network.source, network.name, size)
     shown = [layer for layer in found if everything or layer.shape]
     notes = [f"{layer.stage} = {layer.module}, {layer.reason}." for layer in found if layer.stage]

@@ -10,18 +10,18 @@ import click
 from purity_cli.cli import console, options
 
 if TYPE_CHECKING:
-    from purity_cli.models import ModelEntry
+    from purity_cli.models.listing import ModelEntry
     from purity_cli.report import Table
 
 
 class ModelsCommand(click.Command):
-    """Its help ends with where models come from, which only the models themselves know."""
+    """Its help ends with the libraries that models come from."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from purity_cli.models import SOURCES
+        from purity_cli.models import LIBRARIES
 
-        with formatter.section("Sources"):
-            formatter.write_dl([(f"{name}:", source.about) for name, source in SOURCES.items()])
+        with formatter.section("Libraries"):
+            formatter.write_dl([(f"{name}:", library.about) for name, library in LIBRARIES.items()])
 
 
 @click.command("models", cls=ModelsCommand)
@@ -35,7 +35,7 @@ def command(pattern: str | None, here: bool, everything: bool, layout: str) -> N
     PATTERN is a glob (resnet*), part of a name, or either behind a source (timm:*resnext*); with a dot it lists
     timm's weights one by one (resnet50.*). Without PATTERN every model is listed, its parameters uncounted.
     """
-    from purity_cli.models import COUNTED, catalogue
+    from purity_cli.models.listing import COUNTED, catalogue
     from purity_cli.report import Report
 
     found = catalogue(pattern, here=here)

@@ -1,4 +1,4 @@
-"""What every source of networks gives: a recipe, and the loaded `Network` that comes of it, frozen and finite."""
+"""What every library of networks gives: a `ModelSpec`, and the loaded `Network` that comes of it, frozen and finite."""
 
 from __future__ import annotations
 
@@ -7,38 +7,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from purity_cli.errors import PurityError, said
 from purity_cli.models.caches import WeightFile
-from purity_cli.models.checkpoints import Checkpoint
+from purity_cli.models.checkpoints import LAZY, Checkpoint
 from purity_cli.models.identity import digest_of_parts, replaced
 from purity_cli.plan import Preprocessing, Size
 
 # Of ImageNet's photographs, per channel.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LAZY = (UninitializedParameter, UninitializedBuffer)
 STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded network: in eval mode, frozen, float32, on the CPU. `trial.tried` makes it ready to score."""
+    """A loaded network: in eval mode, frozen, float32, on the CPU. `trial.validate` makes it ready to score."""
 
     module: nn.Module
     name: str
     """Canonical bare name, e.g. `resnet50`."""
     source: str
-    """A source's name."""
+    """The name of its library."""
     weights: str
-    """What was loaded: `IMAGENET1K_V1`, `tv_in1k`, a file's name, `none`, or what its source calls its own."""
+    """What was loaded: `IMAGENET1K_V1`, `tv_in1k`, a file's name, `none`, or what its library calls its own."""
     weights_sha256: str | None
     """SHA-256 of the weight file; None where none was read."""
     preprocessing: Preprocessing
@@ -48,7 +45,7 @@ class Network:
     input_size: Size
     """(h, w) after preprocessing."""
     num_classes: int | None = None
-    """The width of its logits, 0 where it gives none; None until `trial.tried` looked."""
+    """The width of its logits, 0 where it gives none; None until `trial.validate` looked."""
     notes: tuple[str, ...] = ()
     """What has to be said of it, one sentence each, apart from `preprocessing_note`."""
     memory_format: torch.memory_format = torch.channels_last
@@ -59,8 +56,6 @@ class Network:
     """What it gives in place of logits, and the way out; None where it gives those, or nobody looked."""
     largest_batch: int | None = None
     """1 where it takes one image at a time."""
-    code: Callable[[], tuple[Path, ...]] = tuple
-    """All files of the user's own code that it is made of, as of now; none for a library's network."""
     outputs: str = ""
     """Digest of what it gave in its trial; empty before that."""
 
@@ -85,45 +80,21 @@ class ModelInfo:
     """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """One row of `purity models`."""
-
-    name: str
-    source: str
-    parameters: int | None
-    """None where it was not counted: that takes building the network."""
-    input_size: Size | None
-    stages: tuple[str, ...] | None
-    """C1, C2, ...; empty where it has none, None where nobody looked."""
-    weights: tuple[str, ...]
-    """Names of the weights that are on this machine."""
-    classifies: bool
-    """False where all its weights lack a classifier, so that it cannot be scored."""
-
-    @property
-    def scorable(self) -> bool:
-        """False where it is known that `purity score` has no stages or no classes to work with."""
-        return self.classifies and self.stages != ()
-
-
 Builder = Callable[[Checkpoint | None], nn.Module]
 """Gives a network with these tensors, or freshly initialised where None; PurityError where they do not fit."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How one network is made with one set of weights; making a recipe downloads nothing."""
+    """How one network is made with one set of weights; making a spec downloads nothing."""
 
     build: Builder
     preprocessing: Preprocessing
     file: WeightFile | None
-    """Where the weights lie; None where the source has none for it."""
+    """Where the weights lie; None where the library has none for it."""
     note: str | None = None
     size: Size | None = None
     """(h, w) of the input where `preprocessing` does not say."""
-    code: Callable[[], tuple[Path, ...]] = tuple
-    """All files of the user's own code in it."""
     headless: str | None = None
     """Where it has no classifier: that it has none, and the way to one, in a sentence."""
 
@@ -145,7 +116,7 @@ class ModelLibrary(ABC):
     by_prefix: ClassVar[bool] = False
     """Whether its names are only known behind its own and a colon."""
     under: ClassVar[str | None] = None
-    """The source whose prefix may stand before its own."""
+    """The library whose prefix may stand before its own."""
 
     def names(self) -> list[str]:
         """Every network that can be listed: none where names are paths or the like."""
@@ -168,7 +139,7 @@ class ModelLibrary(ABC):
         return given if given in self.tags(name) else None
 
     @abstractmethod
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         """How to make `name` with the weights `tag`, one of `tags(name)`, or None where there are none."""
 
 
@@ -229,8 +200,8 @@ def freeze(module: nn.Module, name: str) -> None:
         module.eval().float()
     except Exception as error:  # a user's own methods, and PyTorch's for what torch.export made
         raise PurityError(
-            f"{name} cannot be put into eval mode and float32 ({said(error)}): return the network as it was before "
-            "torch.export, and with these methods of nn.Module."
+            f"{name} cannot be put into eval mode and float32 ({said(error)}): return a module that can be, "
+            "as it was before torch.export."
         ) from error
     for parameter in module.parameters():
         if not isinstance(parameter, LAZY):

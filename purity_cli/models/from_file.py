@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from purity_cli.errors import PurityError, did_you_mean, said
 from purity_cli.files import expanded
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD, ModelLibrary, ModelSpec, freeze, is_lazy, output_shape
-from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.fitting import fit
+from purity_cli.models.checkpoints import Checkpoint, fit
 from purity_cli.models.from_timm import declared
-from purity_cli.models.user_code import UserCode
+from purity_cli.models.trial import USUAL_SIZES
+from purity_cli.models.user_code import UserFolder, why
 from purity_cli.plan import Preprocessing
 
 REFERENCE = re.compile(r"(?P<path>.+\.py)(?::(?P<function>.*))?", re.DOTALL)
-# Tried in this order where the network does not say what it takes.
-USUAL_SIZES = (224, 32, 64, 28, 96, 299, 384)
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-"""Modules that run another, their `module`, whose keys and layers are the ones that people name."""
-
-
-class PrintsAside:
-    """Hooks around a network's forward: what it prints goes to stderr, lest it end up among the results."""
-
-    def __init__(self) -> None:
-        self._before: list[Any] = []
-
-    def begin(self, *_: object) -> None:
-        self._before.append(sys.stdout)
-        sys.stdout = sys.stderr
-
-    def end(self, *_: object) -> None:
-        if self._before:
-            sys.stdout = self._before.pop()
 
 
 class UserFile(ModelLibrary):
@@ -57,16 +35,23 @@ class UserFile(ModelLibrary):
     def shown(self, name: str) -> str:
         return name.rpartition(":")[2]
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         match = REFERENCE.fullmatch(name)
         assert match is not None, "as `find` gave it"
         path, function = expanded(match["path"]), match["function"] or ""
-        code = UserCode.of(path)
-        made = code.working(partial(_make, code, path, function))
-        # Only the network itself can say what it takes.
-        preprocessing, note = code.working(partial(_declared, made, function))
-        build = partial(_fill, made, code, f"{path.name}:{function}")
-        return ModelSpec(build, preprocessing, None, note, code=partial(code.code, made))
+        if not path.is_file():
+            raise PurityError(f"The model file {path} is not there: check the path given to --model.")
+        path = path.resolve()
+        folder = UserFolder.of(path)
+        made = _make(folder, path, function)
+        with folder.working(path):  # only the network itself can say what it takes
+            preprocessing, note = _declared(made, function)
+
+        def build(checkpoint: Checkpoint | None) -> nn.Module:
+            with folder.working(path):
+                return fit(made, checkpoint, f"{path.name}:{function}")
+
+        return ModelSpec(build, preprocessing, None, note)
 
 
 class InMemory(ModelLibrary):
@@ -79,7 +64,7 @@ class InMemory(ModelLibrary):
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         try:
             made = copy.deepcopy(bare(self.module)).cpu()
         except Exception as error:  # of modules' own methods, and PyTorch's for tensors with a history
@@ -87,19 +72,13 @@ class InMemory(ModelLibrary):
                 f"{name} cannot be copied, and is to stay as it is ({said(error)}): score what a function in a file "
                 "builds, FILE.py:FUNCTION."
             ) from error
-        made = unwrapped(made, name)
+        made = unwrapped_module(made, name)
         freeze(made, name)
         preprocessing, note = _declared(made, name)
-
-        def fill(checkpoint: Checkpoint | None) -> nn.Module:
-            if checkpoint is not None:
-                fit(made, checkpoint, name)
-            return made
-
-        return ModelSpec(fill, preprocessing, None, note)
+        return ModelSpec(lambda checkpoint: fit(made, checkpoint, name), preprocessing, None, note)
 
 
-def called(module: nn.Module) -> str:
+def name_in_memory(module: nn.Module) -> str:
     """What a network in memory is called: as timm says, or by its class."""
     return str(_cfg(bare(module)).get("architecture") or type(bare(module)).__name__)
 
@@ -111,30 +90,32 @@ def _cfg(module: nn.Module) -> Mapping[str, Any]:
     return cfg if isinstance(cfg, Mapping) else {}
 
 
-def _make(code: UserCode, path: Path, function: str) -> nn.Module:
-    make = _function(code.module, path, function)
+def _make(folder: UserFolder, path: Path, function: str) -> nn.Module:
+    module = folder.module(path)
+    make = getattr(module, function, None) if function else None
+    if not callable(make):
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        found = [name for name in own if callable(getattr(module, name)) and not name.startswith("_")]
+        wanted = f"has no function {function!r}" if function else "needs to be followed by a function's name"
+        raise PurityError(
+            f"{path} {wanted}: it has {', '.join(found) or 'none'}; write e.g. --model "
+            f"{path}:{found[-1] if found else 'function'}.{did_you_mean(function, found)}"
+        )
     try:
-        module = make()
+        with folder.working(path):
+            made = make()
     except (Exception, SystemExit) as error:
-        called = f"{path}:{function}()"
-        if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is None:
-            raise PurityError(
-                f"{called} failed ({said(error)}): give a function that works without arguments."
-            ) from error
-        raise PurityError(f"{called} {code.why(error, 'as it is called')}") from error
-    if not isinstance(module, nn.Module):
-        raise PurityError(f"{path}:{function} returned a {type(module).__name__}: it must return a torch.nn.Module.")
-    module = unwrapped(module, f"{path}:{function}")
-    freeze(module, f"{path}:{function}")  # first of all: weights go into a network of float32, whatever it was built in
-    module.register_forward_pre_hook(code.folder.enter)
-    prints = PrintsAside()
-    module.register_forward_pre_hook(prints.begin)
-    module.register_forward_hook(prints.end, always_call=True)
-    return module
+        raise PurityError(f"{path}:{function}(), called without arguments, {why(error, 'as it is called')}") from error
+    if not isinstance(made, nn.Module):
+        raise PurityError(f"{path}:{function} returned a {type(made).__name__}: it must return a torch.nn.Module.")
+    made = unwrapped_module(made, f"{path}:{function}")
+    freeze(made, f"{path}:{function}")  # first of all: weights go into a network of float32, whatever it was built in
+    folder.attach(made)
+    return made
 
 
-def unwrapped(module: nn.Module, name: str) -> nn.Module:
-    """`module` without WRAPPERS, around it or inside, and not compiled; PurityError for TorchScript."""
+def unwrapped_module(module: nn.Module, name: str) -> nn.Module:
+    """`module` without wrappers, around it or inside, and not compiled; PurityError for TorchScript."""
     module = bare(module)
     for part in list(module.modules()):
         if isinstance(part, torch.jit.ScriptModule):
@@ -144,48 +125,25 @@ def unwrapped(module: nn.Module, name: str) -> nn.Module:
             )
         for child, inside in part._modules.items():
             part._modules[child] = None if inside is None else bare(inside)
-        _undo_compile(part)
+        # Compiled code takes no notice of hooks that come later: `net.compile()`, and a compiled `forward`.
+        part._compiled_call_impl = None
+        original: Any = getattr(part.forward, "_torchdynamo_orig_callable", None)
+        if original is not None:
+            part.forward = original if isinstance(original, MethodType) else MethodType(original, part)
     return module
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """`module` out of what is around it: WRAPPERS, and torch.compile's."""
-    if isinstance(module, WRAPPERS):
-        return bare(module.get_submodule("module"))
-    if type(module).__name__ == "OptimizedModule":  # torch.compile's, whose import takes seconds
-        return bare(module.get_submodule("_orig_mod"))
+    """`module` out of what runs another module and bears its keys and layers: parallel, averaged and compiled ones."""
+    # By their names, because their imports take seconds.
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    for wrapper, inside in (
+        ("DataParallel", "module"), ("DistributedDataParallel", "module"), ("AveragedModel", "module"),
+        ("OptimizedModule", "_orig_mod"),
+    ):  # fmt: skip
+        if wrapper in kinds:
+            return bare(module.get_submodule(inside))
     return module
-
-
-def _undo_compile(module: nn.Module) -> None:
-    """Compiled code takes no notice of hooks that come later: `net.compile()`, and a compiled `forward`."""
-    if module._compiled_call_impl is not None:
-        module._compiled_call_impl = None
-    original: Any = getattr(module.forward, "_torchdynamo_orig_callable", None)
-    if original is not None:
-        module.forward = original if isinstance(original, MethodType) else MethodType(original, module)
-
-
-def _fill(module: nn.Module, code: UserCode, name: str, checkpoint: Checkpoint | None) -> nn.Module:
-    if checkpoint is not None:
-        code.working(lambda: fit(module, checkpoint, name))
-    return module
-
-
-def _function(module: ModuleType, path: Path, function: str) -> Any:
-    found = [
-        name
-        for name, value in vars(module).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
-    make = getattr(module, function, None) if function else None
-    if callable(make):
-        return make
-    wanted = f"no function {function!r}" if function else "to be followed by a function's name"
-    there = f"it has {', '.join(found)}" if found else "it defines none"
-    example = f"{path}:{found[-1] if found else 'function'}"
-    verb = "has" if function else "needs"
-    raise PurityError(f"{path} {verb} {wanted}: {there}; write e.g. --model {example}.{did_you_mean(function, found)}")
 
 
 def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | None]:
@@ -196,7 +154,6 @@ def _declared(module: nn.Module, function: str) -> tuple[Preprocessing, str | No
             raise PurityError(
                 f"The pretrained_cfg of {function} is not as timm's are ({said(error)}): mend or remove it."
             ) from None
-    module.eval()
     sizes = () if is_lazy(module) else USUAL_SIZES
     size = next((size for size in sizes if output_shape(module, (size, size)) is not None), 224)
     guess = Preprocessing(resize=256 if size == 224 else size, crop=(size, size), mean=IMAGENET_MEAN, std=IMAGENET_STD)

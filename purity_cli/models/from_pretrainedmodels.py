@@ -16,8 +16,7 @@ from torch import nn
 from purity_cli.errors import PurityError
 from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import HubFile
-from purity_cli.models.checkpoints import Checkpoint, StateDict
-from purity_cli.models.fitting import fit
+from purity_cli.models.checkpoints import Checkpoint, StateDict, fit, unwrapped
 from purity_cli.plan import Preprocessing
 
 
@@ -31,7 +30,7 @@ class Pretrainedmodels(ModelLibrary):
     def tags(self, name: str) -> list[str]:
         return list(_library().pretrained_settings[name])
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         tag = tag or self.tags(name)[0]
         settings = _library().pretrained_settings[name][tag]
         build = partial(_build, name, tag, settings["num_classes"])
@@ -98,7 +97,7 @@ def _published(factory: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.M
     The library's factories know which, and put it right between downloading and returning.
     """
     try:
-        with _in_place_of_download(checkpoint.stripped()):
+        with _in_place_of_download(unwrapped(checkpoint.state)):
             return factory()
     except RuntimeError:  # the file is another network's
         return None

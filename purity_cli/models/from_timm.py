@@ -18,8 +18,7 @@ from purity_cli.errors import PurityError, said
 from purity_cli.files import expanded
 from purity_cli.models.base import Builder, ModelLibrary, ModelSpec, seeded
 from purity_cli.models.caches import WEIGHTS, HubFile, HuggingFaceFile, LocalFile, WeightFile
-from purity_cli.models.checkpoints import Checkpoint, StateDict
-from purity_cli.models.fitting import fit
+from purity_cli.models.checkpoints import Checkpoint, StateDict, fit, unwrapped
 from purity_cli.plan import Preprocessing, Size
 
 CONFIG = "config.json"
@@ -53,7 +52,7 @@ class Timm(ModelLibrary):
         by_file = (tag for tag, url in urls.items() if url and url.name == given)
         return super().tag_of(name, given) or next(by_file, None)
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         found = _configurations(name)
         chosen = found.get(tag or "") or next(iter(found.values()), None)
         cfg = dict(chosen.to_dict()) if chosen else {}
@@ -61,7 +60,7 @@ class Timm(ModelLibrary):
         other = f"`purity models '{name}.*'` lists other weights; or "
         make = partial(build, name, {"pretrained_cfg": tag or None}, f"timm's {name}")
         file = HuggingFaceFile(repo, url) if repo else url
-        return _recipe(make, cfg, file, f"{name}.{tag}" if tag else name, other)
+        return _spec(make, cfg, file, f"{name}.{tag}" if tag else name, other)
 
 
 class HuggingFace(ModelLibrary):
@@ -79,7 +78,7 @@ class HuggingFace(ModelLibrary):
     def tags(self, name: str) -> list[str]:
         return [name.partition("@")[2] or "main"]
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         repo, _, revision = name.partition("@")
         config = HuggingFaceFile(repo, names=(CONFIG,), revision=revision or None).fetch(f"hf-hub:{name}")
         return _saved(config, self.shown(name), name, HuggingFaceFile(repo, revision=revision or None))
@@ -100,7 +99,7 @@ class LocalFolder(ModelLibrary):
     def tags(self, name: str) -> list[str]:
         return ["saved"]
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         folder = expanded(name)
         if not (folder / CONFIG).is_file():
             there = "has none" if folder.is_dir() else "is not there"
@@ -129,10 +128,10 @@ def _saved(config: Path, shown: str, name: str, file: WeightFile) -> ModelSpec:
     if not known:
         raise PurityError(f"{config} names the network {architecture!r}, which this timm does not have: update timm.")
     settings = {"pretrained_cfg": cfg, "num_classes": cfg.get("num_classes"), **(arguments or {})}
-    return _recipe(partial(build, architecture, settings, f"timm's {architecture} in {shown}"), cfg, file, name)
+    return _spec(partial(build, architecture, settings, f"timm's {architecture} in {shown}"), cfg, file, name)
 
 
-def _recipe(make: Builder, cfg: Mapping[str, Any], file: WeightFile | None, name: str, other: str = "") -> ModelSpec:
+def _spec(make: Builder, cfg: Mapping[str, Any], file: WeightFile | None, name: str, other: str = "") -> ModelSpec:
     preprocessing, note = declared(cfg)
     headless = None
     if cfg.get("num_classes") == 0:
@@ -191,7 +190,7 @@ def build(name: str, settings: dict[str, Any], shown: str, checkpoint: Checkpoin
         fit(module, checkpoint, shown)
     except PurityError:
         # Files in their authors' layout: timm has a filter for each, which it applies as it loads.
-        converted = _converted(name, settings, checkpoint.stripped())
+        converted = _converted(name, settings, unwrapped(checkpoint.state))
         if converted is None:
             raise
         return converted

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.caches import HubFile
-from purity_cli.models.checkpoints import Checkpoint
-from purity_cli.models.fitting import fit
+from purity_cli.models.checkpoints import Checkpoint, fit
 from purity_cli.plan import Preprocessing
 
 # The keys of auxiliary heads, by network. Their builders reorder the input's channels' scale with pretrained weights.
@@ -43,7 +41,7 @@ class Torchvision(ModelLibrary):
             return str(members[wanted].name)
         return next((member.name for member in members if HubFile(member.url).name == given), None)
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         weights = _members(name)[tag]
         preset = weights.transforms()
         height, width = (*preset.crop_size, *preset.crop_size)[:2]
@@ -56,7 +54,7 @@ class Torchvision(ModelLibrary):
         )
         # A ViT holds a vector for every patch of its images, so their size belongs to the weights.
         settings = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
-        return ModelSpec(partial(_build, name, settings), preprocessing, HubFile(weights.url))
+        return ModelSpec(lambda checkpoint: _build(name, settings, checkpoint), preprocessing, HubFile(weights.url))
 
 
 def _members(name: str) -> Any:
@@ -77,6 +75,4 @@ def _build(name: str, settings: dict[str, Any], checkpoint: Checkpoint | None) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the slow initialisation of the two Inceptions
         module: nn.Module = get_model(name, weights=None, **settings)
-    if checkpoint is not None:
-        fit(module, checkpoint, f"torchvision's {name}")
-    return module
+    return fit(module, checkpoint, f"torchvision's {name}")

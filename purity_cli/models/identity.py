@@ -43,13 +43,19 @@ def digest_of_outputs(module: nn.Module, image: Tensor) -> str:
     computed in double precision and rounded, so that it is the same for any number of threads.
     """
     try:
-        doubled = replaced(module, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-        lines = _outputs(module, doubled, image.double(), digits=5)
+        lines = _outputs(module, in_double(module), image, digits=5)
     except Exception as error:  # a network may insist on float32
         if no_memory(error):
             raise
-        lines = _outputs(module, {}, image, digits=3)
+        lines = _outputs(module, module, image, digits=3)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def in_double(module: nn.Module) -> Callable[[Tensor], Any]:
+    """The network in double precision, as a function of float32 images; the module stays as it is."""
+    tensors = replaced(module, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    # Not tying the weights: PyTorch would put a tensor of two names back under the first alone.
+    return lambda images: torch.func.functional_call(module, tensors, images.double(), tie_weights=False)
 
 
 def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -65,7 +71,7 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> dict[str,
     return found
 
 
-def _outputs(module: nn.Module, tensors: dict[str, Tensor], image: Tensor, digits: int) -> list[str]:
+def _outputs(module: nn.Module, run: Callable[[Tensor], Any], image: Tensor, digits: int) -> list[str]:
     lines: list[str] = []
 
     def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -78,11 +84,11 @@ def _outputs(module: nn.Module, tensors: dict[str, Tensor], image: Tensor, digit
         for name, part in module.named_modules():
             if name and not list(part.children()):
                 stack.callback(part.register_forward_hook(partial(note, name)).remove)
-        # Not tying the weights: PyTorch would put a tensor of two names back under the first alone.
-        output = torch.func.functional_call(module, tensors, image.clone(), tie_weights=False)
+        output = run(image.clone())
     for tensor in _floats(output):
-        values = (tensor / tensor.abs().max().clamp_min(1e-30)).flatten().tolist()
-        lines.append(" ".join(f"{value:z.{digits}f}" for value in values[:1000]))
+        largest = float(tensor.abs().max())
+        values = (tensor / largest if largest else tensor).flatten().tolist()
+        lines.append(f"{largest:.{digits}e} " + " ".join(f"{value:z.{digits}f}" for value in values[:1000]))
     return lines
 
 

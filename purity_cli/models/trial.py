@@ -1,15 +1,13 @@
-"""One cheap trial of a loaded network on images of the size that it will be given, before anything is counted.
+"""What a network must give to be scored, tried on images of the size that it will be given, before anything is counted.
 
-It finds out how the network has to be run (memory format, one image at a time), where in its output the logits are, and
-whether its values are an image's own. What is wrong becomes one sentence.
+The contract (docs/python.md): RGB of the given size goes in, one row of logits per image comes out, the same whatever
+the other images and whatever chance. The trial also finds out how the network runs: memory format, one image at a time.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,22 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from purity_cli.errors import PurityError, no_memory, said
-from purity_cli.models import logits as logits_in
-from purity_cli.models.base import Network, check_finite, freeze, is_lazy, output_shape, seeded
-from purity_cli.models.from_file import USUAL_SIZES
-from purity_cli.models.identity import digest_of_outputs
+from purity_cli.machine import float32_of
+from purity_cli.models.base import Network, check_finite, freeze, is_lazy, seeded
+from purity_cli.models.identity import digest_of_outputs, in_double
 from purity_cli.plan import Size
 from purity_cli.recomputing import without_activation_checkpointing
 
+USUAL_SIZES = (224, 32, 64, 28, 96, 299, 384)
+"""Of images, tried in this order where a network does not say what it takes."""
 FORMATS = (torch.channels_last, torch.contiguous_format)
 PASSES = 30
 """Of one image through a network that draws random numbers: what is left to chance may come up in few of them."""
+COMPARED = 16
+"""Images of a block that are compared with what they give alone."""
 
 
-def tried(
+def validate(
     network: Network, size: Size, *, batch_size: int | None = None, scored: bool = True, seed: int = 0
 ) -> Network:
     """`network`, ready to run on images of `size` (h, w): complete, giving logits (n, classes), in the memory format
@@ -43,7 +43,7 @@ def tried(
     """
     with seeded(seed), without_activation_checkpointing():
         try:
-            return _try(network, _images(3, 3, size), batch_size, scored)
+            return _validated(network, _images(3, 3, size), batch_size, scored)
         except PurityError:
             raise
         except Exception as error:  # whatever a network's own code may raise, not in each pass
@@ -52,35 +52,64 @@ def tried(
             raise failed(network, error) from error
 
 
-def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool) -> Network:
+def failed(network: Network, error: Exception) -> PurityError:
+    """The sentence for what a network raised while it ran on images; to be raised from `error`."""
+    return PurityError(f"{network.name} failed as it ran ({said(error)}): --debug shows where.")
+
+
+def check_independent(network: Network, images: Tensor) -> None:
+    """PurityError where some of these images (n, 3, h, w) give other values together than alone.
+
+    The noise of the trial does not reach every branch of a network's code: real images may. Those that are most unlike
+    the others are compared: the darkest, the brightest, the least and the most certain.
+    """
+    images = images[:COMPARED]
+    if len(images) < 2 or network.largest_batch == 1:
+        return
+    with without_activation_checkpointing(), torch.no_grad(), float32_of("fp32"):
+        together = network.module(images.clone())
+        if not isinstance(together, Tensor) or len(together) != len(images):
+            return
+        light, certain = images.flatten(1).mean(1), together.flatten(1).softmax(1).amax(1)
+        rows = sorted({int(row) for value in (light, certain) for row in (value.argmin(), value.argmax())})
+        alone = torch.cat([network.module(images[row : row + 1].clone()) for row in rows])
+        if _differ(alone, together[rows], together) and _depends(network.module, images, rows):
+            raise PurityError(_dependent(network.name))
+
+
+def _validated(network: Network, images: Tensor, batch_size: int | None, scored: bool) -> Network:
     # The one in the middle, since a network may favour the first or the last of a batch.
     module, notes, image = network.module, list(network.notes), images[1:2]
     if is_lazy(module):
         _complete(network, image)
-    memory_format, values, cut, format_note = _first(network, image)
-    place, lacking = logits_in.find(network.name, values)
+    memory_format, output, format_note = _first(network, image)
+    images, image = (batch.contiguous(memory_format=memory_format) for batch in (images, image))
+    place, lacking = _find_logits(network.name, output)
     predicts = lacking is None and getattr(module, "num_classes", None) != 0
     if place is not None:
-        module.register_forward_hook(partial(logits_in.hand_on, place))
-        given, part = logits_in.kind(values), logits_in.where(place)
-        notes.append(f"{network.name} gives {given}, of which {part} is taken for the logits.")
-        values = logits_in.hand_on(place, module, None, values)
-    if scored and predicts:
-        _check_gradient(network, values, cut)
-    alone = values.detach() if isinstance(values, Tensor) else None  # what gives no tensor is not compared
+        module.register_forward_hook(partial(_hand_on, place))
+        shown = f"[{place}]" if isinstance(place, int) else place
+        notes.append(f"{network.name} gives {_kind(output)}, of which {shown} is taken for the logits.")
+        output = _hand_on(place, module, None, output)
+    if scored and predicts and not output.requires_grad:
+        raise PurityError(
+            f"The logits of {network.name} have no gradient, because its forward runs under torch.no_grad or "
+            "torch.inference_mode or detaches them: purity needs gradients, so remove that."
+        )
+    together, problem = None, None
     before = _drawn()
-    beside, problem = _several(module, images, memory_format) if alone is not None else (None, None)
-    passes = 1 if _drawn() == before else PASSES
+    if isinstance(output, Tensor):  # what gives no tensor is not compared
+        together, problem = _several(module, images)
+    chance = _drawn() != before
     if scored and predicts:
-        notes += _no_logits(network.name, values if beside is None else beside)
+        notes += _no_logits(network.name, output if together is None else together)
     if problem:
         notes.append(f"{network.name} takes one image at a time ({problem}), so the batch size is 1.")
-    elif scored and alone is not None and beside is not None and (passes > 1 or _differ(alone, beside)):
-        note = _depends(module, network.name, images, memory_format, batch_size, passes)
-        notes += [note] if note else []
+    elif scored and together is not None:
+        notes += _check_own_values(network.name, module, images, output.detach(), together, batch_size, chance)
     return replace(
         network,
-        num_classes=values.shape[1] if predicts else 0,
+        num_classes=output.shape[1] if predicts else 0,
         without_logits=lacking,
         memory_format=memory_format,
         format_note=format_note,
@@ -90,11 +119,6 @@ def _try(network: Network, images: Tensor, batch_size: int | None, scored: bool)
     )
 
 
-def failed(network: Network, error: Exception) -> PurityError:
-    """The sentence for what a network raised while it ran on images; to be raised from `error`."""
-    return PurityError(f"{network.name} failed as it ran ({said(error)}): --debug shows where.")
-
-
 def _images(n: int, channels: int, size: Size) -> Tensor:
     """Images in 0..1 of different brightness and contrast, so that one normalised beside others shows it."""
     images = torch.rand(n, channels, *size, generator=torch.Generator().manual_seed(0))
@@ -102,87 +126,123 @@ def _images(n: int, channels: int, size: Size) -> Tensor:
     return images
 
 
-def _run(module: nn.Module, image: Tensor, memory_format: torch.memory_format) -> tuple[Any, list[bool]]:
-    """The network's output, and of each innermost module that ran, in their order, whether what it gave is cut off:
-    autograd was at work, and does not link it to the image."""
-    module.to(memory_format=memory_format)
-    cut: list[bool] = []
-
-    def look(name: str, part: nn.Module, inputs: Any, output: Any) -> None:
-        linked = isinstance(output, Tensor) and output.requires_grad
-        cut.append(torch.is_grad_enabled() and not linked)
-
-    with _innermost(module, look):
-        leaf = image.contiguous(memory_format=memory_format).clone().requires_grad_()
-        return module(leaf.clone()), cut
-
-
-@contextmanager
-def _innermost(module: nn.Module, hook: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
-    """Have `hook` called whenever a module without others in it has run, with its path before what a hook is given."""
-    with ExitStack() as stack:
-        for name, part in module.named_modules():
-            if not list(part.children()):
-                stack.callback(part.register_forward_hook(partial(hook, name)).remove)
-        yield
-
-
 def _complete(network: Network, image: Tensor) -> None:
     """Have lazy modules take the shapes that one image gives them."""
     try:
         with torch.no_grad():
-            network.module(image)
+            network.module(image.clone())
     except Exception as error:
         raise _why(network, image, error) from error
     freeze(network.module, network.name)
     check_finite(network.module, network.name, network.weights)
 
 
-def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, list[bool], str | None]:
-    """The memory format in which the network runs forward and backward, what `_run` gives, and why the format is not
-    the first one."""
-    reason: str | None = None
-    broken: list[tuple[torch.memory_format, Any, list[bool], str | None]] = []
+def _first(network: Network, image: Tensor) -> tuple[torch.memory_format, Any, str | None]:
+    """The memory format in which the network runs forward and backward, what it gives, and why the format is not the
+    first one."""
+    because: str | None = None
+    runs: tuple[torch.memory_format, Any, str | None] | None = None
     for memory_format in FORMATS:
         try:
-            with torch.enable_grad():
-                output, cut = _run(network.module, image, memory_format)
-                failure = _backward_fails(output)
+            output, reason = _run(network.module, image, memory_format)
         except Exception as error:
             if no_memory(error):
                 raise
-            if memory_format == FORMATS[-1] and not broken:
+            if memory_format == FORMATS[-1] and runs is None:
                 raise _why(network, image, error) from error
-            failure = said(error)
+            reason = said(error)
         else:
-            if failure is None:
-                return memory_format, output, cut, reason
-            broken.append((memory_format, output, cut, reason))
-        reason = reason or failure
-    return broken[0]
+            if reason is None:
+                return memory_format, output, because
+            runs = runs or (memory_format, output, because)
+        because = because or reason
+    assert runs is not None
+    network.module.to(memory_format=runs[0])
+    return runs
 
 
-def _backward_fails(output: Any) -> str | None:
-    tensors = [tensor for _, tensor in logits_in.tensors(output) if tensor.requires_grad]
-    if not tensors:
-        return None
+def _run(module: nn.Module, image: Tensor, memory_format: torch.memory_format) -> tuple[Any, str | None]:
+    """The network's output, and why autograd does not go back from it to the image; None where it does.
+
+    Parameters take part in autograd, so that an output without a gradient is one that no layer can have.
+    """
+    module.to(memory_format=memory_format)
+    floats = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     try:
-        sum(tensor.sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+        for parameter in floats:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            leaf = image.contiguous(memory_format=memory_format).clone().requires_grad_()
+            output = module(leaf.clone())
+    finally:
+        for parameter in floats:
+            parameter.requires_grad_(False)
+    parts = [part for part in (output, *_parts(output).values()) if isinstance(part, Tensor) and part.requires_grad]
+    try:
+        if parts:
+            torch.autograd.grad(parts, leaf, [torch.ones_like(part) for part in parts], allow_unused=True)
     except Exception as error:
-        return said(error)
-    return None
+        if no_memory(error):
+            raise
+        return output, said(error)
+    return output, None
 
 
-def _several(module: nn.Module, images: Tensor, memory_format: torch.memory_format) -> tuple[Tensor | None, str | None]:
+def _parts(output: Any) -> dict[Any, Any]:
+    """What an output holds, by index or name."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, (tuple, list)):
+        return dict(enumerate(output))
+    return {"logits": getattr(output, "logits", None)}
+
+
+def _find_logits(name: str, output: Any) -> tuple[Any, str | None]:
+    """Where the logits (1, classes) of one image are in an output, if it isn't them itself; or why there are none."""
+
+    def is_row(part: Any) -> bool:
+        return isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point() and len(part) == 1
+
+    if is_row(output):
+        return None, None
+    found = [place for place, part in _parts(output).items() if is_row(part)]
+    found = ["logits"] if "logits" in found else found
+    if len(found) == 1:
+        return found[0], None
+    if found:
+        raise PurityError(
+            f"{name} gives {_kind(output)}, and {' and '.join(map(str, found[:4]))} could each be the logits: have it "
+            "return those alone."
+        )
+    return None, (
+        f"{name} gives {_kind(output)} for one image and no logits: return a row of them for each image, (n, classes), "
+        "e.g. by flatten(1) or by the mean over a map"
+    )
+
+
+def _hand_on(place: Any, _module: nn.Module, _images: Any, output: Any) -> Any:
+    """As a forward hook of the network: the logits in place of all that it gives."""
+    return _parts(output)[place]
+
+
+def _kind(output: Any) -> str:
+    """What an output is, in words."""
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)} of {str(output.dtype).removeprefix('torch.')}"
+    return f"a {type(output).__name__}"
+
+
+def _several(module: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None]:
     """What several images give; None, and why, where the network takes only one at a time."""
     try:
-        module.to(memory_format=memory_format)
         with torch.no_grad():
-            values = module(images.contiguous(memory_format=memory_format).clone())
+            values = module(images.clone())
     except Exception as error:
+        if no_memory(error):
+            raise
         return None, said(error)
     if not isinstance(values, Tensor) or values.ndim < 2 or len(values) != len(images):
-        return None, f"{len(images)} give {logits_in.kind(values)}"
+        return None, f"{len(images)} give {_kind(values)}"
     return values, None
 
 
@@ -212,128 +272,84 @@ def _no_logits(name: str, values: Tensor) -> list[str]:
     return []
 
 
-def _check_gradient(network: Network, logits: Tensor, cut: list[bool]) -> None:
-    # Where only a part at its beginning is cut off, the layers behind that can be read.
-    if logits.requires_grad or cut[-1:] == [True]:
-        return
-    raise PurityError(
-        f"The logits of {network.name} have no gradient, for its forward runs under torch.no_grad or "
-        "torch.inference_mode or detaches them: purity needs gradients, so remove that."
+def _check_own_values(
+    name: str, module: nn.Module, images: Tensor, alone: Tensor, together: Tensor, batch_size: int | None, chance: bool
+) -> list[str]:
+    """PurityError where the second image's values change from pass to pass, or with those beside it; a note on the
+    latter where each image is scored alone."""
+    differ = _differ(alone, together[1:2], together)
+    with torch.no_grad():
+        for _ in range(PASSES if chance else 1 if differ else 0):
+            if _differ(module(images[1:2].clone()), alone, together):
+                raise PurityError(
+                    f"{name} gives an image other values in each pass, whatever the batch: chance is at work in eval "
+                    "mode, such as dropout with training=True, and has to be switched off there."
+                )
+    if not differ or not _depends(module, images, [1]):
+        return []
+    if batch_size == 1:
+        return [f"The values of {name} depend on the batch; with a batch size of 1 each image is taken alone."]
+    raise PurityError(_dependent(name))
+
+
+def _dependent(name: str) -> str:
+    return (
+        f"The values of {name} depend on the batch: an image's change with those beside it. Give its normalisation "
+        "running statistics, let no branch depend on the batch, or take each image alone with --batch-size 1."
     )
+
+
+def _differ(some: Tensor, others: Tensor, of: Tensor, rounding: float = 1e-5, share: float = 1e-3) -> bool:
+    """Whether values of the same images differ by more than rounding and than a share of what lies between images."""
+    scale, spread = float(of.abs().max()), float((of - of[:1]).abs().max())
+    return float((some - others).abs().max()) > rounding * scale + share * spread
+
+
+def _depends(module: nn.Module, images: Tensor, rows: list[int]) -> bool:
+    """`_differ` of these images alone and together, in double precision: rounding, in a network that makes much of it,
+    is gone there."""
+
+    def differ(run: Callable[[Tensor], Tensor], rounding: float, share: float) -> bool:
+        together = run(images.clone())
+        alone = torch.cat([run(images[row : row + 1].clone()) for row in rows])
+        return _differ(alone, together[rows], together, rounding, share)
+
+    with torch.no_grad():
+        try:
+            return differ(in_double(module), 1e-10, 1e-3)
+        except Exception as error:  # it insists on float32
+            if no_memory(error):
+                raise
+        return differ(module, 1e-3, 1e-2)
 
 
 def _why(network: Network, image: Tensor, error: Exception) -> PurityError:
     """What keeps a network from running on an image, as far as other images show it, and the way out."""
     size: Size = (image.shape[-2], image.shape[-1])
 
-    def runs(images: Tensor) -> bool:
+    def runs(n: int, channels: int, size: Size) -> bool:
         try:
             with torch.no_grad():
-                network.module(images)
+                network.module(_images(n, channels, size))
         except Exception:
             return False
         return True
 
     convolutions = (part for part in network.module.modules() if isinstance(part, nn.Conv2d))
-    channels = next((part.in_channels for part in convolutions), None)
-    if channels not in (None, 3) and runs(_images(2, channels or 1, size)[:1]):
+    channels = next((part.in_channels for part in convolutions), 3)
+    if channels != 3 and runs(1, channels, size):
         plural = "channel" if channels == 1 else "channels"
         return PurityError(
             f"{network.name} takes images of {channels} {plural}, and purity gives it 3, red, green and blue: give a "
             "function whose network takes these, e.g. with a layer before it that makes one of the other."
         )
-    if runs(_images(2, 3, size)):
+    if runs(2, 3, size):
         return PurityError(
             f"{network.name} runs on two images and not on one ({said(error)}): keep the batch's axis, e.g. by "
             "flatten(1) in place of squeeze()."
         )
-    text = f"{network.name} does not run on an image of {size[0]}x{size[1]} ({said(error)})"
-    other = next((s for s in USUAL_SIZES if (s, s) != size and output_shape(network.module, (s, s)) is not None), None)
+    text = f"{network.name} does not run on a float32 image of {size[0]}x{size[1]} ({said(error)})"
+    other = next((side for side in USUAL_SIZES if (side, side) != size and runs(1, 3, (side, side))), None)
     if other:
         return PurityError(f"{text}, but on one of {other}x{other}: give --resize {other} --crop {other}.")
     return PurityError(f"{text}: --debug shows where.")
-
-
-def _differ(alone: Tensor, beside: Tensor) -> bool:
-    """Whether an image's logits alone and as the second of several differ by more than what rounding often makes."""
-    scale, spread = float(beside.abs().max()), float((beside[0] - beside[1]).abs().max())
-    return float((alone[0] - beside[1]).abs().max()) > 1e-5 * scale + 1e-3 * spread
-
-
-def _depends(
-    module: nn.Module,
-    name: str,
-    images: Tensor,
-    memory_format: torch.memory_format,
-    batch_size: int | None,
-    passes: int,
-) -> str | None:
-    """Whether the second image's values change with those beside it, or from pass to pass, by more than rounding: then
-    PurityError, or what to say where each image is scored alone."""
-    again, beside = _compare(module, images, memory_format, passes)
-    if again is None and beside is None:
-        return None
-    try:  # rounding, in a network that makes much of it, is gone in double precision
-        exact: nn.Module = copy.deepcopy(module).double()
-        again, beside = _compare(exact, images.double(), memory_format, passes)
-    except Exception:  # it cannot be copied, or insists on float32
-        pass
-    if again is not None:
-        raise PurityError(
-            f"{name} gives an image other values in each pass, whatever the batch, from {again} on: chance "
-            "is at work in eval mode, such as dropout with training=True, and has to be switched off there."
-        )
-    if beside is None:
-        return None
-    text = f"The values of {name} depend on the batch: from {beside} on, an image's change with those beside it"
-    if batch_size == 1:
-        return f"{text}; with a batch size of 1 each is taken alone."
-    raise PurityError(f"{text}. Give it running statistics, or take each image alone with --batch-size 1.")
-
-
-def _compare(
-    module: nn.Module, images: Tensor, memory_format: torch.memory_format, passes: int
-) -> tuple[str | None, str | None]:
-    """Where the values of the second image begin to differ from those it has alone: alone in as many further passes,
-    and beside others."""
-    module.to(memory_format=memory_format)
-    alone, together = (batch.contiguous(memory_format=memory_format) for batch in (images[1:2], images))
-    reference = _outputs(module, alone, 0)
-    others = (_first_other(module, reference, _outputs(module, alone, 0)) for _ in range(passes))
-    again = next((other for other in others if other), None)
-    return again, _first_other(module, reference, _outputs(module, together, 1))
-
-
-def _outputs(module: nn.Module, images: Tensor, place: int) -> dict[str, Tensor]:
-    """What the innermost modules and the network itself, as `""`, give the image in this place."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str, part: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim and name not in seen and len(output) > place:
-            seen[name] = output[place].clone()
-
-    with torch.no_grad(), _innermost(module, keep):
-        seen[""] = module(images)[place]
-    return seen
-
-
-def _first_other(module: nn.Module, reference: dict[str, Tensor], values: dict[str, Tensor]) -> str | None:
-    for name, value in values.items():
-        other = reference.get(name)
-        if other is None or other.shape != value.shape:
-            continue  # the batch is not its first axis
-        if float((value - other).abs().max()) > 1e-3 * float(other.abs().max()):
-            return _described(module, name)
-    return None
-
-
-def _described(module: nn.Module, name: str) -> str:
-    if not name:
-        return "its output"
-    part = module.get_submodule(name)
-    about = ""
-    if isinstance(part, _BatchNorm) and part.running_mean is None:
-        about = ", without running statistics"
-    elif isinstance(part, _BatchNorm) and part.training:
-        about = ", in training mode"
-    return f"{name} ({type(part).__name__}{about})"

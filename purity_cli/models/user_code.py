@@ -1,56 +1,99 @@
-"""A user's Python file and the files beside it: run once, with a place to import from for as long as they are used."""
+"""A user's Python files: run once, with a place to import from for as long as their networks are used."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache
-from importlib.machinery import SourceFileLoader
-from importlib.util import resolve_name
-from io import StringIO
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from purity_cli.errors import PurityError, said
 
-T = TypeVar("T")
 OWN_NAME = "purity_user_"
 HERE = Path(__file__).resolve().parents[1]
-LIBRARIES = (HERE, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")))
+OTHERS = (HERE, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")))
 INSTALLED = {"site-packages", "dist-packages"}
-DYNAMIC = re.compile(r"import_module|__import__|importlib|exec\(")
-READS_OPTIONS = {"argparse", "optparse", "getopt", "click", "typer", "absl", "fire", "docopt", "tyro", "simple_parsing"}
+NUMBERS = count()
+RELATIVE = re.compile(rb"^\s*from\s+\.", re.MULTILINE)
 
 
 class UserFolder:
-    """A folder whose files a user's network may import, as they could if Python ran it, also while the network runs.
+    """A folder whose files a user's networks may import, as they could if Python ran them, also while a network runs.
 
     One folder at a time is at work: it is the last on `sys.path`, so that its files hide no library, and what was
     imported from it is in `sys.modules`. Another folder's files of the same names are set aside meanwhile.
     """
 
     at_work: ClassVar[UserFolder | None] = None
+    known: ClassVar[dict[Path, UserFolder]] = {}
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.number = path, next(NUMBERS)
         self.modules: dict[str, ModuleType] = {}
+        self.content: dict[Path, str] = {}
+        """Digests of what has run here, and of what lies beside it and may run later."""
+        self._place: str | None = None
+        self._outputs: list[Any] = []
 
     def __deepcopy__(self, _: dict[int, Any]) -> UserFolder:
         return self  # it is held by a network's hook, and copies of the network share it
 
+    @classmethod
+    def of(cls, path: Path) -> UserFolder:
+        """The folder of a file; anew where a file in it has changed since it ran."""
+        folder = cls.known.get(path.parent)
+        if folder is None or any(_digest(file) != digest for file, digest in folder.content.items()):
+            if folder is not None:
+                folder.leave()
+            folder = cls.known[path.parent] = cls(path.parent)
+        return folder
+
+    def module(self, path: Path) -> ModuleType:
+        """The file as a module, run once; PurityError where it does not run.
+
+        It has a name of its own, so that a user's torch.py or timm.py hides nothing, nor another file of the same name.
+        It lies in a package, which is the folder, so that it may import its neighbours relatively; a file that does so
+        in a folder with an `__init__.py` is a module of that package.
+        """
+        root = self.path
+        while RELATIVE.search(path.read_bytes()) and (root / "__init__.py").is_file() and root != root.parent:
+            root = root.parent
+        package = f"{OWN_NAME}{self.number}"
+        parts = [part.replace(".", "_") for part in path.relative_to(root).with_suffix("").parts]
+        name = ".".join([package, *parts])
+        if name in sys.modules:
+            return sys.modules[name]
+        try:
+            with self.working(path):
+                sys.modules[package] = ModuleType(package)
+                sys.modules[package].__path__ = [str(root)]
+                import_module(name.rpartition(".")[0])
+                if name not in sys.modules:  # which it is where its package imports it
+                    _run(name, path)
+        except (Exception, SystemExit) as error:
+            self.leave()
+            del self.known[self.path]  # once it is mended, its neighbours are imported anew
+            raise PurityError(f"{path} {why(error, 'as it is imported')}") from error
+        files = (_file(module) for module in list(sys.modules.values()))
+        ran = (file for file in files if file and file.is_relative_to(root) and not _is_library(file))
+        self.content = {file: _digest(file) for file in {*self.path.glob("*.py"), *ran}}
+        return sys.modules[name]
+
     def enter(self, *_: object) -> None:
-        """Take the place of the folder that was at work; as a forward pre-hook, whenever a network of its runs."""
+        """Take the place of the folder that was at work."""
         if UserFolder.at_work is self:
             return
         if UserFolder.at_work is not None:
@@ -67,230 +110,96 @@ class UserFolder:
             sys.path.reverse()
             sys.path.remove(str(self.path))  # ours is the last
             sys.path.reverse()
-        self.modules = {name: module for name, module in sys.modules.items() if self._holds(module)}
+        found = {name: module for name, module in sys.modules.items() if not name.startswith(OWN_NAME)}
+        self.modules = {name: module for name, module in found.items() if self._has(_file(module))}
         for name in self.modules:
             del sys.modules[name]
         UserFolder.at_work = None
 
-    def loaded(self) -> list[tuple[str, Path]]:
-        """The modules that were imported from here, and their files."""
-        modules = self.modules if UserFolder.at_work is not self else sys.modules
-        files = ((name, getattr(module, "__file__", None)) for name, module in modules.items() if self._holds(module))
-        return [(name, Path(file).resolve()) for name, file in files if file]
+    def attach(self, network: torch.nn.Module) -> None:
+        """Have the folder at work whenever the network runs, and what this prints go to stderr, lest it end up among
+        the results."""
+        network.register_forward_pre_hook(self._begin)
+        network.register_forward_hook(self._end, always_call=True)
 
-    def find(self, name: str) -> Path | None:
-        """The file of a module, where it is no library's."""
-        module = sys.modules.get(name) if UserFolder.at_work is self else self.modules.get(name, sys.modules.get(name))
-        file = getattr(module, "__file__", None)
-        stem = self.path.joinpath(*name.split("."))
-        places = [Path(file)] if file else [] if module else [stem.with_suffix(".py"), stem / "__init__.py"]
-        return next((place for place in places if place.is_file() and not _is_library(place)), None)
+    def _begin(self, *_: object) -> None:
+        self.enter()
+        self._outputs.append(sys.stdout)
+        sys.stdout = sys.stderr
 
-    def _holds(self, module: ModuleType) -> bool:
-        name = getattr(module, "__name__", "")
-        file = getattr(module, "__file__", None)
-        places = [file] if file else list(getattr(module, "__path__", []))
-        return not name.startswith(OWN_NAME) and any(
-            Path(place).is_relative_to(self.path) and not _is_library(Path(place)) for place in places
+    def _end(self, *_: object) -> None:
+        if self._outputs:
+            sys.stdout = self._outputs.pop()
+
+    @contextmanager
+    def working(self, path: Path) -> Iterator[None]:
+        """Something of the user's runs as if Python ran the file: with what lies beside it, no options, and the working
+        directory that it changed to. What it sets for all of the process is as before at the end."""
+        self.enter()
+        argv, dtype, here = sys.argv, torch.get_default_dtype(), None
+        with suppress(OSError):
+            here = os.getcwd()
+            os.chdir(self._place or here)
+        sys.argv = [str(path)]
+        try:
+            with redirect_stdout(sys.stderr), torch.set_grad_enabled(torch.is_grad_enabled()):
+                yield
+        finally:
+            sys.argv = argv
+            torch.set_default_dtype(dtype)
+            with suppress(OSError):
+                self._place = os.getcwd()
+                os.chdir(here or self._place)
+
+    def _has(self, file: Path | None) -> bool:
+        return file is not None and file.is_relative_to(self.path) and not _is_library(file)
+
+
+def why(error: BaseException, when: str) -> str:
+    """What became of the user's code `when`, and the way out of it."""
+    if isinstance(error, SystemExit):
+        return (
+            f"ends the program {when} (exit code {error.code}): purity passes no command-line options, so give each a "
+            'default, and put what ends the program under `if __name__ == "__main__":`.'
         )
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [i for i, file in enumerate(frames) if file.is_file() and not _is_library(file)]
+    line = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        line = f" in line {error.lineno} of {Path(error.filename).name}"
+    elif own:
+        number = traceback.extract_tb(error.__traceback__)[own[-1]].lineno
+        line = f" in line {number} of {frames[own[-1]].name}"
+    hint = "mend that; --debug shows the rest"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        hint = f"install {error.name.partition('.')[0]} where purity is installed, or put it beside the file"
+    return f"cannot be used: {when} it fails{line} ({said(error)}): {hint}."
+
+
+def _run(name: str, path: Path) -> None:
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)  # dataclasses look their module up while it is being executed
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _file(module: ModuleType) -> Path | None:
+    """Where a module lies: its file, or the folder of a package without one."""
+    file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+    places = [file] if file else list(folders) if isinstance(folders, Iterable) else []
+    return next((Path(place) for place in places), None)
 
 
 @cache
 def _is_library(file: Path) -> bool:
     place = file.resolve()
-    return not INSTALLED.isdisjoint(place.parts) or any(place.is_relative_to(folder) for folder in LIBRARIES)
+    return not INSTALLED.isdisjoint(place.parts) or any(place.is_relative_to(folder) for folder in OTHERS)
 
 
-@contextmanager
-def _torch_kept() -> Iterator[None]:
-    """PyTorch's settings for all of the process, which a file may well change for itself, are as before at the end."""
-    dtype = torch.get_default_dtype()
-    try:
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-
-
-class UserCode:
-    """A user's file, run; `UserCode.of` runs each content of each file once."""
-
-    known: ClassVar[dict[Path, UserCode]] = {}
-
-    def __init__(self, path: Path, folder: UserFolder) -> None:
-        self.path, self.folder = path, folder
-        self._place: str | None = None
-        self.module = self.working(self._run)
-        self.content = {file: _digest(file) for file in self.code()}
-
-    @classmethod
-    def of(cls, path: Path) -> UserCode:
-        """The file as it is now; PurityError where it is not there or does not run."""
-        if not path.is_file():
-            raise PurityError(f"The model file {path} is not there: check the path given to --model.")
-        path = path.resolve()
-        beside = [code for code in cls.known.values() if code.path.parent == path.parent]
-        if any(code.has_changed() for code in beside):
-            beside[0].folder.leave()
-            cls.known = {known: code for known, code in cls.known.items() if code not in beside}
-            beside = []
-        if path not in cls.known:
-            folder = beside[0].folder if beside else UserFolder(path.parent)
-            try:
-                cls.known[path] = cls(path, folder)
-            except PurityError:
-                if not beside:
-                    folder.leave()  # once it is mended, its neighbours are imported anew
-                raise
-        return cls.known[path]
-
-    def has_changed(self) -> bool:
-        """Whether the file, or one that it brought in, is another than when it ran."""
-        return any(digest != _digest(file) for file, digest in self.content.items())
-
-    def code(self, net: nn.Module | None = None) -> tuple[Path, ...]:
-        """All files of the user's own code: this one, those of the classes of `net`, and what these import, or may
-        import later, directly or not.
-
-        Read off the import statements, and so the same whatever has run before; where names are put together as it
-        runs (`importlib.import_module`), all that was imported from the folder. Libraries are left out.
-        """
-        found: dict[Path, str] = {}
-        todo = [(self.path, ""), *((file, "") for file in _classes(net) if not _is_library(file))]
-        while todo:
-            file, package = todo.pop()
-            if file in found:
-                continue
-            found[file] = package
-            try:
-                tree = ast.parse(file.read_bytes())
-            except (OSError, SyntaxError, ValueError):
-                continue
-            places = ((name, self.folder.find(name)) for name in _imported(tree, package))
-            todo += [
-                (place.resolve(), name if place.name == "__init__.py" else name.rpartition(".")[0])
-                for name, place in places
-                if place
-            ]
-            if DYNAMIC.search(file.read_text(errors="replace")):
-                todo += [(place, name.rpartition(".")[0]) for name, place in self.folder.loaded()]
-        return tuple(sorted(found))
-
-    def working(self, action: Callable[[], T]) -> T:
-        """Do something of the user's, as if Python ran the file: with what lies beside it, and no options.
-
-        What it prints goes to stderr, lest it end up among the results.
-        """
-        self.folder.enter()
-        argv, sys.argv = sys.argv, [str(self.path)]
-        try:
-            with redirect_stdout(sys.stderr), self._in_its_place(), _torch_kept():
-                return action()
-        finally:
-            sys.argv = argv
-
-    @contextmanager
-    def _in_its_place(self) -> Iterator[None]:
-        """Where the file has changed the working directory it finds that again, and paths of purity's mean what they
-        meant."""
-        here = None
-        with suppress(OSError):
-            here = os.getcwd()
-            os.chdir(self._place or here)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                self._place = os.getcwd()
-                os.chdir(here or self._place)
-
-    def _run(self) -> ModuleType:
-        # A name of its own, so that a user's torch.py or timm.py hides nothing, nor another file of the same name.
-        name = f"{OWN_NAME}{self.path.stem}_{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:8]}"
-        module = ModuleType(name)
-        module.__file__ = str(self.path)
-        sys.modules[name] = module  # dataclasses look their module up while it is being executed
-        try:
-            with _usage_kept():
-                SourceFileLoader(name, str(self.path)).exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
-            raise PurityError(f"{self.path} {self.why(error, 'as it is imported')}") from error
-        return module
-
-    def why(self, error: BaseException, when: str) -> str:
-        """What became of the user's code `when`, and the way out of it."""
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, SystemExit):
-            through = {part for frame in frames for part in Path(frame.filename).with_suffix("").parts}
-            guard = 'under `if __name__ == "__main__":`'
-            if through & READS_OPTIONS:
-                hint = f"which purity has none for; read them {guard}, or give each a default"
-                usage = getattr(error, "usage", "")
-                return f"reads command-line options {when}{f' ({usage})' if usage else ''}, {hint}."
-            return f"ends the program {when} (SystemExit: {error.code}): put what does so {guard}."
-        own = [frame for frame in frames if Path(frame.filename).is_file() and not _is_library(Path(frame.filename))]
-        line = f" in line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
-        if isinstance(error, SyntaxError):
-            line = f" in line {error.lineno} of {Path(error.filename or self.path).name}"
-        hint = "mend that; --debug shows the rest"
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            hint = f"install {error.name.partition('.')[0]} where purity is installed, or put it beside the file"
-        elif isinstance(error, ImportError) and (hidden := self._hidden()):
-            hint = f"an installed library hides {hidden} beside it, so rename that"
-        return f"cannot be used: {when} it fails{line} ({said(error)}): {hint}."
-
-    def _hidden(self) -> str | None:
-        """A file beside this one whose name an installed library has as well, which was imported in its place."""
-        for name in _imported(ast.parse(self.path.read_bytes()), ""):
-            file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
-            beside = [self.path.parent / f"{name}.py", self.path.parent / name]
-            if file and _is_library(Path(file)):
-                return next((place.name for place in beside if place.exists()), None)
-        return None
-
-
-def _classes(net: nn.Module | None) -> set[Path]:
-    """The files in which the classes of a network stand."""
-    codes = (
-        getattr(kind.forward, "__code__", None) for kind in {type(part) for part in (net.modules() if net else ())}
-    )
-    files = {Path(code.co_filename) for code in codes if code}
-    return {file.resolve() for file in files if file.is_file()}
-
-
-def _digest(file: Path) -> bytes | None:
-    return hashlib.sha256(file.read_bytes()).digest() if file.is_file() else None
-
-
-def _imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """Modules that a file may import, wherever in it, and the packages that these lie in."""
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level and not package:
-                continue
-            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            parts = name.split(".")
-            yield from (".".join(parts[:k]) for k in range(1, len(parts) + 1))
-
-
-@contextmanager
-def _usage_kept() -> Iterator[None]:
-    """Keep what a parser of options prints before it ends the program: its last line goes into the error's `usage`."""
-    text = StringIO()
-    try:
-        with redirect_stderr(text):
-            yield
-    except SystemExit as error:
-        lines = text.getvalue().strip().splitlines()
-        error.usage = lines[-1] if lines else ""  # type: ignore[attr-defined]
-        raise
-    except BaseException:
-        sys.stderr.write(text.getvalue())
-        raise
-    sys.stderr.write(text.getvalue())
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

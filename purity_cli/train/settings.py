@@ -136,7 +136,7 @@ def resolve(training: Training, *, download: bool = False) -> ResolvedTraining:
         preprocessing = preprocessing.model_copy(update={"resize": training.resize, "crop": size})
     elif network.preprocessing_note:
         log.warning(network.preprocessing_note)
-    network = models.tried(network, size, scored=False, seed=training.seed)
+    network = models.validate(network, size, scored=False, seed=training.seed)
     for note in network.notes:
         log.warning(note)
     _check_classes(network, train, test)

@@ -28,7 +28,7 @@ class Net(nn.Module):
 HELPER = "import torch\ndef act(x): return torch.{}(x)\n"
 
 # What the file adds to NET, and two ways to write what lies beside it.
-SOURCES = {
+LIBRARIES = {
     "helper": ("from helper import act\ndef make(): return Net(act)", "helper.py", HELPER),
     "helper of a package": ("from parts.model import act\ndef make(): return Net(act)", "parts/helper.py", HELPER),
     "late import": ("def make():\n    from helper import act\n    return Net(act)", "helper.py", HELPER),
@@ -43,12 +43,12 @@ SOURCES = {
 
 def digest(path: Path, seed: int = 0) -> str:
     network = models.load(f"{path / 'net.py'}:make", seed=seed)
-    return models.tried(network, (16, 16)).digest()
+    return models.validate(network, (16, 16)).digest()
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", LIBRARIES)
 def test_an_edited_file_that_the_network_reads_changes_its_digest(source: str, tmp_path: Path) -> None:
-    body, name, text = SOURCES[source]
+    body, name, text = LIBRARIES[source]
     (tmp_path / "net.py").write_text(NET + body)
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "__init__.py").touch()
@@ -105,7 +105,7 @@ def test_the_digest_is_the_same_for_any_number_of_threads() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.add(models.tried(models.load("timm:resnet18", "none"), (96, 96), scored=False).digest())
+            found.add(models.validate(models.load("timm:resnet18", "none"), (96, 96), scored=False).digest())
     finally:
         torch.set_num_threads(before)
     assert len(found) == 1

