@@ -18,7 +18,7 @@ import torchvision
 from torch import nn
 
 from purity_cli.errors import PurityError
-from purity_cli.models import SOURCES
+from purity_cli.models import LIBRARIES
 from purity_cli.models.base import ShapesOnly
 from purity_cli.stages import NoStages, probe, stages
 from purity_cli.stages.probe import Size
@@ -117,10 +117,10 @@ def size_of(name: str) -> Size:
 
 
 def walk_torchvision() -> Iterator[tuple[str, Found]]:
-    source = SOURCES["torchvision"]
+    source = LIBRARIES["torchvision"]
     for name in torchvision.models.list_models(module=torchvision.models):
-        recipe = source.recipe(name, source.tags(name)[0])
-        yield name, look("torchvision", name, partial(recipe.build, None), recipe.input_size)
+        spec = source.spec(name, source.tags(name)[0])
+        yield name, look("torchvision", name, partial(spec.build, None), spec.input_size)
 
 
 def walk_timm() -> Iterator[tuple[str, Found]]:

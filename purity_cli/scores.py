@@ -15,7 +15,7 @@ from torch import nn
 from purity_cli import locks, run, store
 from purity_cli.errors import PurityError
 from purity_cli.machine import usual_torch
-from purity_cli.models import called
+from purity_cli.models import name_in_memory
 from purity_cli.plan import STORED_GRID, Job, check_rate, check_thresholds
 from purity_cli.results import Result
 from purity_cli.stats import RATE
@@ -133,7 +133,7 @@ def score(
             settings[name] = fspath(value) if isinstance(value, PathLike) else str(value)
     module = model if isinstance(model, nn.Module) else None
     named = {
-        "model": model if module is None else f"memory:{called(module)}",
+        "model": model if module is None else f"memory:{name_in_memory(module)}",
         "dataset": fspath(dataset) if isinstance(dataset, PathLike) else dataset,
     }
     rate, grid = check_rate(rate), check_thresholds([*settings.pop("thresholds", STORED_GRID), threshold])

@@ -96,7 +96,7 @@ def resolve(
     guess = network.preprocessing_note if preprocessing == network.preprocessing else None
     size = size_of(source, selection, preprocessing) or network.input_size
     batch_size = resolve_batch_size(job.batch_size, device, size)
-    network = models.tried(network, size, batch_size=batch_size)
+    network = models.validate(network, size, batch_size=batch_size)
     taps = stages.resolve(network.module, network.source, network.name, job.layers, size)
     source, no_labels, notes = datasets.match_labels(
         source, network.name, network.num_classes, known_classes(network, job)

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from purity_cli import datasets, models
 from purity_cli.errors import PurityError, first_line, log
 from purity_cli.files import read_text
+from purity_cli.models import listing
 from purity_cli.plan import Frozen, Job, complaint
 from purity_cli.stats import RATE
 from purity_cli.store import slug
@@ -135,7 +136,7 @@ class Suite(Frozen):
         headless: list[str] = []
         for entry in self.models:
             shared = entry.model_dump(exclude_unset=True, exclude={"model", "pretrained"})
-            for name in models.named(entry.model, pretrained=entry.pretrained) if entry.pattern else ():
+            for name in listing.matching(entry.model, pretrained=entry.pretrained) if entry.pattern else ():
                 if models.preview(name, entry.weights).headless:
                     headless.append(name)
                 else:

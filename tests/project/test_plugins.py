@@ -43,7 +43,7 @@ class Plain(ModelLibrary):
     def names(self):
         return ["two_convs"]
 
-    def recipe(self, name, tag):
+    def spec(self, name, tag):
         def build(checkpoint):
             return nn.Sequential(
                 nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1),
