@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purity_cli import run
+from purity_cli import process, run
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.pixels import Block
 from purity_cli.plan import Job
 from purity_cli.results import Result
 from purity_cli.run import Resolved
-from purity_cli.run.interrupts import Interrupts
 from purity_cli.run.ranks import Ranks
-from purity_cli.run.share import JobRunner
+from purity_cli.run.runner import JobRunner
 from purity_cli.states import States, unpack
 from purity_cli.store import Unfinished
 from tests.logged import logged
@@ -101,6 +97,8 @@ def part(blocks: Sequence[int], rng: np.random.Generator) -> States:
         arrays=arrays if blocks else {},
         tally=rng.integers(0, 9, 4),
         skipped={n: ((f"{n}.png", "truncated"),) for n in blocks if n % 3 == 0},
+        images={n: ("abcdefghi"[n], f"content of {'abcdefghi'[n]}") for n in blocks},
+        block_size=8,
         seconds=float(rng.integers(0, 9)),
         started=f"2026-01-0{rng.integers(1, 9)}",
     )
@@ -145,11 +143,26 @@ def test_a_file_holds_every_integer_and_every_digit(largest: int, tmp_path: Path
 
 # Files
 
-IMAGES_OF = [f"{n}" for n in range(9)]
+
+class Images(list[str]):
+    """The images of nine blocks, by a letter each; `touched` are those whose files changed, and not what is in them."""
+
+    touched: frozenset[int] = frozenset()
+    read = 0
+
+    def stamp(self, number: int) -> str:
+        return f"{self[number]}{' touched' if number in self.touched else ''}"
+
+    def digest(self, number: int) -> str:
+        self.read += 1
+        return f"content of {self[number]}"
+
+
+IMAGES_OF = Images("abcdefghi")
 
 
 def empty() -> States:
-    return States(batch_size=8, started="2027")
+    return States(batch_size=8, block_size=8, started="2027")
 
 
 def unfinished(folder: Path | None, rank: int = 0, every: float = 60.0, **changes: Any) -> Unfinished:
@@ -228,14 +241,15 @@ def test_the_work_of_another_job_stays_and_is_named(tmp_path: Path) -> None:
 def test_blocks_of_the_same_images_count_for_another_choice_of_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     few = part([0, 1], rng)
-    Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few)
+    Unfinished(tmp_path, {"selection": "few"}, Images("abx")).save(few)
     many = Unfinished(tmp_path, {"selection": "many"}, IMAGES_OF)
     with logged() as said:
         assert same(many.restore(empty()), empty() + few)
     assert said == []
     # That of the first choice stays beside it, and where a block has other images nothing is taken.
     assert len(files(tmp_path)) == 2
-    Unfinished(tmp_path, {"selection": "few"}, ["0", "1", "x"]).save(few + part([2], rng))
+    other = replace(part([2], rng), images={2: ("x", "content of x")})
+    Unfinished(tmp_path, {"selection": "few"}, Images("abx")).save(few + other)
     (tmp_path / many.name).unlink()
     with logged() as said:
         assert same(many.restore(empty()), empty())
@@ -271,8 +285,8 @@ def test_an_ended_run_goes_on_to_the_same_result(
     assert saved_in(plan, tmp_path).exists()
     decoded = Counter[int]()
     with pytest.MonkeyPatch.context() as patch:
-        load = plan.source.load
-        patch.setattr(plan.source, "load", lambda i: (decoded.update([i]), load(i))[1])
+        decode = plan.source.decode
+        patch.setattr(plan.source, "decode", lambda i, data: (decoded.update([i]), decode(i, data))[1])
         result = run.score(plan, workers=1, folder=tmp_path)
     assert_equal(result, undisturbed)
     done = -(-at // BATCH)
@@ -337,19 +351,6 @@ def test_a_block_that_was_counted_in_part_is_not_saved(
     assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
 
-def test_what_was_saved_does_not_give_way_to_what_there_was_before(plan: Resolved, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    share = JobRunner(plan, tmp_path, 60, Ranks())
-    share._before = part([0], rng)
-    share.unfinished.save(part([0, 1, 2], rng))
-    assert share._save_before()
-    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
-    share._before = part([0, 1, 2, 3], rng)
-    assert share._save_before()
-    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2, 3}
-    assert not JobRunner(plan, None, 60, Ranks())._save_before()
-
-
 def keeper(plan: Resolved, folder: Path) -> Unfinished:
     return JobRunner(plan, folder, 60, Ranks()).unfinished
 
@@ -386,7 +387,8 @@ def test_ranks_leave_parts_that_one_process_goes_on_from(
         share = JobRunner(plan, tmp_path, 0.0, Ranks(r, 2))
         blocks = run.pixels_of(plan, workers=1).blocks(range(r, BLOCKS, 2))
         with suppress(Stop):
-            share.count(blocks, share.restore(), stop_at(17 if r == rank else 10 * IMAGES, Stop))
+            share.count(blocks, share.restore(), stop_at(17 if r == rank else 10 * IMAGES, Stop), lambda: None)
+        share.save()
     assert len(list(tmp_path.iterdir())) == 2
     assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
 
@@ -445,8 +447,8 @@ def test_another_limit_goes_on_from_what_it_has_in_common(plan: Resolved, tmp_pa
         run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
     decoded = Counter[int]()
     with pytest.MonkeyPatch.context() as patch:
-        load = other.source.load
-        patch.setattr(other.source, "load", lambda i: (decoded.update([i]), load(i))[1])
+        decode = other.source.decode
+        patch.setattr(other.source, "decode", lambda i, data: (decoded.update([i]), decode(i, data))[1])
         assert_equal(run.score(other, workers=1, folder=tmp_path), expected)
     assert sorted(decoded) == list(range(3 * BATCH, limit))
     assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
@@ -478,44 +480,57 @@ def test_the_seconds_of_all_runs_count(plan: Resolved, tmp_path: Path) -> None:
 # Signals
 
 
-@pytest.fixture
-def slow(plan: Resolved, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A main thread that is in the middle of a block when the signal comes."""
-    add = Engine.add
-
-    def interrupted(self: Engine, block: Block) -> None:
-        if block.number == 2:
-            os.kill(os.getpid(), signal.SIGTERM if threading.current_thread() is threading.main_thread() else 0)
-            time.sleep(0.01)
-        add(self, block)
-
-    monkeypatch.setattr(Engine, "add", interrupted)
-    yield
-    monkeypatch.undo()
+def test_states_that_change_while_they_are_packed_are_not_saved(tmp_path: Path) -> None:
+    """As where the main thread goes on counting while another one saves before the process ends."""
+    kept, rng = unfinished(tmp_path), np.random.default_rng(0)
+    kept.save(part([0], rng))
+    kept.save(part([0, 1], rng), lambda: False)
+    assert unfinished(tmp_path).restore(empty()).blocks == {0}
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_signal_waits_for_the_end_of_its_block(plan: Resolved, undisturbed: Result, tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt):
-        run.score(plan, workers=1, folder=tmp_path)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert keeper(plan, tmp_path).restore(empty()).blocks == {0, 1, 2}
+def test_another_thread_saves_whole_blocks_while_the_network_computes(
+    plan: Resolved, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the thread does that ends the process: `process.saving` has it."""
+    score, found = Engine._score, list[frozenset[int]]()
+
+    def interrupted(self: Engine, *batch: torch.Tensor) -> None:
+        thread = threading.Thread(target=process._saving[-1])
+        thread.start()
+        thread.join()
+        if list(tmp_path.iterdir()):
+            found.append(keeper(plan, tmp_path).restore(empty()).blocks)
+        score(self, *batch)
+
+    monkeypatch.setattr(Engine, "_score", interrupted)
+    assert_equal(run.score(plan, workers=1, folder=tmp_path), undisturbed)
+    assert found == [frozenset(range(n)) for n in range(1, BLOCKS)]
 
 
-def test_a_second_signal_does_not_wait() -> None:
-    with Interrupts() as interrupts:
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            interrupts.check()
-        interrupts.asked = False
+def test_files_that_were_touched_are_read_and_others_are_not(tmp_path: Path) -> None:
+    unfinished(tmp_path).save(part([0, 1], np.random.default_rng(0)))
+    images = Images("abcdefghi")
+    again = Unfinished(tmp_path, {"limit": 9, "selection": "9"}, images)
+    assert again.restore(empty()).blocks == {0, 1}
+    assert images.read == 0
+    images.touched = frozenset({1})
+    assert again.restore(empty()).blocks == {0, 1}
+    assert images.read == 1
+    images[1] = "z"
+    assert again.restore(empty()).blocks == frozenset()
 
 
-def test_a_signal_at_the_very_end_is_not_forgotten() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupts():
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("name", ["images to a pass", "processor", "network_sha256"])
+def test_a_part_of_another_identity_is_not_gone_on_from(plan: Resolved, tmp_path: Path, name: str) -> None:
+    """What rounds otherwise, or is another network: its counts must not be mixed with these."""
+    with pytest.raises(Stop):
+        run.score(plan, workers=1, folder=tmp_path, progress=stop_at(17, Stop))
+    whole = keeper(plan, tmp_path)
+    other = Unfinished(tmp_path, {**whole.identity, name: "another"}, whole.images)
+    assert other.restore(empty()).blocks == frozenset()
+    assert whole.restore(empty()).blocks == {0, 1, 2}
+    without = Unfinished(tmp_path, {k: v for k, v in whole.identity.items() if k != name}, whole.images)
+    assert without.restore(empty()).blocks == frozenset()
 
 
 def test_another_thread_may_score(plan: Resolved, undisturbed: Result) -> None:

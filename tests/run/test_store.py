@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,8 +74,8 @@ def test_csv_is_read_back_by_pandas_to_the_last_digit(tmp_path: Path) -> None:
     given = result(silent=True)
     store.write(given, tmp_path)
     rows, read = cells.frame([given]), pd.read_csv(tmp_path / "purity.csv", float_precision="round_trip")
-    assert list(read.columns) == list(cells.COLUMNS)
-    for name in cells.COLUMNS:
+    assert list(read.columns) == [*cells.COLUMNS, *cells.RATE_COLUMNS]
+    for name in read.columns:
         pd.testing.assert_series_equal(read[name], rows[name], check_exact=True, check_dtype=False)
     assert read["purity"].isna().sum() == 2
     assert read["purity"][0] == rows["purity"][0]
@@ -138,17 +137,74 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_the_lock_of_another_user_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that several may write into, each file is its writer's own."""
-    locks.claim(tmp_path, "purity score").close()
-    real = Path.open
+def test_a_flipped_bit_in_what_a_file_says_of_itself_is_found(tmp_path: Path) -> None:
+    """The metadata: a count of images, an accuracy, a setting."""
+    store.write(result(), tmp_path)
+    path = tmp_path / store.STATES
+    whole = path.read_bytes()
+    place = whole.index(b"1234")
+    path.write_bytes(whole[:place] + b"1235" + whole[place + 4 :])
+    with pytest.raises(PurityError, match="what it says of itself is not what was written"):
+        store.read(tmp_path)
 
-    def denied(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        if path.name == locks.LOCK and mode != "r":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path, mode, *rest, **named)
 
-    monkeypatch.setattr(Path, "open", denied)
-    with locks.claim(tmp_path, "purity bench"), pytest.raises(locks.Held):
-        locks.claim(tmp_path, "purity bench")
-    locks.claim(tmp_path, "purity bench").close()
+@pytest.mark.parametrize("at", [store.STATES, *store.VIEWS])
+def test_after_a_crash_no_file_of_another_result_stands_beside_the_states(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(replace(result(), n_images=1), tmp_path)
+    real = store.write_bytes
+
+    def fails(path: Path, content: bytes) -> None:
+        if path.name == at:
+            raise KeyboardInterrupt
+        real(path, content)
+
+    second = replace(result(), n_images=2, provenance={"images_scored": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_bytes", fails)
+        with pytest.raises(KeyboardInterrupt):
+            store.write(second, tmp_path)
+    n = store.read(tmp_path).n_images
+    assert n == (1 if at == store.STATES else 2)
+    if (tmp_path / store.RUN).exists():
+        assert json.loads((tmp_path / store.RUN).read_text()).get("images_scored", 1) == n
+    if (tmp_path / store.CSV).exists():
+        assert set(pd.read_csv(tmp_path / store.CSV)["n_images"]) == {n}
+
+
+def test_what_is_damaged_is_not_kept_and_that_is_said(tmp_path: Path) -> None:
+    given = replace(result(), identity={"model": "net"})
+    store.write(given, tmp_path)
+    assert store.kept(tmp_path, {"model": "net"}, no_images)[0] is not None
+    path = tmp_path / store.STATES
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    found, why = store.kept(tmp_path, {"model": "net"}, no_images)
+    assert found is None
+    assert "is damaged" in str(why)
+
+
+@pytest.mark.parametrize("name", ["model", "weights", "network_sha256", "newer"])
+def test_a_result_is_kept_only_where_all_of_its_identity_is_equal(name: str, tmp_path: Path) -> None:
+    identity = {"model": "net", "weights": "w", "network_sha256": "0", "newer": 1, "limit": None}
+    store.write(replace(result(), identity=identity), tmp_path)
+    assert store.kept(tmp_path, identity, no_images)[0] is not None
+    for other in ({**identity, name: "x"}, {k: v for k, v in identity.items() if k != name}):
+        found, why = store.kept(tmp_path, other, no_images)
+        assert found is None
+        assert why
+
+
+def no_images(size: int) -> store.Images:
+    raise AssertionError("nobody has to look at images of equal stamps")
+
+
+def test_folders_of_models_of_one_name_have_the_source_in_theirs() -> None:
+    jobs = [Job.of(model=name) for name in ("torchvision:resnet18", "timm:resnet18", "a/net.py:make")]
+    assert store.folder_names(jobs) == [
+        "torchvision-resnet18_cifar10-sample", "timm-resnet18_cifar10-sample", "make_cifar10-sample",
+    ]  # fmt: skip
+    with pytest.raises(PurityError, match="alexnet is given twice"):
+        store.folder_names([Job.of(model="alexnet")] * 2)
