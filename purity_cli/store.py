@@ -56,7 +56,7 @@ def folder_names(jobs: Sequence[Job]) -> list[str]:
 
 
 def _plain_name(model: str, dataset: str) -> str:
-    place = os.path.basename(os.path.abspath(dataset.removeprefix("folder:")))
+    place = os.path.basename(os.path.abspath(re.sub(r"^\w+:", "", dataset)))
     return re.sub(r"[^\w.-]+", "-", f"{model}_{TAR.sub('', place)}")
 
 

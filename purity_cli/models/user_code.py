@@ -145,6 +145,9 @@ class UserFolder:
             with redirect_stdout(sys.stderr), torch.set_grad_enabled(torch.is_grad_enabled()):
                 yield
         finally:
+            for file in filter(self._has, map(_file, list(sys.modules.values()))):
+                if file and file not in self.content and file.is_file():
+                    self.content[file] = _digest(file)  # what a function imports
             sys.argv = argv
             torch.set_default_dtype(dtype)
             with suppress(OSError):

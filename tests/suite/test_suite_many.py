@@ -5,29 +5,24 @@ from __future__ import annotations
 import ast
 import errno
 import fcntl
-import json
+import logging
 import os
 import re
 import shlex
 import socket
 from datetime import UTC, datetime
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 import timm
-import torch
 import yaml
-from torch import nn
 
 from purity_cli import cli, locks, run
 from purity_cli.errors import PurityError
-from purity_cli.models import listing
 from purity_cli.plan import Job
-from purity_cli.suite import Suite, bench, costs, read, status, survey
+from purity_cli.suite import Suite, read, status
 from purity_cli.suite.bench import Bench, Shard
 from tests.logged import logged
 
@@ -43,8 +38,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PURITY_CACHE", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    costs._kept.cache_clear()
-    costs.operations.cache_clear()
     return tmp_path
 
 
@@ -66,21 +59,21 @@ def test_shards_are_all_of_the_jobs_each_once(of: int) -> None:
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/3", "1/3/3", "1.0/3", ""])
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(PurityError, match=r"write I/N with I from 1 to N, as 3/8"):
-        bench.parse_shard(text)
+        Shard.parse(text)
 
 
 @pytest.mark.parametrize(
     ("task", "numbers", "expected"),
     [
         ("1", "1-4", Shard(1, 4)), ("4", "1-4", Shard(4, 4)), ("0", "0-3", Shard(1, 4)), ("3", "0-3", Shard(4, 4)),
-        ("17", "10-19", Shard(8, 10)), ("7", "3-7:2", Shard(3, 3)), ("5", "5-5", Shard(1, 1)), (None, "1-4", None),
+        ("17", "10-19", Shard(8, 10)), ("5", "5-5", Shard(1, 1)), (None, "1-4", None),
     ],
 )  # fmt: skip
 def test_a_task_of_a_slurm_array_has_its_shard(
     task: str | None, numbers: str, expected: Shard | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_array(monkeypatch, task, numbers)
-    assert bench.shard_of_this_task() == expected
+    assert Shard.of_this_task() == expected
 
 
 def set_array(monkeypatch: pytest.MonkeyPatch, task: str | None, numbers: str) -> None:
@@ -94,10 +87,10 @@ def set_array(monkeypatch: pytest.MonkeyPatch, task: str | None, numbers: str) -
 
 
 def test_an_array_with_gaps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_array(monkeypatch, "3", "1-7")
+    set_array(monkeypatch, "7", "1-7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")  # --array=1,3,7
-    with pytest.raises(PurityError, match=r"task 3 of a Slurm array of 3 .* not evenly spaced: give --shard I/N"):
-        bench.shard_of_this_task()
+    with pytest.raises(PurityError, match="--shard 7/3 is none"):
+        Shard.of_this_task()
 
 
 def test_two_shards_score_each_job_once_and_the_last_one_s_table_has_all() -> None:
@@ -114,6 +107,22 @@ def test_two_shards_score_each_job_once_and_the_last_one_s_table_has_all() -> No
         assert all(outcome.result for outcome in last)
 
 
+def test_a_result_of_before_is_not_shown_as_another_shards(here: Path) -> None:
+    """The network behind a job changed; the shard that has it was not run again."""
+    (here / "net.py").write_text(
+        "import torch\nfrom purity_cli.nets import tiny_vgg_10\nSEED = 2\n"
+        "def net():\n    torch.manual_seed(SEED)\n    return tiny_vgg_10()\n"
+    )
+    made = suite("defaults: {dataset: digits, limit: 8, resize: 32, crop: 32}\nmodels: [tiny_vgg_10, 'net.py:net']")
+    assert [outcome.status for outcome in Bench(made, Path("out"), workers=1).run()] == ["scored"] * 2
+    for change, status_ in (("SEED = 2 ", "kept"), ("SEED = 3", "elsewhere")):
+        (here / "net.py").write_text((here / "net.py").read_text().replace("SEED = 2", change))
+        first = Bench(made, Path("out"), workers=1, shard=Shard(1, 2))
+        with first.closing(first.run()) as last:
+            assert [outcome.status for outcome in last] == ["kept", status_]
+            assert (last[1].result is None) == (status_ == "elsewhere")
+
+
 def test_the_command_takes_the_shard_of_its_array_or_the_one_it_is_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,12 +131,11 @@ def test_the_command_takes_the_shard_of_its_array_or_the_one_it_is_given(
     assert cli.run(["bench", "mine.yaml", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines()[2:6]] == ["elsewhere", "scored"] * 2
-    assert "Shard 2/2 of the jobs, as this is a task of a Slurm array; --shard 1/1 takes all." in err
+    assert "Shard 2/2 of the jobs; --shard 1/1 takes all." in err
     assert "[2/2]" in err
     assert cli.run(["bench", "mine.yaml", "-o", "out", "--shard", "1/1"]) == 0
     out, err = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines()[2:6]] == ["scored", "kept"] * 2
-    assert "Slurm" not in err
     assert cli.run(["bench", "mine.yaml", "--shard", "5/4"]) == 1
     assert cli.run(["bench", "mine.yaml", "--shard", "1/4", "--dry-run"]) == 2
 
@@ -146,7 +154,7 @@ def test_without_locks_it_is_said_that_shards_are_needed(monkeypatch: pytest.Mon
     with logged() as said:
         Bench(made, Path("out"), workers=1, shard=Shard(1, 2)).run()
     assert not any("locks" in sentence for sentence in said)
-    assert "4 done" in status.report(made.tasks(), Path("out")).lead
+    assert "4 done" in status.report(status.standings(made.tasks(), Path("out"))).lead
 
 
 # Status
@@ -175,10 +183,10 @@ def test_status_says_what_is_done_running_unfinished_failed_and_left(
         assert holder is not None
         assert (holder.host, holder.pid, holder.command) == (socket.gethostname(), os.getpid(), "purity bench")
         assert abs((datetime.now(UTC) - datetime.fromisoformat(holder.since)).total_seconds()) < 60
-        assert "No data set 'nonesuch'" in str(found[5].error)
+        assert "No data set 'nonesuch'" in str(found[5].note)
         assert cli.run(["bench", "mine.yaml", "-o", "out", "--status"]) == 0
         out, _ = capsys.readouterr()
-        assert "6 jobs: 1 done, 1 running, 1 unfinished, 1 failed, 1 waiting, 1 left out. About " in out
+        assert "6 jobs: 1 done, 1 running, 1 unfinished, 1 failed, 1 waiting, 1 left out." in out
         assert f"{socket.gethostname()} {os.getpid()}" in out
         assert "nowhere is not there" in out
         assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in here.rglob("*")} == before
@@ -228,7 +236,7 @@ def test_who_only_looks_keeps_nobody_out() -> None:
 
 
 def test_an_empty_suite_folder_has_everything_to_do() -> None:
-    shown = status.report(suite(FOUR).tasks(), Path("out"))
+    shown = status.report(status.standings(suite(FOUR).tasks(), Path("out")))
     assert shown.lead == "4 jobs: 4 waiting."
     assert not Path("out").exists()
 
@@ -236,132 +244,41 @@ def test_an_empty_suite_folder_has_everything_to_do() -> None:
 # Patterns
 
 
-def by_hand(name: str, size: int) -> float:
-    """10^9 MACs of every convolution and linear layer of a network, by hooks, as it really runs."""
-    total = 0
-
-    def count(module: Any, given: Any, output: Any) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += (
-                output.numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-            )
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-
-    net = timm.create_model(name).eval()
-    for module in net.modules():
-        module.register_forward_hook(count)
-    with torch.no_grad():
-        net(torch.zeros(1, 3, size, size))
-    return total / 1e9
+def test_a_pattern_means_the_networks_that_classify(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "defaults: {dataset: cifar10-sample}\nmodels: [{model: 'timm:test_[bnr]*', pretrained: true}, tiny_vgg_10]"
+    with logged(logging.INFO) as said:
+        chosen = suite(text).expanded()
+    names = [f"timm:{name}" for name in timm.list_pretrained("test_[bnr]*")]
+    assert [entry.model for entry in chosen.models] == [*sorted(names), "tiny_vgg_10"]
+    assert said == []
+    listed = suite("defaults: {dataset: cifar10-sample}\nmodels: ['timm:test_resnet.r160_in1k']").tasks()
+    assert listed[0].name in [task.name for task in chosen.tasks()]
 
 
-SURVEY = """
-defaults: {dataset: cifar10-sample, limit: 40}
-models:
-  - {model: "timm:test_[bnrv]*", pretrained: true, below_gmacs: 0.2}
-  - {model: tiny_vgg_10, weights: none}
-"""
-
-
-def test_a_pattern_means_the_cnns_below_a_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    chosen, left = survey.expanded(suite(SURVEY), 1)
-    names = [entry.model for entry in chosen.models]
-    expected = {f"timm:{name}": by_hand(name.partition(".")[0], 160) for name in timm.list_pretrained("test_[bnrv]*")}
-    cnns = {name for name in expected if "vit" not in name}
-    assert left["attention"] == sorted(set(expected) - cnns)
-    assert len(left["attention"]) == 3
-    assert names == [*sorted(name for name in cnns if expected[name] < 0.2), "tiny_vgg_10"]
-    assert left["0.2 GMACs or more"] == sorted(name for name in cnns if expected[name] >= 0.2)
-    assert left["0.2 GMACs or more"]
-    # Normalised maps and the like are no MACs, and there are no others.
-    for name in names[:-1]:
-        look = costs.looks([(costs.network(name), 160, 160)])[costs.network(name), 160, 160]
-        assert look.gmacs == pytest.approx(expected[name], rel=0.01)
-        net = timm.create_model(name.removeprefix("timm:"))
-        assert look.parameters == sum(parameter.numel() for parameter in net.parameters())
-
-    # What was found is kept, and all that is told of the suite follows from it, without weights.
-    costs._kept.cache_clear()
-    assert cli.run(["bench", "mine.yaml", "--dry-run", "--cache", "pixels"]) == 0
-    out, err = capsys.readouterr()
-    assert "networks are looked at" not in err
-    assert "Left out: 3 for attention: timm:test_vit.r160_in1k, " in err
-    operations = 2 * 2e9 * 40 * sum(expected[name] for name in names[:-1])
-    lead = " ".join(out.split())
-    assert f"{len(names)} networks, {40 * len(names)} images in all, " in lead
-    assert f"{len(names) - 1} sets of weights are missing, which take " in lead
-    assert "decoded pixels" in lead
-    told = float(lead.partition("images in all, ")[2].split()[0]) * 1e15
-    assert told == pytest.approx(operations, rel=0.2)
-    assert not Path("results").exists()
-    assert not Path("pixels").exists()
-
-
-def test_a_survey_runs_and_its_jobs_are_those_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "defaults: {dataset: cifar10-sample, limit: 8, weights: none, resize: 40, crop: 32}\nmodels:\n"
-    chosen, _ = survey.expanded(suite(text + "  - {model: 'timm:test_byobne*', below_gmacs: 1}\n"), 1)
-    listed = suite(text + "  - timm:test_byobnet\n")
-    assert [task.name for task in chosen.tasks()] == [task.name for task in listed.tasks()]
-    (outcome,) = Bench(chosen, Path("out"), workers=1).run()
-    assert outcome.status == "scored", outcome.error
-
-
-def test_patterns_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(PurityError, match=r"leave no model: 3 for attention: timm:test_vit"):
-        survey.expanded(suite("models: [{model: 'timm:test_vit*', pretrained: true, below_gmacs: 1}]"), 1)
+def test_patterns_that_mean_nothing_are_refused_and_belong_to_models() -> None:
     with pytest.raises(PurityError, match="No model matches 'timm:nonesuch"):
-        survey.expanded(suite("models: ['timm:nonesuch*']"), 1)
+        suite("models: ['timm:nonesuch*']").expanded()
     with pytest.raises(PurityError, match="belong to the models"):
-        suite("models: [alexnet]\ndefaults: {below_gmacs: 3}")
-    with pytest.raises(PurityError, match=r"line 1: models.1.below_gmacs: .*greater than 0"):
-        suite("models: [{model: 'timm:*', below_gmacs: 0}]")
+        suite("models: [alexnet]\ndefaults: {pretrained: true}")
 
 
 def test_a_name_without_signs_is_that_name_alone() -> None:
     tags = {f"timm:{name}" for name in timm.list_pretrained("resnet34.*")}
     assert len(tags) > 3
-    assert set(listing.matching("timm:resnet34", pretrained=True)) == tags
-    assert listing.matching("timm:resnet34.a1_in1k") == ["timm:resnet34.a1_in1k"]
-    assert listing.matching("timm:resnet34") == ["timm:resnet34"]
-    assert set(listing.matching("timm:resnet3?")) == {"timm:resnet34"}
+    every = suite("models: [{model: 'timm:resnet34', pretrained: true}]").expanded()
+    assert {entry.model for entry in every.models} == tags
+    assert [entry.model for entry in suite("models: ['timm:resnet34']").expanded().models] == ["timm:resnet34"]
 
 
-def test_weights_without_a_classifier_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_without_a_classifier_are_named() -> None:
     text = "models: [{model: 'timm:resnet18*', pretrained: true}, {model: 'timm:resnet50_clip*', pretrained: true}]"
-    chosen, left = survey.expanded(suite(text), 1)
-    headless = [name for name, cfg in configurations() if not cfg.num_classes]
-    assert headless
-    assert {why: sorted(names) for why, names in left.items()} == {"no classifier": sorted(headless)}
-    assert {entry.model for entry in chosen.models} == {name for name, cfg in configurations() if cfg.num_classes}
-
-
-def configurations() -> list[tuple[str, Any]]:
-    names = [*timm.list_pretrained("resnet18*"), *timm.list_pretrained("resnet50_clip*")]
-    return [(f"timm:{name}", timm.models.get_pretrained_cfg(name)) for name in names]
-
-
-def test_several_processes_look_at_many_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads stand for them here: each real one takes seconds to start."""
-    monkeypatch.setattr(costs, "PARALLEL", 2)
-    monkeypatch.setattr("multiprocessing.get_context", lambda kind: SimpleNamespace(Pool=lambda n, *_: ThreadPool(n)))
-    wanted = [("bundled:tiny_vgg_10", 32, 32), ("bundled:tiny_vgg", 32, 32)]
-    steps: list[tuple[int, int]] = []
-    found = costs.looks(wanted, 2, lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 2), (2, 2)]
-    assert all(one.gmacs and one.lacks is None for one in found.values())
-    (kept,) = Path("cache/networks").glob("*.json")
-    assert len(json.loads(kept.read_text())) == 2
-
-
-def test_what_a_network_costs_is_taken_from_what_is_kept() -> None:
-    name = ("timm:test_resnet", 160, 160)
-    gmacs = costs.looks([name])[name].gmacs
-    assert gmacs
-    costs.operations.cache_clear()
-    assert costs.operations("timm:test_resnet.r160_in1k", 160, 160) == pytest.approx(2e9 * gmacs)
-    assert costs.operations("timm:test_resnet", 64, 64) < 2e9 * gmacs  # type: ignore[operator]
+    with logged(logging.INFO) as said:
+        chosen = suite(text).expanded()
+    found = [*timm.list_pretrained("resnet18*"), *timm.list_pretrained("resnet50_clip*")]
+    classes = {f"timm:{name}": getattr(timm.models.get_pretrained_cfg(name), "num_classes", 0) for name in found}
+    assert {entry.model for entry in chosen.models} == {name for name, many in classes.items() if many}
+    (sentence,) = said
+    assert next(name for name, many in classes.items() if not many) in sentence
 
 
 # docs/cluster.md
@@ -395,4 +312,4 @@ def test_the_recipes_for_clusters_are_understood() -> None:
         context = command.make_context("bench", options)
         assert context.params["suite"].parent.name == "configs"
         if context.params["shard"]:
-            bench.parse_shard(context.params["shard"])
+            Shard.parse(context.params["shard"])
