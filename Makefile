@@ -3,8 +3,8 @@ BIN := .venv/bin
 TODAY := $(shell date +%F)
 FORMAT ?= table
 ARGS ?=
-.PHONY: help demo test lint docs tables-offline nightly attack benchmark benchmark-cache benchmark-compile benchmark-page \
-	benchmark-precision benchmark-suites benchmark-training breadth gpu-check kill-suite clean
+.PHONY: help demo test lint docs tables-offline nightly attack benchmark benchmark-cache benchmark-compile benchmark-grid benchmark-page \
+	benchmark-precision benchmark-rate benchmark-suites benchmark-training breadth gpu-check kill-suite clean
 
 help:  ## these targets; a benchmark takes options in ARGS: make benchmark ARGS=resnet50
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /|/' | column -t -s '|'
@@ -47,6 +47,12 @@ benchmark: .venv/test  ## scoring beside the plain forward pass, captum and the 
 
 benchmark-precision: .venv/test  ## what a faster precision does to F; ten minutes
 	$(BIN)/python -m benchmarks.precision $(ARGS)
+
+benchmark-rate: .venv/test  ## what moves F, and F at a rate: image counts, sizes, layers
+	$(BIN)/python -m benchmarks.rate $(ARGS)
+
+benchmark-grid: .venv/test  ## how near F at a rate comes to exact quantiles, by the grid of thresholds
+	$(BIN)/python -m benchmarks.grid $(ARGS)
 
 benchmark-cache: .venv/test  ## reading and a suite, with and without the cache of pixels; minutes
 	$(BIN)/python -m benchmarks.cache $(ARGS)

@@ -6,7 +6,7 @@ These are loaded when they are first asked for: importing this package imports n
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["FeaturePurity", "PurityMonitor", "Scores", "Taps", "__version__", "score"]
 

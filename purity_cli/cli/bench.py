@@ -101,6 +101,8 @@ def _run(suite: Suite, folder: Path, ranks: Ranks, trackers: tuple[str, ...], la
 
     if how["shard"]:
         log.info(f"Shard {how['shard']} of the jobs; --shard 1/1 takes all.")
+    for target in trackers:
+        loggers.check(target)  # says now what is missing
     outcomes: list[JobOutcome] = []
     tables: dict[str, Report] = {}
 

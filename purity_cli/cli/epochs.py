@@ -54,6 +54,8 @@ def command(
 
     if len(models) > 1:
         raise click.UsageError("Checkpoints are of one network: give one --model.")
+    for target in trackers:
+        loggers.check(target)  # says now what is missing
     checkpoints = epochs.number(epochs.find(given or _trained()))
     model = _recorded(checkpoints, models[0], settings)
     (job,) = options.make_jobs([model], settings, tuple(sorted({*STORED_GRID, threshold})))

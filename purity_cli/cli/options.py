@@ -173,17 +173,8 @@ workers_option = click.option(
 )  # fmt: skip
 
 
-def _trackers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Say what is missing before anything is scored."""
-    from purity_cli import loggers
-
-    for target in value:
-        loggers.check(target)
-    return value
-
-
 log_option = click.option(
-    "--log", "trackers", multiple=True, callback=_trackers, metavar="TRACKER[:PLACE]",
+    "--log", "trackers", multiple=True, metavar="TRACKER[:PLACE]",
     help="Write the values to a tracker as well: tensorboard:DIR, wandb:PROJECT (offline) or mlflow:URI."
 )  # fmt: skip
 fresh_option = click.option(

@@ -23,6 +23,7 @@ from purity_cli.metrics import METRICS, PURITY, read
 from purity_cli.models.base import IMAGENET_MEAN, IMAGENET_STD
 from purity_cli.pixels import Pixels, size_of
 from purity_cli.plan import Job, Preprocessing
+from purity_cli.plugins import versions
 from purity_cli.run.ranks import Ranks
 
 PAPER = {
@@ -160,6 +161,7 @@ def identify(job: Resolved) -> dict[str, Any]:
         "preprocessing": job.preprocessing.model_dump(mode="json"),
         "layers": [[tap.module, tap.stage, tap.reading, *_other_layout(tap)] for tap in job.taps],
         **_versions(network),
+        **{f"plug-in {name}": package for name, package in versions("purity_cli.metrics", job.metrics).items()},
     }
 
 

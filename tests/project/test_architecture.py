@@ -1,89 +1,43 @@
-"""A package of one metric, model, data set and format is installed, and used by the commands; a broken one is named."""
+"""The package that docs/architecture.md shows is installed, and used by the commands; a broken plug-in is named."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from configparser import ConfigParser
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-CODE = '''
-"""One of each, as docs/architecture.md says."""
-
-import torch
-from torch import nn
-
-from purity_cli.datasets import DatasetKind
-from purity_cli.datasets.base import ArrayImages
-from purity_cli.metrics import Measure
-from purity_cli.metrics.accumulators import SecondMoments
-from purity_cli.models.base import ModelLibrary, ModelSpec
-from purity_cli.plan import Preprocessing
-
-
-def _brightness(arrays):
-    return {"brightness": float((arrays["total"] / arrays["images"]).mean())}
-
-
-brightness = Measure(
-    name="brightness", columns=("brightness",), about="mean of the features", convention="of all channels",
-    reference="none", accumulator=lambda: SecondMoments, function=lambda: _brightness,
-)
-
-
-class Plain(ModelLibrary):
-    name, about = "plain", "one network"
-
-    def names(self):
-        return ["two_convs"]
-
-    def spec(self, name, tag):
-        def build(checkpoint):
-            return nn.Sequential(
-                nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(), nn.Linear(5, 3),
-            )
-
-        return ModelSpec(build, Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)), None, size=(16, 16))
-
-
-def _open(data_dir, split, download):
-    pixels = torch.randint(0, 256, (8, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    paths = tuple(f"{i}.png" for i in range(8))
-    return ArrayImages(
-        name="noise", kind="noise", paths=paths, labels=None, label_note="none", class_names=None,
-        pixels=pixels.numpy(),
-    )
-
-
-noise = DatasetKind(name="noise", open=_open, about="eight images", classes=None, splits=(), needs="nothing")
-
-
-def lines(report):
-    return "\\n".join("|".join(str(row.get(c.key)) for c in report.main.data) for row in report.main.rows) + "\\n"
-
-
-broken = 17
-'''
-POINTS = """
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+CODE, TOML = (re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0] for kind in ("python", "toml"))
+BROKEN = """
 [purity_cli.metrics]
-brightness = plug_one:brightness
-rankme = plug_one:brightness
-[purity_cli.models]
-plain = plug_one:Plain
-[purity_cli.datasets]
-noise = plug_one:noise
+rankme = my_package:brightness
 [purity_cli.formats]
-lines = plug_one:lines
-broken = plug_one:broken
-missing = plug_two:nothing
+broken = my_package:broken
+missing = not_there:nothing
 """
+
+
+def entry_points() -> str:
+    """Those of the page, and three that cannot be used, as a wheel holds them."""
+    points = ConfigParser(delimiters=("=",), strict=False)
+    points.read_string(TOML.replace('project.entry-points."', "").replace('"', "") + BROKEN)
+    text = StringIO()
+    points.write(text)
+    return text.getvalue()
+
+
 Purity = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -93,14 +47,14 @@ def purity(tmp_path_factory: pytest.TempPathFactory) -> Purity:
     folder = tmp_path_factory.mktemp("plug")
     wheel, info = folder / "plug_one-3.1-py3-none-any.whl", "plug_one-3.1.dist-info"
     with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr("plug_one.py", CODE)
+        file.writestr("my_package.py", f"{CODE}\n\nbroken = 17\n")
         file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: plug-one\nVersion: 3.1\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/entry_points.txt", POINTS)
+        file.writestr(f"{info}/entry_points.txt", entry_points())
         file.writestr(f"{info}/RECORD", "")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder / "in")]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
-    paths = [str(folder / "in"), str(Path(__file__).parents[2])]
+    paths = [str(folder / "in"), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
     def run(*commands: list[str]) -> subprocess.CompletedProcess[str]:
@@ -134,7 +88,7 @@ def test_commands_take_one_of_each_and_name_what_cannot_be_used(purity: Purity, 
     found = rows(out / "purity.csv")
     assert {row["source"] for row in found} == {"plain"}
     assert np.isfinite([float(row["brightness"]) for row in found]).all()
-    for name, why in (("rankme", "there is a 'rankme' already"), ("broken", "it is not"), ("missing", "plug_two")):
+    for name, why in (("rankme", "there is a 'rankme' already"), ("broken", "it is not"), ("missing", "not_there")):
         warnings = [line for line in ran.stderr.splitlines() if f"plug-in {name} of plug-one 3.1" in line]
         assert len(warnings) == 1, ran.stderr
         assert why in warnings[0]
@@ -143,7 +97,7 @@ def test_commands_take_one_of_each_and_name_what_cannot_be_used(purity: Purity, 
 def test_help_and_version_import_none(purity: Purity) -> None:
     ran = purity(["--help"], ["--version", "--verbose"])
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "metrics: brightness (plug-one 3.1, plug_one:brightness)" in ran.stdout
+    assert "metrics: brightness (plug-one 3.1, my_package:brightness)" in ran.stdout
     assert ran.stdout.count("plug-one 3.1") == 7
 
 
@@ -154,3 +108,29 @@ def test_an_entry_of_ones_own_needs_no_package() -> None:
     registry["b"] = repr
     assert list(registry) == ["a", "b"]
     assert registry["b"] is repr
+
+
+def test_a_figure_is_an_entry_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    from purity_cli import cli
+    from purity_cli.figures import FIGURES, Scored
+
+    def draw(scored: Scored) -> Figure:
+        figure = Figure()
+        figure.subplots().bar(scored.rows["label"], scored.rows["live"])
+        return figure
+
+    monkeypatch.setitem(FIGURES, "live", draw)
+    assert cli.run(["score", "--limit", "20", "-l", "C1", "-o", str(tmp_path / "r")]) == 0
+    assert cli.run(["plot", str(tmp_path / "r"), "--figure", "live", "-o", str(tmp_path / "f")]) == 0
+    assert {path.suffix for path in (tmp_path / "f").iterdir()} == {".png", ".svg"}
+
+
+def test_what_the_page_and_the_guide_name_is_there() -> None:
+    for word in re.findall(r"`([A-Z]+)` in `(\w+)`", PAGE):
+        assert hasattr(import_module(f"purity_cli.{word[1]}"), word[0]), word
+    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for file, quote in (("stats.py", "F = H / log2 c of counts"), ("plugins.py", "# before a plug-in is imported")):
+        assert quote in guide
+        assert quote in (ROOT / "purity_cli" / file).read_text("utf-8")
