@@ -37,14 +37,14 @@ MODELS = ("alexnet", "resnet18", "timm:resnet10t", "timm:mobilenetv3_small_050")
 def counted(source: type[ImageDataset]) -> Iterator[Counter[int]]:
     """How often each image of a kind of data set is decoded."""
     loads: Counter[int] = Counter()
-    load, lock = source.load, threading.Lock()
+    decode, lock = source.decode, threading.Lock()
 
-    def counting(self: ImageDataset, i: int, /) -> Image.Image:
+    def counting(self: ImageDataset, i: int, data: bytes, /) -> Image.Image:
         with lock:
             loads[i] += 1
-        return load(self, i)
+        return decode(self, i, data)
 
-    with mock.patch.object(source, "load", counting):
+    with mock.patch.object(source, "decode", counting):
         yield loads
 
 

@@ -85,6 +85,7 @@ def test_commands_take_one_of_each_and_name_what_cannot_be_used(purity: Purity, 
     assert "two_convs|plain" in ran.stdout  # by the format
     assert "eight images" in ran.stdout
     assert len(list(tmp_path.glob("suite/*/purity.csv"))) == 1
+    assert b"plug-one 3.1" in (out / "states.safetensors").read_bytes()  # another version is another result
     found = rows(out / "purity.csv")
     assert {row["source"] for row in found} == {"plain"}
     assert np.isfinite([float(row["brightness"]) for row in found]).all()
