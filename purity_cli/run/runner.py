@@ -90,7 +90,7 @@ class JobRunner:
         job = self.job
         return Engine(
             job.network.module,
-            list(dict.fromkeys(tap.module for tap in job.taps)),
+            {tap.module: tap.layout for tap in job.taps},
             normalise=partial(normalise, preprocessing=job.preprocessing),
             thresholds=job.job.thresholds,
             groups=job.job.groups,

@@ -570,7 +570,8 @@ PHASES = {
     ),
     "as it is called": (
         "", "raise OSError('no disk')", "",
-        r"net\.py:make\(\), called without arguments, cannot be used: as it is called it fails in line \d+ of net\.py \(OSError: no disk\)",
+        r"net\.py:make\(\), called without arguments, cannot be used: as it is called it fails in line \d+ of net\.py "
+        r"\(OSError: no disk\)",
     ),
     "in forward": (
         "", "", "raise ZeroDivisionError('never')",

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
 
 from benchmarks.breadth import enliven
+from purity_cli import score
+from purity_cli.datasets import open_dataset
 from purity_cli.engine import Engine
 from purity_cli.errors import PurityError
 from purity_cli.layouts import Layout
@@ -175,6 +177,27 @@ def test_counts_of_the_engine(name: str) -> None:
     for module, masses in expected.items():
         counts = np.stack([(masses > t).sum(0) for t in GRID])
         assert abs(engine.counts(module).sum(0).numpy() - counts).sum() <= 1 + 1e-3 * counts.sum(), module
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "convnext"])
+def test_score_reads_each_layer_in_its_layout(name: str) -> None:
+    """From a network to a result, so that no step between the stages and the engine loses a layout."""
+    make, side, layers = NETWORKS[name]
+    torch.manual_seed(0)
+    net = make().eval()
+    enliven(net)
+    scores = score(
+        net, "cifar10-sample", layers=list(layers), limit=12, resize="none", crop="none",
+        mean=(0, 0, 0), std=(1, 1, 1), thresholds=GRID,
+    )  # fmt: skip
+    images = open_dataset("cifar10-sample")
+    pixels = np.stack([np.asarray(images.load(i)) for i in range(12)])
+    layouts = {tap.module: tap.layout for tap in resolve(net, "memory", name, list(layers), (side, side))}
+    expected = reference(net, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, layouts)
+    for layer in scores.result.layers:
+        stored = [scores.result.thresholds.index(t) for t in GRID]
+        counts = np.stack([(expected[layer.module] > t).sum(0) for t in GRID])
+        assert abs(layer.counts.sum(0)[stored] - counts).sum() <= 1 + 1e-3 * counts.sum(), layer.module
 
 
 def test_the_monitor_reads_tokens_and_says_why_nothing_fires(caplog: pytest.LogCaptureFixture) -> None:
