@@ -243,15 +243,16 @@ def decode(resolved: ResolvedTraining, source: ImageDataset, workers: int) -> Tr
     """The images of a split on the device; PurityError where one cannot be read or has another size."""
     what = (source, resolved.selection(source), resolved.preprocessing)
     blocks = list(Pixels(*what, batch_size=TEST_BATCH, workers=workers).blocks())
-    for path, reason in (skipped for block in blocks for skipped in block.skipped):
-        raise PurityError(f"{path} in {source.name} cannot be read ({reason}): mend or remove it.")
-    height, width = blocks[0].pixels.shape[2:]
-    if (height, width) != resolved.size:
-        wanted = "{}x{}".format(*resolved.size)
-        raise PurityError(
-            f"The images of {source.name} are {height}x{width}, and the network takes {wanted}: give --resize "
-            f"{min(resolved.size)}."
-        )
+    for block in blocks:
+        for path, reason in block.skipped:
+            raise PurityError(f"{path} in {source.name} cannot be read ({reason}): mend or remove it.")
+        height, width = block.pixels.shape[2:]
+        if (height, width) != resolved.size:
+            wanted = "{}x{}".format(*resolved.size)
+            raise PurityError(
+                f"Images of {source.name} are {height}x{width}, and the network takes {wanted}: give --resize "
+                f"{min(resolved.size)}."
+            )
     pixels, labels = (torch.cat([getattr(block, name) for block in blocks]) for name in ("pixels", "labels"))
     return TrainingImages(pixels.to(resolved.device), labels.to(resolved.device))
 

@@ -111,4 +111,5 @@ def test_the_example_is_what_the_command_prints(
         if re.match(r"\s*(C\d|Average)\b", line):
             assert line.split() in [other.split() for other in written.splitlines()], "run `make docs`"
     assert "Warning" not in err
-    assert "NaN" not in out
+    assert "F is NaN" not in out
+    assert ("NaN" in out) == ("F 1% is NaN, because" in out)

@@ -397,6 +397,15 @@ def test_refuses_what_does_not_fit(
         run(tmp_path / "out", **{"dataset": str(folders), **settings})
 
 
+def test_a_later_block_of_another_size_is_named(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purity_cli.train.TEST_BATCH", 3)
+    for label in range(9):
+        for file in (folders / "train" / f"class{label}").iterdir():
+            Image.open(file).resize((32, 32)).save(file)
+    with pytest.raises(PurityError, match="data-train are 40x40, and the network takes 32x32"):
+        run(tmp_path / "out", dataset=str(folders))
+
+
 def test_refuses_images_without_labels(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
