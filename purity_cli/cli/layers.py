@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from purity_cli.cli import console, options
+from purity_cli.errors import PurityError
 
 if TYPE_CHECKING:
     from purity_cli.report import Report
@@ -21,7 +22,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 
     try:
         size = parse_size(value)
-    except ValueError as error:
+    except PurityError as error:
         raise click.BadParameter(str(error), ctx, param) from None
     if size == "none":
         raise click.BadParameter("'none' is no size: write 224, or 240x320 (height x width).", ctx, param)

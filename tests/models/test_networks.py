@@ -113,7 +113,6 @@ WRAPPED = {
             net.forward = torch.compile(net.forward)
             return net
     """,
-    "of half precision": "def make(): return Plain().bfloat16()",
     "AveragedModel": "def make(): return torch.optim.swa_utils.AveragedModel(Plain())",
     "twice": "def make(): return nn.DataParallel(torch.compile(Plain()))",
 }
@@ -123,6 +122,13 @@ WRAPPED = {
 def test_a_wrapper_is_looked_through(wrapping: str, here: Path) -> None:
     write(here, WRAPPED[wrapping])
     assert same_counts(scored("net.py:make"), scored("plain.py:make"))
+
+
+def test_a_network_of_half_precision_is_run_in_float32(here: Path) -> None:
+    """With the weights that it has, which are rounded."""
+    write(here, "def make(): return Plain().bfloat16()")
+    write(here, "def make(): return Plain().bfloat16().float()", "rounded.py")
+    assert same_counts(scored("net.py:make"), scored("rounded.py:make"))
 
 
 def test_a_distributed_network_is_looked_through() -> None:

@@ -81,6 +81,7 @@ def test_csv_and_json_hold_what_programs_want() -> None:
     assert json.loads(
         FORMATS["json"](example(facts={"moved": True}, lead="In short.")), parse_constant=pytest.fail
     ) == {
+        "schema": "purity-report/1",
         "moved": True,
         "rows": [
             {"row": "a|b", "hidden": "x", "f": 0.123456789, "n": 12345, "delta": 0.5},

@@ -546,7 +546,7 @@ def test_layers_takes_a_size(alexnet: CliRunner) -> None:
         assert "is no size" in said
     result = alexnet.invoke(cli.command, ["alexnet", "--size", "8"])
     assert isinstance(result.exception, PurityError)
-    assert "does not run on an image of 8x8" in str(result.exception)
+    assert "does not run on a float32 image of 8x8" in str(result.exception)
 
 
 def test_the_monitor_takes_readings() -> None:

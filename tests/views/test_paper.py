@@ -405,7 +405,9 @@ def test_nothing_to_compare_is_no_row_in_every_form() -> None:
     assert FORMATS["csv"](report) == "model,epoch,cell,reading,layer,measured,reference,difference,se\n"
     assert FORMATS["md"](report) == f"- {said}\n"
     assert FORMATS["table"](report) == f"{said}\n"
-    assert json.loads(FORMATS["json"](report)) == {"comparison": [], "readings": [], "notes": [said]}
+    assert json.loads(FORMATS["json"](report)) == {
+        "schema": "purity-report/1", "comparison": [], "readings": [], "notes": [said],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
