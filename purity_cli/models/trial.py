@@ -66,15 +66,25 @@ def check_independent(network: Network, images: Tensor) -> None:
     images = images[:COMPARED]
     if len(images) < 2 or network.largest_batch == 1:
         return
-    with without_activation_checkpointing(), torch.no_grad(), float32_of("fp32"):
-        together = network.module(images.clone())
-        if not isinstance(together, Tensor) or len(together) != len(images):
+    try:
+        with without_activation_checkpointing(), torch.no_grad(), float32_of("fp32"):
+            depends = _some_depend(network.module, images)
+    except Exception as error:
+        if no_memory(error):  # the engine goes on with fewer images at a time
             return
-        light, certain = images.flatten(1).mean(1), together.flatten(1).softmax(1).amax(1)
-        rows = sorted({int(row) for value in (light, certain) for row in (value.argmin(), value.argmax())})
-        alone = torch.cat([network.module(images[row : row + 1].clone()) for row in rows])
-        if _differ(alone, together[rows], together) and _depends(network.module, images, rows):
-            raise PurityError(_dependent(network.name))
+        raise failed(network, error) from error
+    if depends:
+        raise PurityError(_dependent(network.name))
+
+
+def _some_depend(module: nn.Module, images: Tensor) -> bool:
+    together = module(images.clone())
+    if not isinstance(together, Tensor) or len(together) != len(images):
+        return False
+    light, certain = images.flatten(1).mean(1), together.flatten(1).softmax(1).amax(1)
+    rows = sorted({int(row) for value in (light, certain) for row in (value.argmin(), value.argmax())})
+    alone = torch.cat([module(images[row : row + 1].clone()) for row in rows])
+    return _differ(alone, together[rows], together) and _depends(module, images, rows)
 
 
 def _validated(network: Network, images: Tensor, batch_size: int | None, scored: bool) -> Network:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial, reduce
+from itertools import chain, islice
 from pathlib import Path
 from threading import Lock
 
@@ -18,7 +19,7 @@ from purity_cli import taps
 from purity_cli.engine import Engine, NonFinite
 from purity_cli.errors import PurityError
 from purity_cli.machine import device_name
-from purity_cli.models import failed
+from purity_cli.models import check_independent, failed
 from purity_cli.pixels import Block, normalise
 from purity_cli.run.ranks import Ranks
 from purity_cli.run.resolving import Resolved
@@ -64,9 +65,13 @@ class JobRunner:
         images = sum(min(job.batch_size, total - number * job.batch_size) for number in before.blocks)
         self._base, self._began = self.states, time.monotonic()
         self._engine = engine = self._make_engine(before.batch_size)
+        waiting = iter(blocks)
         try:
+            first = list(islice(waiting, 1))
+            for block in first:
+                self._check_independent(block)
             with engine:
-                for block in blocks:
+                for block in chain(first, waiting):
                     self.ranks.check()
                     engine.add(block)
                     self._done[block.number] = replace(block, pixels=block.pixels[:0])
@@ -85,6 +90,12 @@ class JobRunner:
                 raise failed(job.network, error) from error
             raise
         return self.states.heading()
+
+    def _check_independent(self, block: Block) -> None:
+        """The trial's images are noise: what a network does with real ones shows in the first block of them."""
+        job = self.job
+        images = normalise(block.pixels.to(job.device), job.preprocessing)
+        check_independent(job.network, images.contiguous(memory_format=job.network.memory_format))
 
     def _make_engine(self, batch_size: int) -> Engine:
         job = self.job

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import csv
 import io
+import logging
 import os
 import shutil
 from pathlib import Path

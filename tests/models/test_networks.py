@@ -386,6 +386,34 @@ def test_values_that_depend_on_the_batch_or_on_chance_are_refused(kind: str, her
         scored("net.py:make")
 
 
+BRANCHES = {
+    "the batch's mean": "x = self.maps(x); x = x * 2 if light < 0.4 else x; return self.fc(x.mean((2, 3)))",
+    "the brightest of the batch": "y = super().forward(x); return y.flip(1) if x.max() < 0.9 else y",
+    "the batch's confidence": "y = super().forward(x); p = y.softmax(1).amax(1); return -y if p.mean() > p[0] else y",
+}
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_a_branch_that_only_real_images_take_is_refused(kind: str, here: Path) -> None:
+    """Noise of the trial lies on one side of it, as 0.95 of these twelve images do alone."""
+    for i, value in enumerate((5, 60, 120, 250)):
+        Image.new("RGB", (16, 16), (value,) * 3).save(here / "images" / f"{i:02}.png")
+    write(
+        here,
+        f"""
+        class Other(Plain):
+            def forward(self, x):
+                light = x.mean()
+                {BRANCHES[kind]}
+        def make(): return Other()
+    """,
+    )
+    pixels = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    with pytest.raises(PurityError, match="depend on the batch"):
+        scored("net.py:make", **pixels)
+    assert scored("net.py:make", batch_size=1, **pixels).n_images == 12
+
+
 def test_random_numbers_that_change_nothing_are_no_matter(here: Path) -> None:
     write(
         here,
