@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,7 +409,7 @@ def test_a_branch_that_only_real_images_take_is_refused(kind: str, here: Path) -
         def make(): return Other()
     """,
     )
-    pixels = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    pixels: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
     with pytest.raises(PurityError, match="depend on the batch"):
         scored("net.py:make", **pixels)
     assert scored("net.py:make", batch_size=1, **pixels).n_images == 12
