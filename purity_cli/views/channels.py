@@ -119,7 +119,7 @@ def ablation(rows: Sequence[Row], images: int, threshold: float) -> Report:
     notes = [f"Measured on {images:,} images; the spread is the standard deviation of all logits."]
     if any(row["changed"] for row in rows):
         notes.append(
-            f"These channels are not useless: one that is dead at the threshold {threshold:g} never fills that share "
-            "of its map, but small, sharp places of it may decide. A lower --threshold names fewer channels."
+            f"The network uses these channels, although they may never fire at the threshold {threshold:g}: a map "
+            "that is never broad still has values. A lower --threshold names fewer channels."
         )
     return Report([Table("ablation", columns, rows)], notes)
